@@ -1,0 +1,1 @@
+"""Bytes, files and names: the layer below everything, which knows nothing of models."""

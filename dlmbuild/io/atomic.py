@@ -1,0 +1,72 @@
+"""Files that appear whole or not at all: write beside the goal, flush to disk, rename.
+
+A reader, and the next start after `kill -9` or a power cut, sees the old content or the new one, never a part.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+STAGING_SUFFIX = ".staging"
+"""Marks what a killed process may leave behind; whoever holds the lock of that place may delete it."""
+
+
+def fsync_path(path: Path) -> None:
+    """Flush a file or a folder to disk."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def fsync_tree(folder: Path) -> None:
+    """Flush every file and folder below `folder`, and `folder` itself."""
+    for path in folder.rglob("*"):
+        fsync_path(path)
+    fsync_path(folder)
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Replace the content of `path` in one step, creating its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}{STAGING_SUFFIX}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    fsync_path(path.parent)
+
+
+@contextmanager
+def staging_folder(parent: Path) -> Iterator[Path]:
+    """A fresh folder inside `parent` (so that renames stay on one filesystem); gone when the block ends."""
+    parent.mkdir(parents=True, exist_ok=True)
+    folder = parent / f".{secrets.token_hex(6)}{STAGING_SUFFIX}"
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def sweep_staging(parent: Path) -> None:
+    """Delete what killed processes left in `parent`. The caller holds the lock of that place."""
+    if not parent.is_dir():
+        return
+    for path in parent.iterdir():
+        if path.name.startswith(".") and path.name.endswith(STAGING_SUFFIX):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)

@@ -1,0 +1,115 @@
+"""Where everything lies below $DLM_HOME. Nothing else in the program joins these paths.
+
+store/<dlm_id>/       one document: see `Store`
+bases/<key>/          one pretrained model, shared by every document on it: see `BaseFolder`
+objects/<aa>/<sha256> every finished file, immutable, named by its content
+records/<aa>/<key>    what each finished step was made from
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from dlmbuild.errors import StoreError
+from dlmbuild.io.ulid import is_ulid
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """The folder that holds everything built."""
+
+    root: Path
+
+    @classmethod
+    def default(cls) -> Home:
+        """$DLM_HOME, or ~/.dlm."""
+        named = os.environ.get("DLM_HOME")
+        return cls(Path(named).expanduser().absolute() if named else Path.home() / ".dlm")
+
+    @property
+    def objects(self) -> Path:
+        return self.root / "objects"
+
+    @property
+    def records(self) -> Path:
+        return self.root / "records"
+
+    @property
+    def stat_cache(self) -> Path:
+        return self.root / "stat.sqlite"
+
+    def store(self, dlm_id: str) -> Store:
+        """The store of one document. Raises StoreError for an id that is not a ULID: ids become paths."""
+        if not is_ulid(dlm_id):
+            raise StoreError(f"{dlm_id!r} is not a document id", why="an id is a ULID of 26 characters")
+        return Store(self.root / "store" / dlm_id)
+
+    def base(self, key: str) -> BaseFolder:
+        """The folder of one base; `key` comes from `base_models.reference`, which makes it a safe file name."""
+        return BaseFolder(self.root / "bases" / key)
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """The files of one document."""
+
+    root: Path
+
+    @property
+    def lock_file(self) -> Path:
+        return self.root / ".lock"
+
+    @property
+    def dlm_lock(self) -> Path:
+        return self.root / "dlm.lock"
+
+    @property
+    def manifest(self) -> Path:
+        return self.root / "manifest.json"
+
+    @property
+    def document(self) -> Path:
+        return self.root / "document.json"
+
+    @property
+    def plan(self) -> Path:
+        return self.root / "plan.json"
+
+    @property
+    def dataset(self) -> Path:
+        return self.root / "dataset"
+
+    @property
+    def adapter(self) -> Path:
+        return self.root / "adapter"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+    @property
+    def cache(self) -> Path:
+        return self.root / "cache"
+
+    def export(self, quant: str) -> Path:
+        return self.root / "exports" / quant
+
+
+@dataclass(frozen=True, slots=True)
+class BaseFolder:
+    """The files of one base: `base.json`, a folder of checkpoint files per revision, and GGUFs made of it."""
+
+    root: Path
+
+    @property
+    def lock_file(self) -> Path:
+        return self.root / ".lock"
+
+    @property
+    def facts(self) -> Path:
+        return self.root / "base.json"
+
+    def gguf(self, quant: str) -> Path:
+        return self.root / f"base.{quant}.gguf"

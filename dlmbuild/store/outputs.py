@@ -1,0 +1,173 @@
+"""Where a step's finished files go in the layout, and whether they are still there as its record says.
+
+Three shapes: files with fixed names, a folder described by an index file, and adapter versions behind a pointer.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from dlmbuild.errors import StoreError
+from dlmbuild.io.atomic import fsync_tree, staging_folder, write_atomic
+from dlmbuild.io.statcache import StatCache
+from dlmbuild.store.objects import Objects
+
+Digests = Mapping[str, str]
+"""File name → SHA-256, as in a record's `outputs`."""
+
+
+class Outputs(Protocol):
+    """A place in the layout for the files of one step."""
+
+    @property
+    def targets(self) -> Sequence[Path]:
+        """The paths that other steps may depend on, known before anything is built."""
+        ...
+
+    def mismatch(self, outputs: Digests, cache: StatCache) -> str:
+        """What is missing or is not what `outputs` says, in words; empty when all is well."""
+        ...
+
+    def publish(self, outputs: Digests, objects: Objects) -> None:
+        """Bring the layout to `outputs`, whose objects are all present. Safe to repeat after a kill."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """Files with names known beforehand: name → path."""
+
+    paths: Mapping[str, Path]
+
+    @property
+    def targets(self) -> Sequence[Path]:
+        return list(self.paths.values())
+
+    def mismatch(self, outputs: Digests, cache: StatCache) -> str:
+        if set(outputs) != set(self.paths):
+            return "other files than the record names"
+        return _first_mismatch({self.paths[name]: sha256 for name, sha256 in outputs.items()}, cache)
+
+    def publish(self, outputs: Digests, objects: Objects) -> None:
+        _place({self.paths[name]: sha256 for name, sha256 in outputs.items()}, objects)
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """An index file, and the files that go with it in a folder beside it.
+
+    The folder's name is `members`, or, if that is empty, what the index holds under "revision".
+    """
+
+    index: Path
+    members: str = ""
+
+    @property
+    def targets(self) -> Sequence[Path]:
+        return [self.index]
+
+    def mismatch(self, outputs: Digests, cache: StatCache) -> str:
+        problem = _first_mismatch({self.index: outputs.get(self.index.name, "")}, cache)
+        return problem or _first_mismatch(self._members(outputs, self._folder(self.index)), cache)
+
+    def publish(self, outputs: Digests, objects: Objects) -> None:
+        index_object = objects.path(outputs[self.index.name])
+        folder = self._folder(index_object)
+        members = self._members(outputs, folder)
+        _place(members, objects)
+        for path in folder.iterdir() if self.members else ():
+            if path not in members and path.is_file():
+                path.unlink()
+        _place({self.index: outputs[self.index.name]}, objects)
+
+    def _folder(self, index: Path) -> Path:
+        name = self.members or str(json.loads(index.read_bytes())["revision"])
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", name):
+            raise StoreError(f"{name!r} cannot be the name of a folder", why=f"it comes from {index}")
+        return self.index.parent / name
+
+    def _members(self, outputs: Digests, folder: Path) -> dict[Path, str]:
+        return {folder / name: sha256 for name, sha256 in outputs.items() if name != self.index.name}
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterVersions:
+    """Adapter versions v0001, v0002, …; `current.txt` names the one in use and `adapter.json` says what is in it.
+
+    Committing takes two steps: a version folder appears whole, then the pointer is renamed over. Versions are kept; an
+    adapter that an earlier version holds is pointed to again instead of being stored twice.
+    """
+
+    root: Path
+
+    @property
+    def targets(self) -> Sequence[Path]:
+        return [self.root / "adapter.json"]
+
+    def current(self) -> Path:
+        """The version folder in use. Raises StoreError where there is none."""
+        try:
+            name = (self.root / "current.txt").read_text().strip()
+        except OSError:
+            name = ""
+        if not re.fullmatch(r"versions/v\d{4,}", name):
+            raise StoreError(
+                f"{self.root / 'current.txt'} names no adapter version",
+                why="nothing has been trained yet, or the file was changed",
+                do="doit train",
+            )
+        return self.root / name
+
+    def mismatch(self, outputs: Digests, cache: StatCache) -> str:
+        problem = _first_mismatch({self.root / "adapter.json": outputs.get("adapter.json", "")}, cache)
+        if problem:
+            return problem
+        try:
+            return _first_mismatch(self._members(outputs, self.current()), cache)
+        except StoreError as error:
+            return error.what
+
+    def publish(self, outputs: Digests, objects: Objects) -> None:
+        version = self._find(outputs, objects.cache) or self._add(outputs, objects)
+        _place({self.root / "adapter.json": outputs["adapter.json"]}, objects)
+        write_atomic(self.root / "current.txt", f"versions/{version.name}\n".encode())
+
+    def _versions(self) -> list[Path]:
+        return sorted((self.root / "versions").glob("v[0-9]*"))
+
+    def _find(self, outputs: Digests, cache: StatCache) -> Path | None:
+        return next((v for v in self._versions() if not _first_mismatch(self._members(outputs, v), cache)), None)
+
+    def _add(self, outputs: Digests, objects: Objects) -> Path:
+        last = max((int(v.name[1:]) for v in self._versions()), default=0)
+        version = self.root / "versions" / f"v{last + 1:04d}"
+        with staging_folder(self.root / "versions") as staging:
+            whole = staging / version.name
+            _place(self._members(outputs, whole), objects)
+            fsync_tree(whole)
+            whole.rename(version)
+        return version
+
+    def _members(self, outputs: Digests, folder: Path) -> dict[Path, str]:
+        return {folder / name: sha256 for name, sha256 in outputs.items() if name != "adapter.json"}
+
+
+def _first_mismatch(expected: Mapping[Path, str], cache: StatCache) -> str:
+    for path, sha256 in expected.items():
+        try:
+            if cache.digest(path) != sha256:
+                return f"{path} was changed after it was built"
+        except OSError:
+            return f"{path} is missing"
+    return ""
+
+
+def _place(files: Mapping[Path, str], objects: Objects) -> None:
+    for path, sha256 in files.items():
+        if _first_mismatch({path: sha256}, objects.cache):
+            objects.place(sha256, path)

@@ -1,0 +1,79 @@
+"""What each finished step was made from: records/<aa>/<key>.json.
+
+The key is the digest of a record's input half (rule, inputs, parameters), so a step that is about to run looks its key
+up first: a record with its objects present means that the work has been done before, and is restored instead of repeated.
+Saving the record is a step's one commit point; the files in the layout are derived from it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dlmbuild.io.atomic import write_atomic
+from dlmbuild.io.digest import JSON, readable_json, sha256_json
+
+
+@dataclass(frozen=True, slots=True)
+class Ingredients:
+    """The input half of a record: all that decides what a step makes."""
+
+    rule: str
+    """Name and version of the rule, for example "dataset/1"; a new version rebuilds what the old one made."""
+    inputs: Mapping[str, str]
+    """Role → SHA-256 of the file."""
+    params: Mapping[str, JSON]
+    """Settings and pins that change the result."""
+
+    @property
+    def key(self) -> str:
+        return sha256_json({"rule": self.rule, "inputs": dict(self.inputs), "params": dict(self.params)})
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A finished step."""
+
+    ingredients: Ingredients
+    outputs: Mapping[str, str]
+    """Role or relative name → SHA-256 of the file."""
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    """Counts and pins worth knowing that do not decide the result. Never a time, a path or a host."""
+
+
+class Records:
+    """The record folder of one home."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def path(self, key: str) -> Path:
+        return self._root / key[:2] / f"{key}.json"
+
+    def load(self, key: str) -> Record | None:
+        """The record with this key; None where there is none, or none that can be believed."""
+        try:
+            data = json.loads(self.path(key).read_bytes())
+            ingredients = Ingredients(data["rule"], data["inputs"], data["params"])
+            record = Record(ingredients, dict(data["outputs"]), dict(data["notes"]))
+            intact = ingredients.key == key and data["check"] == sha256_json([key, data["outputs"], data["notes"]])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return record if intact else None
+
+    def save(self, record: Record) -> None:
+        made_from = record.ingredients
+        key = made_from.key
+        data = {
+            "rule": made_from.rule,
+            "inputs": dict(made_from.inputs),
+            "params": dict(made_from.params),
+            "outputs": dict(record.outputs),
+            "notes": dict(record.notes),
+        }
+        # The check guards the half that the key does not cover against a damaged disk (not against an attacker).
+        data["check"] = sha256_json([key, data["outputs"], data["notes"]])
+        write_atomic(self.path(key), readable_json(data))
