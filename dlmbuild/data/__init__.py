@@ -1,0 +1,1 @@
+"""From a document to what a trainer eats: rows of tokens, and which of them are learned."""

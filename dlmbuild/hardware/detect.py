@@ -1,0 +1,61 @@
+"""This machine, as far as a result can depend on it, seen without importing torch."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """The hardware that a plan is made for."""
+
+    device: str
+    """cuda, mps or cpu."""
+    isa: str
+    """Instruction set that CPU kernels are chosen by: results differ between levels, so it is part of the tier."""
+    cores: int
+    memory_bytes: int
+    """All of it, not what happens to be free: a plan must not change from one minute to the next."""
+
+    @property
+    def tier(self) -> str:
+        return self.device if self.device != "cpu" else f"cpu-{self.isa}"
+
+
+@cache
+def this_machine() -> Machine:
+    """What is found here. Set CUDA_VISIBLE_DEVICES to "" to plan for the CPU of a machine with a GPU."""
+    return Machine(_device(), _isa(), os.cpu_count() or 1, _memory())
+
+
+def _device() -> str:
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "x") != "" and Path("/proc/driver/nvidia/version").exists():
+        return "cuda"
+    if sys.platform == "darwin" and platform.machine() == "arm64":
+        return "mps"
+    return "cpu"
+
+
+def _isa() -> str:
+    if platform.machine().lower() in ("arm64", "aarch64"):
+        return "neon"
+    try:
+        flags = Path("/proc/cpuinfo").read_text().partition("flags")[2].partition("\n")[0].split()
+    except OSError:
+        flags = []
+    for name, flag in (("avx512", "avx512f"), ("avx2", "avx2")):
+        if flag in flags:
+            return name
+    return "baseline"
+
+
+def _memory() -> int:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):  # not every system tells
+        return 8 << 30
