@@ -1,0 +1,104 @@
+"""Questions answered: by base and adapter in transformers, or by an exported GGUF in llama.cpp."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dlmbuild.data.rows import conversation
+from dlmbuild.data.tokenizer import Tokenizer
+from dlmbuild.inference.llama_cpp import LlamaCpp
+from dlmbuild.io.progress import Progress
+
+
+def load_with_adapter(base: Path, adapter: Path) -> Any:
+    """Base and adapter in fp32, ready to be asked."""
+    import torch
+    import transformers
+    from peft import PeftModel
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        base, dtype=torch.float32, attn_implementation="sdpa", local_files_only=True, trust_remote_code=False
+    )
+    return PeftModel.from_pretrained(model, adapter, local_files_only=True).eval()
+
+
+def answer_with_adapter(
+    *,
+    base: Path,
+    adapter: Path,
+    questions: Sequence[str],
+    system_prompt: str | None,
+    sampling: Mapping[str, Any],
+    out: Path,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Answers of the trained model, in order: {"answers": […]}."""
+    import torch
+
+    progress("loading torch, the base and the adapter")
+    model = load_with_adapter(base, adapter)
+    tokenizer = Tokenizer.from_base(base)
+    torch.manual_seed(sampling["seed"])
+    greedy = sampling["temperature"] == 0
+    settings = {"do_sample": False} if greedy else {
+        "do_sample": True, "temperature": sampling["temperature"], "top_p": sampling["top_p"], "top_k": 0
+    }  # fmt: skip
+    ends = [tokenizer.eos_id, *(tokenizer.turn_end_ids if len(tokenizer.turn_end_ids) == 1 else ())]
+
+    def ask(messages: list[dict[str, str]]) -> str:
+        ids = torch.tensor([tokenizer.encode(tokenizer.template.render(messages, ask=True))])
+        with torch.no_grad():
+            made = model.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=sampling["max_tokens"],
+                pad_token_id=tokenizer.pad_id,
+                eos_token_id=ends,
+                **settings,
+            )
+        return tokenizer.decode(made[0, ids.shape[1] :].tolist()).strip()
+
+    return _answers(ask, questions, system_prompt, progress)
+
+
+def answer_with_export(
+    *,
+    model: Path,
+    questions: Sequence[str],
+    system_prompt: str | None,
+    sampling: Mapping[str, Any],
+    out: Path,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Answers of an exported GGUF as llama.cpp gives them, in order: {"answers": […]}."""
+    progress("loading the model into llama.cpp")
+    runtime = LlamaCpp(model)
+
+    def ask(messages: list[dict[str, str]]) -> str:
+        text, _ = runtime.chat(
+            messages,
+            max_tokens=sampling["max_tokens"],
+            temperature=sampling["temperature"],
+            seed=sampling["seed"],
+            top_p=sampling["top_p"],
+        )
+        return text.strip()
+
+    return _answers(ask, questions, system_prompt, progress)
+
+
+def _answers(
+    ask: Callable[[list[dict[str, str]]], str],
+    questions: Sequence[str],
+    system_prompt: str | None,
+    progress: Progress,
+) -> dict[str, Any]:
+    answers = []
+    for number, question in enumerate(questions):
+        progress("answering", number, len(questions))
+        answers.append(ask(conversation(question, None, system_prompt)))
+    return {"answers": answers}

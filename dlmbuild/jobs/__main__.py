@@ -1,0 +1,64 @@
+"""The child's side of a job: `python -m dlmbuild.jobs spec.json`."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from dlmbuild.errors import DlmError
+from dlmbuild.jobs.table import JOBS
+
+_PROGRESS_EVERY_SECONDS = 0.1
+
+
+def main(spec_file: str) -> int:
+    spec = json.loads(Path(spec_file).read_bytes())
+    events = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # what libraries print to standard output belongs into the log
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    last = 0.0
+
+    def tell(event: str, **data: Any) -> None:
+        events.write(json.dumps({"event": event, **data}) + "\n")
+
+    def progress(what: str, done: float = 0, total: float = 0, **numbers: float) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= _PROGRESS_EVERY_SECONDS or done in (0, total):
+            last = now
+            tell("progress", what=what, done=done, total=total, numbers=numbers)
+
+    try:
+        module, function = JOBS[spec["job"]].split(":")
+        work = getattr(importlib.import_module(module), function)
+        inputs = {role: Path(path) for role, path in spec["inputs"].items()}
+        result = work(**inputs, **spec["params"], out=Path(spec["out"]), progress=progress)
+        tell("result", result=result)
+    except DlmError as error:
+        tell("error", error=error.as_data())
+        return 1
+    except Exception:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def _die_with_parent() -> None:
+    # The build holds the other end of this pipe; the read returns when the build ends, even by SIGKILL.
+    sys.stdin.buffer.read()
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    code = main(sys.argv[1])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Native libraries may crash while an interpreter takes itself apart; everything is written and closed by now.
+    os._exit(code)

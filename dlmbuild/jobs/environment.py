@@ -1,0 +1,38 @@
+"""The environment of a job, fixed before any library is loaded."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+_SETTINGS = {
+    # Determinism: https://docs.pytorch.org/docs/stable/notes/randomness.html
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+    "PYTHONHASHSEED": "0",
+    "TOKENIZERS_PARALLELISM": "false",
+    # Threads that wait must sleep: spinning OpenMP threads on shared cores burn many times the useful work.
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "GOMP_SPINCOUNT": "0",
+    # A job that needs the network says so; the others must not ask a hub for anything.
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "HF_DATASETS_OFFLINE": "1",
+    # Libraries keep quiet and to themselves.
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+    "TRL_EXPERIMENTAL_SILENCE": "1",
+}
+
+_NETWORK = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
+_BLAS_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+_FORGOTTEN = ("PYTHONSTARTUP", "GIT_DIR", "GIT_INDEX_FILE", "GIT_WORK_TREE")
+
+
+def job_environment(*, threads: int, network: bool) -> Mapping[str, str]:
+    """The person's environment with what a result depends on fixed. `threads` is the size of every thread pool."""
+    environment = {name: value for name, value in os.environ.items() if name not in _FORGOTTEN}
+    environment.update({name: v for name, v in _SETTINGS.items() if not (network and name in _NETWORK)})
+    environment.update(dict.fromkeys(_BLAS_THREADS, str(threads)))
+    return environment

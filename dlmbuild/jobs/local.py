@@ -1,0 +1,115 @@
+"""Running a job on this machine as a child process.
+
+Events come back as JSON lines on the child's standard output; everything that libraries print goes to a log file. The
+child's standard input is a pipe that closes with this process, however it dies, and the child ends itself then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dlmbuild.errors import DlmError, JobError, MissingExtra
+from dlmbuild.io.digest import JSON, readable_json
+from dlmbuild.io.progress import Progress, silent
+from dlmbuild.jobs.environment import job_environment
+
+
+def run_job(
+    name: str,
+    *,
+    inputs: Mapping[str, Path],
+    params: Mapping[str, JSON],
+    out: Path,
+    log: Path,
+    file: str = "",
+    progress: Progress = silent,
+    threads: int = 1,
+    network: bool = False,
+) -> dict[str, Any]:
+    """Run the job `name` and return what its function returned.
+
+    Its function gets the folder `out` to write to, or, if `file` is given, the path of that file in it.
+    Raises whatever DlmError the job raised, or JobError if the process died without one.
+    """
+    spec = {
+        "job": name,
+        "inputs": {role: str(path.absolute()) for role, path in inputs.items()},
+        "params": dict(params),
+        "out": str(out.absolute() / file),
+    }
+    spec_file = out / ".spec.json"
+    spec_file.write_bytes(readable_json(spec))
+    log.parent.mkdir(parents=True, exist_ok=True)
+    result: dict[str, Any] | None = None
+    failure: DlmError | None = None
+    with log.open("wb") as log_file:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "dlmbuild.jobs", str(spec_file)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log_file,
+            env=job_environment(threads=threads, network=network),
+            start_new_session=True,  # Ctrl-C reaches the build, which ends the job in its own way
+        )
+        assert process.stdout is not None
+        try:
+            for line in process.stdout:
+                event = json.loads(line)
+                if event["event"] == "progress":
+                    progress(event["what"], event["done"], event["total"], **event["numbers"])
+                elif event["event"] == "result":
+                    result = event["result"]
+                else:
+                    failure = DlmError.from_data(event["error"])
+            process.wait()
+        finally:
+            _end(process)
+    spec_file.unlink(missing_ok=True)
+    if failure is not None:
+        raise failure
+    if result is None or process.returncode:
+        raise _died(name, process.returncode, log)
+    return result
+
+
+def require_extra(*modules: str) -> None:
+    """Refuse at once, in words, what would end in an ImportError minutes later."""
+    from importlib.util import find_spec
+
+    missing = [module for module in modules if find_spec(module) is None]
+    if missing:
+        raise MissingExtra(
+            f"this needs {', '.join(missing)}, which the light installation of dlmbuild leaves out",
+            do="pip install 'dlmbuild[train]'   (in a checkout of dlmbuild: pip install -e '.[train]')",
+        )
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.stdin is not None:
+        with contextlib.suppress(OSError):
+            process.stdin.close()
+    if process.stdout is not None:
+        process.stdout.close()
+    if process.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _died(name: str, returncode: int, log: Path) -> JobError:
+    how = f"signal {signal.Signals(-returncode).name}" if returncode < 0 else f"exit code {returncode}"
+    why = "the system was probably out of memory" if returncode == -signal.SIGKILL else _last_words(log)
+    return JobError(f"the job {name!r} died ({how})", why=why, do=f"the whole output is in {log}")
+
+
+def _last_words(log: Path) -> str:
+    lines = [line for line in log.read_text("utf-8", "replace").splitlines() if line.strip()]
+    return lines[-1].strip() if lines else "it said nothing"

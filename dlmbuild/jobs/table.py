@@ -1,0 +1,20 @@
+"""The jobs by name: which function does each. Functions know nothing of jobs; they take paths and plain data.
+
+Every function is called with the specification's inputs (as paths) and parameters by name, with `out`, the file or
+folder that it writes, and with `progress`. What it returns is JSON data for the caller.
+"""
+
+from __future__ import annotations
+
+JOBS = {
+    "base": "dlmbuild.base_models.resolve:fetch_base",
+    "gguf": "dlmbuild.export.base_gguf:convert_base",
+    "quantize": "dlmbuild.export.quantize:quantize_base",
+    "train": "dlmbuild.train.sft:train",
+    "adapter_gguf": "dlmbuild.export.adapter_gguf:convert_adapter",
+    "merge": "dlmbuild.export.merge:merge_quantized",
+    "reference": "dlmbuild.export.reference:reference_predictions",
+    "compare": "dlmbuild.export.parity:compare",
+    "prompt": "dlmbuild.inference.generate:answer_with_adapter",
+    "prompt_export": "dlmbuild.inference.generate:answer_with_export",
+}

@@ -1,0 +1,237 @@
+"""Supervised fine-tuning of a LoRA adapter: TRL's SFTTrainer on rows that are already tokens and labels.
+
+One process trains one adapter. Every setting of the trainer that changes the result or the speed is written out here,
+because the defaults of trainers change, and some of today's hurt (a learning rate for full fine-tuning, metrics over
+the whole vocabulary, activations computed twice to save memory that is not short).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dlmbuild.data.rows import Row
+from dlmbuild.data.shards import read_rows
+from dlmbuild.errors import TrainingError
+from dlmbuild.io.progress import Progress
+from dlmbuild.train.commit import write_version
+from dlmbuild.train.determinism import EpochOrder, make_deterministic
+
+_IGNORED = -100
+"""The label that torch's cross entropy leaves out."""
+
+
+def train(
+    *,
+    base: Path,
+    dataset: Path,
+    log: Path,
+    plan: Mapping[str, Any],
+    base_identity: Mapping[str, Any],
+    out: Path,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Train and leave the files of an adapter version in `out`; returns the run's numbers.
+
+    `base` is the checkpoint folder, `dataset` the path of dataset.json, `log` the JSONL file to write. Raises
+    TrainingError for a loss that is not a number.
+    """
+    progress("loading torch and the base")
+    make_deterministic(plan["seed"], plan["threads"])
+    rows = list(read_rows(dataset))
+    pad_id = json.loads(dataset.read_bytes())["pad_id"]
+    trainer = _trainer(_load_base(base, plan, pad_id), rows, plan, pad_id, out / ".trainer", log, progress)
+    outcome = trainer.train()
+    if trainer.state.global_step != trainer.state.max_steps:
+        raise TrainingError(f"training ended at step {trainer.state.global_step} of {trainer.state.max_steps}")
+    run = {
+        "steps": trainer.state.global_step,
+        "epochs": plan["num_epochs"],
+        "rows": len(rows),
+        "tokens": sum(len(row.ids) for row in rows),
+        "learned_tokens": sum(len(row.ids) - row.given for row in rows),
+        "train_loss": round(float(outcome.training_loss), 6),
+        "trained_parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
+    }
+    write_version(trainer, run, plan, base_identity, out)
+    shutil.rmtree(out / ".trainer", ignore_errors=True)
+    return run
+
+
+def _load_base(base: Path, plan: Mapping[str, Any], pad_id: int) -> Any:
+    import torch
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[plan["precision"]]
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        base, dtype=dtype, attn_implementation=plan["attention"], local_files_only=True, trust_remote_code=False
+    )
+    model.config.pad_token_id = pad_id
+    model.config.use_cache = False
+    return model
+
+
+def _trainer(
+    model: Any, rows: list[Row], plan: Mapping[str, Any], pad_id: int, scratch: Path, log: Path, progress: Progress
+) -> Any:
+    import torch
+    import transformers
+    from datasets import Dataset
+    from peft import LoraConfig
+    from trl import SFTConfig, SFTTrainer
+    from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+    class Trainer(SFTTrainer):  # type: ignore[misc]
+        """TRL's trainer with the model's own loss and our own order."""
+
+        def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
+            # TRL's loss also measures entropy and accuracy over the whole vocabulary: a third more time per step.
+            loss = transformers.Trainer.compute_loss(self, model, {**inputs, "use_cache": False}, False, **kwargs)
+            if not torch.isfinite(loss):
+                raise TrainingError(
+                    f"the loss became {loss.item()} at step {self.state.global_step + 1}",
+                    why="the weights are useless from here on; nothing was saved",
+                    do="set training.learning_rate lower (half of it), or training.precision to fp32",
+                )
+            return loss
+
+        def _get_train_sampler(self, *_: Any) -> Any:
+            return EpochOrder(len(rows), plan["seed"])
+
+    precision = plan["precision"]
+    config = SFTConfig(
+        output_dir=str(scratch),
+        num_train_epochs=plan["num_epochs"],
+        per_device_train_batch_size=plan["micro_batch_size"],
+        gradient_accumulation_steps=plan["grad_accum"],
+        learning_rate=plan["learning_rate"],
+        lr_scheduler_type=plan["lr_scheduler"],
+        warmup_steps=plan["warmup_ratio"],
+        optim=plan["optimizer"],
+        weight_decay=0.0,
+        max_grad_norm=1.0,
+        seed=plan["seed"],
+        data_seed=plan["seed"],
+        bf16=precision == "bf16" and plan["device"] == "cuda",
+        fp16=precision == "fp16",
+        tf32=False if plan["device"] == "cuda" else None,
+        use_cpu=plan["device"] == "cpu",
+        gradient_checkpointing=plan["gradient_checkpointing"],
+        max_length=None,  # rows were measured when they were made: nothing may be cut off here
+        packing=False,
+        padding_free=False,
+        loss_type="nll",
+        completion_only_loss=False,  # the labels say it already
+        dataset_kwargs={"skip_prepare_dataset": True},
+        remove_unused_columns=False,
+        dataloader_num_workers=0,
+        dataloader_pin_memory=plan["device"] == "cuda",
+        dataloader_drop_last=False,
+        logging_strategy="steps",
+        logging_steps=1,
+        logging_first_step=True,
+        logging_nan_inf_filter=False,
+        save_strategy="no",
+        eval_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        load_best_model_at_end=False,
+    )
+    lora = LoraConfig(
+        r=plan["lora_r"],
+        lora_alpha=plan["lora_alpha"],
+        lora_dropout=plan["lora_dropout"],
+        target_modules=list(plan["target_modules"]),
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+    table = Dataset.from_dict(
+        {
+            "input_ids": [list(row.ids) for row in rows],
+            "labels": [[_IGNORED] * row.given + list(row.ids[row.given :]) for row in rows],
+        }
+    )
+    trainer = Trainer(
+        model=model,
+        args=config,
+        train_dataset=table,
+        data_collator=DataCollatorForLanguageModeling(pad_token_id=pad_id),
+        processing_class=_no_processing(pad_id),
+        peft_config=lora,
+    )
+    # TRL's own progress printing goes to the log of the job; ours is the one that people see.
+    trainer.remove_callback(transformers.trainer_callback.PrinterCallback)
+    trainer.add_callback(_watch(transformers.TrainerCallback, log, progress, rows, plan))
+    _assert_effective(trainer, plan)
+    return trainer
+
+
+def _no_processing(pad_id: int) -> Any:
+    """A tokenizer for a trainer that insists on one: rows are tokens already, so it is never asked to encode."""
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    words = {"<pad>": 0}
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel(words)), pad_token="<pad>")
+
+
+def _watch(callback: type, log: Path, progress: Progress, rows: list[Row], plan: Mapping[str, Any]) -> Any:
+    """A trainer callback that writes one JSON line per step, with TRL's names, and says how far training is."""
+    tokens_per_epoch = sum(len(row.ids) for row in rows)
+
+    class Watch(callback):  # type: ignore[misc]
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self.started = time.monotonic()
+            progress("training", 0, state.max_steps)
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **kwargs: Any) -> None:
+            if "loss" not in logs:
+                return
+            elapsed = time.monotonic() - self.started
+            tokens = tokens_per_epoch * state.global_step / state.max_steps * plan["num_epochs"]
+            line = {
+                "step": state.global_step,
+                "epoch": round(state.epoch, 4),
+                "loss": float(logs["loss"]),
+                "learning_rate": float(logs["learning_rate"]),
+                "grad_norm": float(logs["grad_norm"]),
+                "tokens_per_s": round(tokens / elapsed, 1),
+                "elapsed_s": round(elapsed, 2),
+            }
+            with log.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+            if not math.isfinite(line["grad_norm"]):
+                raise TrainingError(
+                    f"the gradient is not a number at step {state.global_step}",
+                    why="the next weights would be useless; nothing was saved",
+                    do="set training.learning_rate lower (half of it)",
+                )
+            progress("training", state.global_step, state.max_steps, loss=line["loss"], tok_s=line["tokens_per_s"])
+
+    return Watch()
+
+
+def _assert_effective(trainer: Any, plan: Mapping[str, Any]) -> None:
+    """Third-party defaults have won over what was asked for before; a trainer that differs from the plan is a bug."""
+    args = trainer.args
+    wanted = {
+        "learning_rate": plan["learning_rate"],
+        "num_train_epochs": plan["num_epochs"],
+        "per_device_train_batch_size": plan["micro_batch_size"],
+        "gradient_accumulation_steps": plan["grad_accum"],
+        "gradient_checkpointing": plan["gradient_checkpointing"],
+        "max_length": None,
+        "packing": False,
+    }
+    for name, value in wanted.items():
+        assert getattr(args, name) == value, (name, getattr(args, name), value)
+    lora = trainer.model.peft_config["default"]
+    assert (lora.r, lora.lora_alpha, lora.lora_dropout) == (plan["lora_r"], plan["lora_alpha"], plan["lora_dropout"])
+    assert len(trainer.train_dataset) > 0
