@@ -1,0 +1,81 @@
+"""`dlm`: the commands for documents, and all of doit for building them. One file per command.
+
+Exit codes: 0 done, 1 failed, 2 the command line was wrong, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+COMMANDS = {
+    "init": "start a project folder with a document to write in",
+    "check": "say whether documents are well written, and where not",
+    "prompt": "ask a built model a question",
+}
+"""Our own commands, each in the module of its name; every other word goes to doit."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of the `dlm` script."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words and words[0] == "--verbose":
+        os.environ["DLM_VERBOSE"] = "1"
+        words.pop(0)
+    try:
+        if words and words[0] in ("--help", "-h", "help") and len(words) == 1:
+            print(_usage())
+            return 0
+        if words == ["--version"]:
+            from dlmbuild import __version__
+
+            print(f"dlmbuild {__version__}")
+            return 0
+        return _own(words) if words and words[0] in COMMANDS else _doit(words)
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 130
+
+
+def _own(words: list[str]) -> int:
+    from dlmbuild.errors import DlmError
+
+    command = importlib.import_module(f"dlmbuild.cli.{words[0]}")
+    parser = argparse.ArgumentParser(prog=f"dlm {words[0]}", description=command.__doc__)
+    command.add_arguments(parser)
+    arguments = parser.parse_args(words[1:])
+    try:
+        return int(command.run(arguments))
+    except DlmError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    except OSError as error:
+        if os.environ.get("DLM_VERBOSE"):
+            raise
+        print(f"{error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
+        return 1
+
+
+def _doit(words: list[str]) -> int:
+    from doit.doit_cmd import DoitMain
+
+    code = int(DoitMain().run(words))
+    # doit tells a failed task (1), an error in one (2) and a wrong command line (3) apart; here 2 is the command line.
+    return {0: 0, 1: 1, 2: 1}.get(code, 2)
+
+
+def _usage() -> str:
+    own = "\n".join(f"  dlm {name:<8} {text}" for name, text in COMMANDS.items())
+    return (
+        "dlm: documents are source code, tuned local models are the build output.\n\n"
+        f"{own}\n\n"
+        "Building is doit's, with `dlm` or `doit` in front of it:\n"
+        "  doit                       the default export of every document here\n"
+        "  doit export:Q8_0           every document at another quantisation\n"
+        "  doit list [--all --status] what can be built, and what is up to date\n"
+        "  doit clean, forget, info   as doit's manual says\n\n"
+        "  dlm COMMAND --help         about one command; dlm --verbose … shows where an error came from"
+    )

@@ -1,0 +1,59 @@
+"""The small files of an export: the Modelfile, and export_manifest.json with the digest of everything."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dlmbuild.data.tokenizer import Tokenizer
+from dlmbuild.export.ollama.modelfile import Modelfile
+from dlmbuild.io.digest import readable_json, sha256_file
+from dlmbuild.lock.capture import EXPORT_PINS, pins
+
+LEAST_CONTEXT = 4096
+"""Tokens: what Ollama sets aside by default on a small machine."""
+
+
+def export_files(
+    settings: Mapping[str, Any],
+    *,
+    adapter: Mapping[str, Any],
+    checkpoint: Path,
+    digests: Mapping[str, str],
+    parity: Mapping[str, Any],
+    smoke: Mapping[str, Any],
+    out: Path,
+) -> None:
+    """Write `Modelfile` and `export_manifest.json` into `out`, where the GGUFs named by `digests` lie already."""
+    base, quant = settings["base"], settings["quant"]
+    tokenizer = Tokenizer.from_base(checkpoint)
+    license = base["license"] or {}
+    stops = dict.fromkeys((tokenizer.template.turn_end, tokenizer.decode([tokenizer.eos_id], special=True)))
+    wanted = settings["export"]
+    modelfile = Modelfile(
+        model=f"model.{quant}.gguf",
+        comment=f"{settings['dlm_id']} on {base['key']}, {quant}. Load with: ollama create <name> -f Modelfile",
+        stops=list(stops),
+        temperature=wanted["default_temperature"] or 0.0,
+        top_p=wanted["default_top_p"],
+        context=min(max(LEAST_CONTEXT, 2 * settings["longest_row"]), base["context_length"]),
+        seed=42,
+        system=settings["system_prompt"],
+        license=" ".join(filter(None, (license.get("spdx"), license.get("url")))),
+    )
+    (out / "Modelfile").write_text(modelfile.text, "utf-8")
+    files = {**digests, "Modelfile": sha256_file(out / "Modelfile")}
+    manifest = {
+        "dlm_id": settings["dlm_id"],
+        "quant": quant,
+        "target": "ollama",
+        "merged": True,
+        "base": {name: base[name] for name in ("key", "revision", "source", "license")},
+        "adapter": dict(adapter["files"]),
+        "files": {name: {"sha256": sha, "bytes": (out / name).stat().st_size} for name, sha in files.items()},
+        "pins": pins(EXPORT_PINS),
+        "parity": dict(parity),
+        "smoke": dict(smoke),
+    }
+    (out / "export_manifest.json").write_bytes(readable_json(manifest))

@@ -1,0 +1,1 @@
+"""What Ollama takes: a Modelfile beside a merged, quantised GGUF."""

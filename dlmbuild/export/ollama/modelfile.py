@@ -1,0 +1,61 @@
+"""The Modelfile, as current Ollama accepts it (grammar: https://docs.ollama.com/modelfile).
+
+One merged GGUF and no ADAPTER, which Ollama refuses since 0.34.1. No TEMPLATE either: from 0.30 on Ollama renders the
+template inside the GGUF, and that is the one the model was trained with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dlmbuild.errors import ExportError
+
+
+@dataclass(frozen=True, slots=True)
+class Modelfile:
+    """What a Modelfile says. `text` depends on nothing else: no clock, no path."""
+
+    model: str
+    """File name of the GGUF beside the Modelfile."""
+    comment: str
+    stops: Sequence[str]
+    temperature: float
+    top_p: float | None
+    context: int
+    """Tokens of context that the runtime sets aside."""
+    seed: int
+    system: str | None
+    license: str
+
+    @property
+    def text(self) -> str:
+        lines = [f"# {self.comment}", f"FROM ./{self.model}"]
+        lines += [f"PARAMETER stop {_quoted(stop, 'a stop token')}" for stop in self.stops]
+        lines.append(f"PARAMETER temperature {self.temperature:g}")
+        if self.top_p is not None:
+            lines.append(f"PARAMETER top_p {self.top_p:g}")
+        lines += [f"PARAMETER num_ctx {self.context}", f"PARAMETER seed {self.seed}"]
+        if self.system:
+            lines.append(f"SYSTEM {_block(self.system, 'system_prompt')}")
+        if self.license:
+            lines.append(f"LICENSE {_block(self.license, 'the licence of the base')}")
+        return "\n".join(lines) + "\n"
+
+
+def _quoted(value: str, what: str) -> str:
+    # The grammar has quotes but no escapes.
+    if '"' in value or "\n" in value:
+        raise ExportError(f"{what} is {value!r}, which a Modelfile cannot express", why="its strings have no escapes")
+    return f'"{value}"'
+
+
+def _block(value: str, what: str) -> str:
+    # A triple-quoted block is raw: what stands in it arrives as it is, so only its own end mark is impossible.
+    if '"""' in value or value.endswith('"'):
+        raise ExportError(
+            f'{what} holds """ or ends in a quotation mark, which a Modelfile cannot express',
+            why="a block runs to the next triple quotation mark and has no escapes",
+            do="use other quotation marks there",
+        )
+    return f'"""{value}"""'

@@ -1,0 +1,90 @@
+"""Whether a GGUF is the model that was trained: the same tokens for the same text, the same choice at each position."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from dlmbuild.errors import SmokeError
+from dlmbuild.inference.llama_cpp import LlamaCpp
+from dlmbuild.io.digest import readable_json
+from dlmbuild.io.progress import Progress
+
+
+_CANDIDATES = 20
+"""How many of the likeliest tokens are asked for at each position."""
+
+
+def compare(
+    *,
+    gguf: Path,
+    reference: Path,
+    report: str,
+    least_agreement: float,
+    out: Path,
+    progress: Progress,
+    lora: Path | None = None,
+) -> dict[str, Any]:
+    """Hold `gguf` (with `lora`) to reference.json, write the numbers to `out`/`report` and return them.
+
+    Raises SmokeError where a text becomes other tokens, where the model says nothing, or where fewer than
+    `least_agreement` (0…1) of the positions choose the same token as the trained model: with the place.
+    """
+    progress("loading the model into llama.cpp")
+    probes = json.loads(reference.read_bytes())["probes"]
+    runtime = LlamaCpp(gguf, lora=lora)
+    for probe in probes:
+        _same_tokens(runtime.tokenize(probe["text"]), probe, gguf.name)
+    total = sum(len(p["compared"]["best"]) for p in probes if "compared" in p)
+    agreed, first_difference = 0, ""
+    gaps: list[float] = []
+    done = 0
+    for probe in probes:
+        if "compared" not in probe:
+            continue
+        compared = probe["compared"]
+        for offset, (best, logprob) in enumerate(zip(compared["best"], compared["logprob"], strict=True)):
+            progress("comparing with the trained model", done, total)
+            done += 1
+            position = compared["first"] + offset
+            chosen, candidates = runtime.next_token(compared["ids"][:position], candidates=_CANDIDATES)
+            if chosen == best:
+                agreed += 1
+            elif not first_difference:
+                first_difference = f"token {position} of {probe['text']!r}"
+            if candidates:
+                # Outside the candidates the probability is at most that of the last one.
+                gaps.append(abs(candidates.get(best, min(candidates.values())) - logprob))
+    agreement = agreed / total
+    numbers = {
+        "texts_tokenized_alike": len(probes),
+        "positions": total,
+        "agreeing": agreed,
+        "agreement": round(agreement, 4),
+        "mean_logprob_gap": round(sum(gaps) / max(1, len(gaps)), 4),
+        "first_difference": first_difference,
+    }
+    if agreement < least_agreement:
+        raise SmokeError(
+            f"{gguf.name} chooses the trained model's token at {agreed} of {total} positions "
+            f"({agreement:.1%}, at least {least_agreement:.0%} are asked)",
+            why=f"they part first at {first_difference}",
+            do="this is not the model that was trained, so it was not exported; please report it with your document",
+        )
+    (out / report).write_bytes(readable_json(numbers))
+    return numbers
+
+
+def _same_tokens(found: list[int], probe: dict[str, Any], name: str) -> None:
+    expected = probe["ids"]
+    if found == expected:
+        return
+    at = next(
+        (i for i, (a, b) in enumerate(zip(found, expected, strict=False)) if a != b), min(len(found), len(expected))
+    )
+    raise SmokeError(
+        f"llama.cpp reads {probe['text']!r} as other tokens than the model was trained on",
+        why=f"from token {at + 1} on {name} gives {found[at : at + 3]}, the base's tokenizer {expected[at : at + 3]}",
+        do="this base's tokenizer is not carried over faithfully, so nothing was exported; take another base",
+    )

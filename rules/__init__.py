@@ -1,0 +1,72 @@
+"""The graph: one file per stage, which says what a step reads, what it makes, and which function of dlmbuild does it.
+
+A project's dodo.py is two lines:
+
+    from dlmbuild.rules import project
+    globals().update(project("*.dlm"))
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+from dlmbuild.build.checker import ExistenceChecker
+from dlmbuild.build.project import Project
+from dlmbuild.build.reporter import Reporter
+
+from . import base, check, dataset, export, gguf, merge, parity, plan, quantize, smoke, train
+
+STAGES = (check, base, plan, dataset, train, gguf, quantize, parity, merge, smoke, export)
+"""In the order in which they follow each other."""
+
+
+def project(*patterns: str) -> dict[str, Any]:
+    """doit's task creators for every document that matches a pattern below the current folder."""
+    _end_quietly()
+    found = Project(Path.cwd(), patterns)
+    namespace: dict[str, Any] = {
+        "DLM_PROJECT": found,
+        "DOIT_CONFIG": {
+            "default_tasks": ["export"],
+            "reporter": Reporter,
+            "check_file_uptodate": ExistenceChecker,
+            "backend": "dlm",
+            "dep_file": ".doit.db",
+            "par_type": "thread",
+        },
+    }
+    for stage in STAGES:
+        verb = stage.__name__.rpartition(".")[2]
+        namespace[f"task_{verb}"] = _creator(stage.tasks, found)
+    return namespace
+
+
+def _creator(tasks: Callable[[Project], Any], found: Project) -> Callable[[], Any]:
+    def create() -> Any:
+        return tasks(found)
+
+    create.__doc__ = tasks.__doc__
+    return create
+
+
+def _end_quietly() -> None:
+    """Ctrl-C and SIGTERM end the build with one line instead of a page of doit's internals."""
+
+    def interrupted(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if issubclass(kind, KeyboardInterrupt):
+            sys.stderr.write("\ninterrupted; what was finished is kept, `doit` carries on from there\n")
+        else:
+            sys.__excepthook__(kind, error, trace)
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    sys.excepthook = interrupted
+    with contextlib.suppress(ValueError):  # not in the main thread: somebody embeds doit and handles signals
+        signal.signal(signal.SIGTERM, terminate)

@@ -1,0 +1,77 @@
+"""base: a pretrained model as a checkpoint folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from dlmbuild.base_models.reference import Reference
+from dlmbuild.build.project import Project
+from dlmbuild.build.step import Step, Workplace
+from dlmbuild.io.digest import readable_json
+from dlmbuild.store.layout import BaseFolder
+from dlmbuild.store.outputs import Folder
+
+
+def tasks(project: Project) -> Iterator[dict[str, Any]]:
+    """fetch the pretrained models"""
+    for reference, folder in project.bases():
+        yield {"name": reference.key, **_base(reference, folder, project).task()}
+
+
+def _base(reference: Reference, folder: BaseFolder, project: Project) -> Step:
+    def params() -> Mapping[str, Any]:
+        from dlmbuild.base_models.registry import row_for
+
+        known = row_for(reference)
+        if reference.kind == "package":
+            assert known is not None and known.package is not None
+            return {"package": asdict(known.package)}
+        if reference.kind == "hub":
+            return {"hub": {"id": reference.id, "revision": reference.revision}}
+        return {}
+
+    def work(place: Workplace) -> Mapping[str, Any]:
+        from dlmbuild.base_models.license import accepted_by_environment, require_acceptance
+        from dlmbuild.base_models.registry import row_for
+        from dlmbuild.jobs.local import require_extra, run_job
+
+        known = row_for(reference)
+        if known is not None:
+            require_acceptance(known, accepted_by_environment())
+        require_extra("numpy", "gguf", "safetensors", "huggingface_hub")
+        facts = run_job(
+            "base",
+            inputs={},
+            params={"reference": reference.text, "folder": str(Path.cwd())},
+            out=place.out,
+            log=folder.root / "base.log",
+            progress=place.progress,
+            network=reference.kind in ("package", "hub"),
+        )
+        (place.out / "base.json").write_bytes(readable_json(facts))
+        return {"source": facts["source"], "parameters": facts["parameters"]}
+
+    return Step(
+        name=f"base:{reference.key}",
+        doc=f"the pretrained model {reference.text}",
+        rule="base/1",
+        inputs=_files(reference),
+        params=params,
+        reads=(),
+        outputs=Folder(folder.facts),
+        work=work,
+        lock_file=folder.lock_file,
+        archive=project.archive,
+    )
+
+
+def _files(reference: Reference) -> dict[str, Path]:
+    """The files of a base that lies on this disk: they are compared by content like any source."""
+    if reference.path is None:
+        return {}
+    if reference.kind == "gguf" or not reference.path.is_dir():
+        return {reference.path.name: reference.path}
+    return {path.name: path for path in sorted(reference.path.iterdir()) if path.is_file()}

@@ -1,0 +1,54 @@
+"""gguf: a base as a GGUF file in half precision, which llama.cpp loads and every quantisation starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from dlmbuild.base_models.reference import Reference
+from dlmbuild.build.project import Project
+from dlmbuild.build.reading import checkpoint, read_json
+from dlmbuild.build.step import Step, Workplace
+from dlmbuild.store.layout import BaseFolder
+from dlmbuild.store.outputs import Files
+
+
+def tasks(project: Project) -> Iterator[dict[str, Any]]:
+    """convert the pretrained models to GGUF"""
+    for reference, folder in project.bases():
+        yield {"name": reference.key, **_gguf(reference, folder, project).task()}
+
+
+def _gguf(reference: Reference, folder: BaseFolder, project: Project) -> Step:
+    def params() -> Mapping[str, Any]:
+        from dlmbuild.lock.capture import pins
+
+        facts = read_json(folder.facts)
+        return {"base": facts["files"], "name": facts["key"], "pins": pins(("gguf",))}
+
+    def work(place: Workplace) -> Mapping[str, Any]:
+        from dlmbuild.jobs.local import require_extra, run_job
+
+        require_extra("numpy", "gguf")
+        return run_job(
+            "gguf",
+            inputs={"checkpoint": checkpoint(folder)},
+            params={"name": place.params["name"]},
+            file="base.F16.gguf",
+            out=place.out,
+            log=folder.root / "gguf.log",
+            progress=place.progress,
+        )
+
+    return Step(
+        name=f"gguf:{reference.key}",
+        doc=f"{reference.text} as F16 GGUF",
+        rule="gguf/1",
+        inputs={},
+        params=params,
+        reads=(folder.facts,),
+        outputs=Files({"base.F16.gguf": folder.gguf("F16")}),
+        work=work,
+        lock_file=folder.lock_file,
+        archive=project.archive,
+    )

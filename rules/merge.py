@@ -1,0 +1,70 @@
+"""merge: base and adapter in one quantised GGUF, merged in full precision and quantised once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from dlmbuild.build.project import QUANTS, Document, Project
+from dlmbuild.build.reading import checkpoint, read_json
+from dlmbuild.build.step import Step, Workplace
+from dlmbuild.store.outputs import AdapterVersions, Files
+
+
+def tasks(project: Project) -> Iterator[dict[str, Any]]:
+    """merge the adapters into quantised models"""
+    for document in project.documents:
+        for quant in QUANTS:
+            yield {"name": f"{document.name}:{quant}", **_merge(document, quant, project).task()}
+
+
+def _merge(document: Document, quant: str, project: Project) -> Step:
+    base, store = project.base_folder(document.base), document.store
+    name = f"model.{quant}.gguf"
+
+    def params() -> Mapping[str, Any]:
+        from dlmbuild.lock.capture import pins
+
+        facts = read_json(base.facts)
+        return {
+            "quant": quant,
+            "base": facts["files"],
+            "name": f"{facts['key']}-{document.dlm_id}",
+            "pins": pins(("libggml-python",)),
+        }
+
+    def work(place: Workplace) -> Mapping[str, Any]:
+        from dlmbuild.hardware.detect import this_machine
+        from dlmbuild.jobs.local import require_extra, run_job
+
+        require_extra("numpy", "gguf", "libggml")
+        return run_job(
+            "merge",
+            inputs={
+                "checkpoint": checkpoint(base),
+                "adapter": AdapterVersions(store.adapter).current(),
+                "base_quant": base.gguf(quant),
+            },
+            params={
+                "quant": quant,
+                "threads": this_machine().cores,
+                "name": place.params["name"],
+            },
+            file=name,
+            out=place.out,
+            log=store.logs / "merge.log",
+            progress=place.progress,
+        )
+
+    return Step(
+        name=f"merge:{document.name}:{quant}",
+        doc=f"{document.name} merged, as {quant} GGUF",
+        rule="merge/1",
+        inputs={"adapter": store.adapter / "adapter.json", "base": base.gguf(quant)},
+        params=params,
+        reads=(base.facts,),
+        outputs=Files({name: store.cache / name}),
+        work=work,
+        lock_file=store.lock_file,
+        archive=project.archive,
+    )

@@ -1,0 +1,82 @@
+"""parity: the adapter as GGUF, held to the trained model token by token on the unquantised base."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from dlmbuild.build.project import Document, Project
+from dlmbuild.build.reading import checkpoint, questions, read_json
+from dlmbuild.build.step import Step, Workplace
+from dlmbuild.store.outputs import AdapterVersions, Files
+
+from .train import PACKAGES
+
+LEAST_AGREEMENT = 0.99
+"""Share of positions at which base and adapter as F16 GGUF must choose the token of the trained model."""
+
+
+def tasks(project: Project) -> Iterator[dict[str, Any]]:
+    """convert the adapters to GGUF and hold them to the trained models"""
+    for document in project.documents:
+        yield {"name": document.name, **_parity(document, project).task()}
+
+
+def _parity(document: Document, project: Project) -> Step:
+    base, store = project.base_folder(document.base), document.store
+    names = ("adapter.gguf", "reference.json", "parity.json")
+
+    def params() -> Mapping[str, Any]:
+        from dlmbuild.lock.capture import pins
+
+        data = read_json(store.document)
+        return {
+            "questions": questions(data),
+            "system_prompt": data["system_prompt"],
+            "base": read_json(base.facts)["files"],
+            "least_agreement": LEAST_AGREEMENT,
+            "pins": pins(("gguf", "xllamacpp")),
+        }
+
+    def work(place: Workplace) -> Mapping[str, Any]:
+        from dlmbuild.hardware.detect import this_machine
+        from dlmbuild.jobs.local import require_extra, run_job
+
+        require_extra(*PACKAGES, "gguf", "xllamacpp")
+        adapter = AdapterVersions(store.adapter).current()
+        folder = checkpoint(base)
+        job = {"out": place.out, "progress": place.progress, "log": store.logs / "parity.log"}
+        run_job(
+            "adapter_gguf",
+            inputs={"adapter": adapter, "checkpoint": folder},
+            params={},
+            file="adapter.gguf",
+            **job,
+        )
+        asked = {name: place.params[name] for name in ("questions", "system_prompt")}
+        threads = this_machine().cores
+        run_job("reference", inputs={"base": folder, "adapter": adapter}, params=asked, threads=threads, **job)
+        return run_job(
+            "compare",
+            inputs={
+                "gguf": base.gguf("F16"),
+                "lora": place.out / "adapter.gguf",
+                "reference": place.out / "reference.json",
+            },
+            params={"report": "parity.json", "least_agreement": LEAST_AGREEMENT},
+            threads=threads,
+            **job,
+        )
+
+    return Step(
+        name=f"parity:{document.name}",
+        doc=f"the adapter of {document.name} as GGUF, compared with the trained model",
+        rule="parity/1",
+        inputs={"adapter": store.adapter / "adapter.json", "f16": base.gguf("F16")},
+        params=params,
+        reads=(store.document, base.facts),
+        outputs=Files({name: store.cache / name for name in names}),
+        work=work,
+        lock_file=store.lock_file,
+        archive=project.archive,
+    )

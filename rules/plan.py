@@ -1,0 +1,57 @@
+"""plan: every training parameter resolved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from dlmbuild.build.project import Document, Project
+from dlmbuild.build.reading import read_json
+from dlmbuild.build.step import Step, Workplace
+from dlmbuild.store.outputs import Files
+
+
+def tasks(project: Project) -> Iterator[dict[str, Any]]:
+    """resolve the training parameters"""
+    for document in project.documents:
+        yield {"name": document.name, **_plan(document, project).task()}
+
+
+def _plan(document: Document, project: Project) -> Step:
+    base = project.base_folder(document.base)
+
+    def params() -> Mapping[str, Any]:
+        from dlmbuild.base_models.registry import recipe_for
+        from dlmbuild.hardware.detect import this_machine
+
+        facts = read_json(base.facts)
+        return {
+            "training": read_json(document.store.document)["training"],
+            "recipe": asdict(recipe_for(document.base)),
+            "base": {name: facts[name] for name in ("context_length", "parameters")},
+            "machine": asdict(this_machine()),
+        }
+
+    def work(place: Workplace) -> Mapping[str, Any]:
+        from dlmbuild.hardware.detect import this_machine
+        from dlmbuild.hardware.plan import resolve_plan
+        from dlmbuild.io.digest import readable_json
+
+        given = place.params
+        plan = resolve_plan(given["training"], given["recipe"], given["base"], this_machine())
+        (place.out / "plan.json").write_bytes(readable_json(plan))
+        return {"recipe_measured": given["recipe"]["measured"]}
+
+    return Step(
+        name=f"plan:{document.name}",
+        doc=f"training parameters of {document.name}",
+        rule="plan/1",
+        inputs={},
+        params=params,
+        reads=(document.store.document, base.facts),
+        outputs=Files({"plan.json": document.store.plan}),
+        work=work,
+        lock_file=document.store.lock_file,
+        archive=project.archive,
+    )

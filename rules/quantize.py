@@ -1,0 +1,57 @@
+"""quantize: a base's GGUF with smaller numbers, shared by every document on that base."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from dlmbuild.base_models.reference import Reference
+from dlmbuild.build.project import QUANTS, Project
+from dlmbuild.build.step import Step, Workplace
+from dlmbuild.store.layout import BaseFolder
+from dlmbuild.store.outputs import Files
+
+
+def tasks(project: Project) -> Iterator[dict[str, Any]]:
+    """quantise the pretrained models"""
+    for reference, folder in project.bases():
+        for quant in QUANTS:
+            if quant != "F16":  # that is what gguf makes
+                yield {"name": f"{reference.key}:{quant}", **_quantize(reference, folder, quant, project).task()}
+
+
+def _quantize(reference: Reference, folder: BaseFolder, quant: str, project: Project) -> Step:
+    name = f"base.{quant}.gguf"
+
+    def params() -> Mapping[str, Any]:
+        from dlmbuild.lock.capture import pins
+
+        return {"quant": quant, "pins": pins(("libggml-python",))}
+
+    def work(place: Workplace) -> Mapping[str, Any]:
+        from dlmbuild.hardware.detect import this_machine
+        from dlmbuild.jobs.local import require_extra, run_job
+
+        require_extra("numpy", "gguf", "libggml")
+        return run_job(
+            "quantize",
+            inputs={"f16": folder.gguf("F16")},
+            params={"quant": quant, "threads": this_machine().cores},
+            file=name,
+            out=place.out,
+            log=folder.root / "quantize.log",
+            progress=place.progress,
+        )
+
+    return Step(
+        name=f"quantize:{reference.key}:{quant}",
+        doc=f"{reference.text} as {quant} GGUF",
+        rule="quantize/1",
+        inputs={"f16": folder.gguf("F16")},
+        params=params,
+        reads=(),
+        outputs=Files({name: folder.gguf(quant)}),
+        work=work,
+        lock_file=folder.lock_file,
+        archive=project.archive,
+    )

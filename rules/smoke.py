@@ -1,0 +1,59 @@
+"""smoke: the merged model really loads in llama.cpp and is compared with the trained one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from dlmbuild.build.project import QUANTS, Document, Project
+from dlmbuild.build.step import Step, Workplace
+from dlmbuild.store.outputs import Files
+
+from .parity import LEAST_AGREEMENT
+
+
+def tasks(project: Project) -> Iterator[dict[str, Any]]:
+    """load the merged models in llama.cpp and compare"""
+    for document in project.documents:
+        for quant in QUANTS:
+            yield {"name": f"{document.name}:{quant}", **_smoke(document, quant, project).task()}
+
+
+def _smoke(document: Document, quant: str, project: Project) -> Step:
+    store = document.store
+    model, report = store.cache / f"model.{quant}.gguf", f"smoke.{quant}.json"
+    # Quantisation may change a choice, and how often is reported; without it none may change.
+    least = LEAST_AGREEMENT if quant == "F16" else 0.0
+
+    def params() -> Mapping[str, Any]:
+        from dlmbuild.lock.capture import pins
+
+        return {"least_agreement": least, "pins": pins(("xllamacpp",))}
+
+    def work(place: Workplace) -> Mapping[str, Any]:
+        from dlmbuild.hardware.detect import this_machine
+        from dlmbuild.jobs.local import require_extra, run_job
+
+        require_extra("xllamacpp")
+        return run_job(
+            "compare",
+            inputs={"gguf": model, "reference": store.cache / "reference.json"},
+            params={"report": report, "least_agreement": least},
+            out=place.out,
+            log=store.logs / "smoke.log",
+            progress=place.progress,
+            threads=this_machine().cores,
+        )
+
+    return Step(
+        name=f"smoke:{document.name}:{quant}",
+        doc=f"{document.name} as {quant}, loaded and compared",
+        rule="smoke/1",
+        inputs={"model": model, "reference": store.cache / "reference.json"},
+        params=params,
+        reads=(),
+        outputs=Files({report: store.cache / report}),
+        work=work,
+        lock_file=store.lock_file,
+        archive=project.archive,
+    )

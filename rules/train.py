@@ -1,0 +1,90 @@
+"""train: rows become an adapter version."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from dlmbuild.build.project import Document, Project
+from dlmbuild.build.reading import base_identity, checkpoint, read_json
+from dlmbuild.build.step import Step, Workplace
+from dlmbuild.store.outputs import AdapterVersions
+from dlmbuild.store.records import Record
+
+PACKAGES = ("torch", "transformers", "peft", "trl", "accelerate", "datasets", "safetensors", "numpy")
+
+
+def tasks(project: Project) -> Iterator[dict[str, Any]]:
+    """train the adapters"""
+    for document in project.documents:
+        yield {"name": document.name, **_train(document, project).task()}
+
+
+def _train(document: Document, project: Project) -> Step:
+    base, store = project.base_folder(document.base), document.store
+    dataset = store.root / "dataset.json"
+    versions = AdapterVersions(store.adapter)
+
+    def params() -> Mapping[str, Any]:
+        from dlmbuild.lock.capture import pin
+
+        # Newer minor releases keep an adapter valid; what it was trained with is in its record and in dlm.lock.
+        return {
+            "plan": read_json(store.plan),
+            "base": base_identity(base),
+            "torch": pin("torch").partition(".")[0],
+        }
+
+    def work(place: Workplace) -> Mapping[str, Any]:
+        from dlmbuild.hardware.detect import this_machine
+        from dlmbuild.jobs.local import require_extra, run_job
+        from dlmbuild.lock.capture import TRAINING_PINS, pins
+        from dlmbuild.store.manifest import now, read_manifest
+
+        require_extra(*PACKAGES)
+        number = len(read_manifest(store.manifest, document.dlm_id)["training_runs"]) + 1
+        started = now().replace(":", "").replace("-", "")
+        log = store.logs / f"train-{number:06d}-{started}.jsonl"
+        run = run_job(
+            "train",
+            inputs={"base": checkpoint(base), "dataset": dataset, "log": log},
+            params={"plan": place.params["plan"], "base_identity": place.params["base"]},
+            out=place.out,
+            log=log.with_suffix(".log"),
+            progress=place.progress,
+            threads=place.params["plan"]["threads"],
+        )
+        return {"run": run, "pins": pins(TRAINING_PINS), "tier": this_machine().tier}
+
+    def done(record: Record, built: bool) -> None:
+        from dlmbuild.lock.write import lock_data, write_lock
+        from dlmbuild.store.manifest import append_run
+
+        facts = read_json(base.facts)
+        plan, notes = record.ingredients.params["plan"], record.notes
+        lock = lock_data(
+            dlm_id=document.dlm_id,
+            base=base_identity(base),
+            plan=plan,
+            pins=notes["pins"],
+            tier=notes["tier"],
+            license=facts["license"],
+        )
+        write_lock(store.dlm_lock, lock)
+        if built:
+            run = {"adapter_version": versions.current().name, "key": record.ingredients.key, **notes["run"]}
+            append_run(store.manifest, document.dlm_id, "training_runs", {**run, "status": "ok", "seed": plan["seed"]})
+
+    return Step(
+        name=f"train:{document.name}",
+        doc=f"the adapter of {document.name}",
+        rule="train/1",
+        inputs={"dataset": dataset},
+        params=params,
+        reads=(store.plan, base.facts),
+        outputs=versions,
+        work=work,
+        lock_file=store.lock_file,
+        archive=project.archive,
+        done=done,
+    )
