@@ -1,0 +1,165 @@
+"""A project folder as the graph sees it: its documents, each with the little of its header that shapes the graph.
+
+Parsing costs imports that an up-to-date build must not pay, so a header is remembered under the digest of the document.
+"""
+
+from __future__ import annotations
+
+import json
+import runpy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from doit.exceptions import InvalidDodoFile
+
+from dlmbuild.base_models.reference import Reference, parse_reference
+from dlmbuild.build.step import Archive
+from dlmbuild.errors import DlmError, InvalidDocument, UsageError, Where
+from dlmbuild.io.atomic import write_atomic
+from dlmbuild.io.digest import canonical_json
+from dlmbuild.store.layout import BaseFolder, Home, Store
+
+QUANTS = ("Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0", "F16")
+"""What an export can be quantised to; the first is the default."""
+
+_HEADER_VERSION = "1"
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A document that can be built."""
+
+    path: Path
+    """Relative to the project folder."""
+    dlm_id: str
+    base: Reference
+    default_quant: str
+    store: Store
+
+    @property
+    def name(self) -> str:
+        return self.path.stem
+
+
+@dataclass(frozen=True, slots=True)
+class BrokenDocument:
+    """A document with mistakes: its tasks exist, and fail with them."""
+
+    path: Path
+    error: DlmError
+
+    @property
+    def name(self) -> str:
+        return self.path.stem
+
+
+class Project:
+    """The documents that match `patterns` below `folder`."""
+
+    def __init__(self, folder: Path, patterns: tuple[str, ...]) -> None:
+        self._folder = folder
+        self._patterns = patterns
+        self.archive = Archive(Home.default())
+
+    @cached_property
+    def _all(self) -> list[Document | BrokenDocument]:
+        found = sorted({path for pattern in self._patterns for path in self._folder.glob(pattern) if path.is_file()})
+        documents = [self._load(path.relative_to(self._folder)) for path in found]
+        _refuse_clashes(documents)
+        return documents
+
+    @property
+    def documents(self) -> list[Document]:
+        return [document for document in self._all if isinstance(document, Document)]
+
+    @property
+    def broken(self) -> list[BrokenDocument]:
+        return [document for document in self._all if isinstance(document, BrokenDocument)]
+
+    def bases(self) -> Iterator[tuple[Reference, BaseFolder]]:
+        """Each base once, with its folder."""
+        unique = {document.base.key: document.base for document in self.documents}
+        for key in sorted(unique):
+            yield unique[key], self.base_folder(unique[key])
+
+    def base_folder(self, reference: Reference) -> BaseFolder:
+        return self.archive.home.base(reference.key)
+
+    def _load(self, path: Path) -> Document | BrokenDocument:
+        try:
+            header = self._header(path)
+            reference = parse_reference(header["base_model"], (self._folder / path).parent)
+        except DlmError as error:
+            if error.where is None:
+                error = InvalidDocument([type(error)(error.what, where=Where(str(path)), why=error.why, do=error.do)])
+            return BrokenDocument(path, error)
+        store = self.archive.home.store(header["dlm_id"])
+        return Document(path, header["dlm_id"], reference, header["default_quant"], store)
+
+    def _header(self, path: Path) -> dict[str, str]:
+        sha256 = self.archive.cache.digest(self._folder / path)
+        # The name of a document is checked as well, so it is part of what is remembered.
+        memory = self.archive.home.root / "headers" / f"{sha256}-{path.stem}-{_HEADER_VERSION}.json"
+        try:
+            return dict(json.loads(memory.read_bytes()))
+        except (OSError, ValueError):
+            pass
+        from dlmbuild.doc.header import read_header
+
+        found = read_header((self._folder / path).read_bytes(), str(path))
+        header = {"dlm_id": found.dlm_id, "base_model": found.base_model, "default_quant": found.default_quant}
+        write_atomic(memory, canonical_json(header))
+        return header
+
+
+def find_document(named: str, folder: Path) -> tuple[Project, Document]:
+    """A document by its name in the project of `folder`, or by its path. Raises its own mistakes, or UsageError."""
+    path = Path(named)
+    if path.suffix == ".dlm" and path.is_file():
+        project = Project(path.resolve().parent, (path.name,))
+    else:
+        project = _project_of(folder)
+    for document in project.documents:
+        if document.name == path.stem:
+            return project, document
+    for broken in project.broken:
+        if broken.name == path.stem:
+            raise broken.error
+    names = ", ".join(document.name for document in project.documents) or "none"
+    raise UsageError(f"there is no document {named!r} in this project", why=f"its documents are: {names}")
+
+
+def _project_of(folder: Path) -> Project:
+    if not (folder / "dodo.py").is_file():
+        raise UsageError(
+            "there is no dodo.py in this folder",
+            why="it says which documents belong to a project",
+            do="go to the project's folder, or give the document's path",
+        )
+    project = runpy.run_path(str(folder / "dodo.py")).get("DLM_PROJECT")
+    if not isinstance(project, Project):
+        raise UsageError(
+            "dodo.py calls no dlmbuild.rules.project", do='globals().update(project("*.dlm")) in dodo.py declares one'
+        )
+    return project
+
+
+def _refuse_clashes(documents: list[Document | BrokenDocument]) -> None:
+    by_name: dict[str, Path] = {}
+    by_id: dict[str, Path] = {}
+    for document in documents:
+        other = by_name.setdefault(document.name, document.path)
+        if other != document.path:
+            raise InvalidDodoFile(
+                f"{other} and {document.path} have the same name, and tasks are named after documents.\n"
+                f"  → rename one of them"
+            )
+        if isinstance(document, Document):
+            other = by_id.setdefault(document.dlm_id, document.path)
+            if other != document.path:
+                raise InvalidDodoFile(
+                    f"{other} and {document.path} have the same dlm_id {document.dlm_id}: one is a copy of the other.\n"
+                    f"  → give the copy an id of its own: `dlm init` writes a document with a fresh one"
+                )

@@ -1,0 +1,194 @@
+"""What a person sees while steps run: one line for each step that does something, progress with an ETA, nothing else.
+
+On a terminal the running step has a live bar; anywhere else a line now and then.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from typing import IO, Any
+
+from dlmbuild.io.progress import Progress
+
+_EVERY_SECONDS = 15.0
+"""How often a step without a terminal says how far it is."""
+
+
+class Reporter:
+    """doit's reporter (see doit's manual, "reporter"), and the ear of the steps."""
+
+    desc = "one line per step that does something"
+
+    def __init__(self, outstream: IO[str], options: dict[str, Any]) -> None:
+        self._out = outstream
+        self._started: dict[str, float] = {}
+        self._failed: list[str] = []
+        self._ran = 0
+        self._fresh = 0
+        self._summaries: list[str] = []
+        self._bars: Any = None
+        self._rows: dict[str, Any] = {}
+        self._last_line: dict[str, float] = {}
+
+    # -- doit's side -------------------------------------------------------------------------------------------
+
+    def initialize(self, tasks: Any, selected: Any) -> None:
+        global _current
+        _current = self
+
+    def get_status(self, task: Any) -> None:
+        pass
+
+    def execute_task(self, task: Any) -> None:
+        if task.actions:
+            self._started[task.name] = time.monotonic()
+
+    def add_success(self, task: Any) -> None:
+        if task.actions:
+            self._ran += 1
+            self._end_row(task.name)
+
+    def add_failure(self, task: Any, fail: Any) -> None:
+        self._end_row(task.name)
+        if fail.report:
+            self._failed.append(task.name)
+            self._line(f"✗ {task.name}", err=True)
+            self._line("  " + fail.get_msg().strip().replace("\n", "\n  "), err=True)
+
+    def skip_uptodate(self, task: Any) -> None:
+        if task.actions:
+            self._fresh += 1
+
+    def skip_ignore(self, task: Any) -> None:
+        self._line(f"- {task.name}  ignored (doit forget {task.name} takes it back)")
+
+    def cleanup_error(self, exception: Any) -> None:
+        self._line(exception.get_msg(), err=True)
+
+    def runtime_error(self, msg: str) -> None:
+        self._failed.append("")
+        self._line(msg, err=True)
+
+    def teardown_task(self, task: Any) -> None:
+        pass
+
+    def complete_run(self) -> None:
+        global _current
+        self._stop_bars()
+        _current = _Nobody()
+        if self._failed:
+            return
+        for summary in self._summaries:
+            self._line(summary)
+        if not self._ran and self._fresh:
+            self._line(f"everything is up to date ({self._fresh} steps)")
+
+    # -- the steps' side ---------------------------------------------------------------------------------------
+
+    def note(self, step: str, text: str) -> None:
+        """One line about a step."""
+        self._line(f"  {step}  {text}")
+
+    def built(self, step: str, summary: str) -> None:
+        """A step is in place, built or restored."""
+        took = time.monotonic() - self._started.get(step, time.monotonic())
+        self._end_row(step)
+        self._line(f"✓ {step}" + (f"  {_duration(took)}" if took >= 1 else ""))
+        if summary:
+            self._summaries.append(summary)
+
+    def progress(self, step: str) -> Progress:
+        """The Progress that draws for `step`."""
+        draw: Callable[..., None] = self._draw_bar if self._out.isatty() else self._draw_line
+
+        def tell(what: str, done: float = 0, total: float = 0, **numbers: float) -> None:
+            draw(step, what, done, total, " ".join(f"{name} {value:.4g}" for name, value in numbers.items()))
+
+        return tell
+
+    def _draw_line(self, step: str, what: str, done: float, total: float, numbers: str) -> None:
+        now = time.monotonic()
+        first = step + what not in self._last_line
+        if not first and now - self._last_line[step + what] < _EVERY_SECONDS:
+            return
+        if first:
+            self._rows[step] = now
+        self._last_line[step + what] = now
+        text = f"  {step}  {what}"
+        if total and not first:
+            left = (now - self._rows[step]) / done * (total - done) if done else 0
+            text += f" {done:.0f}/{total:.0f}" + (f"  {numbers}" if numbers else "") + f"  eta {_duration(left)}"
+        self._line(text)
+
+    def _draw_bar(self, step: str, what: str, done: float, total: float, numbers: str) -> None:
+        if self._bars is None:
+            from rich.console import Console
+            from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+            from rich.progress import Progress as Bars
+
+            columns = (
+                TextColumn("  {task.fields[step]}  {task.description}"),
+                BarColumn(bar_width=24),
+                TextColumn("{task.fields[numbers]}"),
+                TimeElapsedColumn(),
+                TextColumn("eta"),
+                TimeRemainingColumn(),
+            )
+            self._bars = Bars(*columns, console=Console(file=self._out), transient=True)
+            self._bars.start()
+        if step not in self._rows:
+            self._rows[step] = self._bars.add_task(what, total=total or None, step=step, numbers=numbers)
+        self._bars.update(
+            self._rows[step], description=what, completed=done, total=total or None, numbers=numbers, refresh=True
+        )
+
+    def _end_row(self, step: str) -> None:
+        row = self._rows.pop(step, None)
+        if self._bars is not None and row is not None:
+            self._bars.remove_task(row)
+            if not self._rows:
+                self._stop_bars()
+
+    def _stop_bars(self) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+            self._bars = None
+
+    def _line(self, text: str, *, err: bool = False) -> None:
+        if self._bars is not None:
+            self._bars.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        else:
+            stream = sys.stderr if err else self._out
+            stream.write(text + "\n")
+            stream.flush()
+
+
+class _Nobody:
+    """Watches when no run is on, for example while a command calls a step's parts directly."""
+
+    def note(self, step: str, text: str) -> None:
+        print(f"{step}: {text}", file=sys.stderr)
+
+    def built(self, step: str, summary: str) -> None:
+        pass
+
+    def progress(self, step: str) -> Progress:
+        def tell(what: str, done: float = 0, total: float = 0, **numbers: float) -> None:
+            pass
+
+        return tell
+
+
+_current: Reporter | _Nobody = _Nobody()
+
+
+def watcher() -> Reporter | _Nobody:
+    """Whoever watches this run."""
+    return _current
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d}" if minutes else f"{rest} s"

@@ -1,0 +1,197 @@
+"""One task of the graph, and when it is up to date.
+
+A step is up to date when a record with its key exists and every output still has the content that the record names. The
+key covers the rule, the content of the inputs and the parameters, so a file with a new time and the old content, a lost
+database or a new name for the document change nothing; a changed output is found out; and a step whose key has been
+built before is restored from objects instead of being built again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from doit.exceptions import TaskFailed
+
+from dlmbuild.build.reporter import watcher
+from dlmbuild.errors import DlmError, StoreError
+from dlmbuild.io.atomic import staging_folder, sweep_staging, write_atomic
+from dlmbuild.io.digest import JSON
+from dlmbuild.io.progress import Progress
+from dlmbuild.io.statcache import StatCache
+from dlmbuild.store.layout import Home
+from dlmbuild.store.objects import Objects
+from dlmbuild.store.outputs import Outputs
+from dlmbuild.store.records import Ingredients, Record, Records
+
+
+class Archive:
+    """Everything built below one home, as steps see it."""
+
+    def __init__(self, home: Home) -> None:
+        self.home = home
+
+    @cached_property
+    def cache(self) -> StatCache:
+        return StatCache(self.home.stat_cache)
+
+    @cached_property
+    def objects(self) -> Objects:
+        return Objects(self.home.objects, self.cache)
+
+    @cached_property
+    def records(self) -> Records:
+        return Records(self.home.records)
+
+
+@dataclass(frozen=True, slots=True)
+class Workplace:
+    """What the work of a step gets to see."""
+
+    out: Path
+    """An empty folder; the files left in it, by name, are the step's outputs."""
+    params: Mapping[str, JSON]
+    progress: Progress
+
+
+@dataclass
+class Step:
+    """A task creator's description of one task."""
+
+    name: str
+    """doit's task name, `verb:document[:variant]`."""
+    rule: str
+    """Name and version of the rule; bump the version when the same inputs give other bytes."""
+    inputs: Mapping[str, Path]
+    """Role → file whose whole content decides the result."""
+    params: Callable[[], Mapping[str, JSON]]
+    """The rest of what decides the result. Called when the steps before are done: it may read parts of their files."""
+    reads: Sequence[Path]
+    """Files that `params` and `work` read parts of: they order the graph without being compared as a whole."""
+    outputs: Outputs
+    work: Callable[[Workplace], Mapping[str, Any]]
+    """Does the work and returns notes for the record."""
+    lock_file: Path
+    archive: Archive
+    doc: str = ""
+    clean: bool = False
+    done: Callable[[Record, bool], None] = lambda record, built: None
+    """Told when the outputs are in place and before the lock is given back; `built` is false if they were restored."""
+    summary: Callable[[Record], str] = lambda record: ""
+    """What a person should know once the run is over."""
+    _seen: Ingredients | None = field(default=None, repr=False)
+
+    # -- up to date? -------------------------------------------------------------------------------------------
+
+    def ingredients(self) -> Ingredients | None:
+        """What the step would be made from now; None while an input does not exist yet, or is damaged."""
+        try:
+            digests = {role: self.archive.cache.digest(path) for role, path in self.inputs.items()}
+            return Ingredients(self.rule, digests, dict(self.params()))
+        except (FileNotFoundError, json.JSONDecodeError, KeyError):
+            return None  # the step that makes the input finds out, and comes first
+
+    def is_up_to_date(self) -> bool:
+        """doit's question, asked just before the step would run; what is seen here is what the record will name."""
+        self._seen = self.ingredients()
+        record = self.archive.records.load(self._seen.key) if self._seen else None
+        return record is not None and not self.outputs.mismatch(record.outputs, self.archive.cache)
+
+    # -- doing it ----------------------------------------------------------------------------------------------
+
+    def run(self) -> TaskFailed | None:
+        """doit's action: restore or build. A person's mistake comes back as a failed task, in words."""
+        try:
+            self._build_or_restore()
+        except DlmError as error:
+            return TaskFailed(str(error))
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
+                return self._bug()
+            return TaskFailed(str(_disk_error(error, self.archive.home)))
+        except Exception:
+            return self._bug()
+        return None
+
+    def _build_or_restore(self) -> None:
+        from dlmbuild.store.exclusive import exclusive
+
+        with exclusive(self.lock_file, self.name, lambda text: watcher().note(self.name, text)):
+            seen = self._seen or self.ingredients()
+            if seen is None:
+                raise self._missing_input()
+            record = self.archive.records.load(seen.key)
+            built = False
+            if record and all(self.archive.objects.has(sha256) for sha256 in record.outputs.values()):
+                if self.outputs.mismatch(record.outputs, self.archive.cache):
+                    watcher().note(self.name, "restored from an earlier build")
+                self.outputs.publish(record.outputs, self.archive.objects)
+            else:
+                record, built = self._build(seen), True
+            self.done(record, built)
+            watcher().built(self.name, self.summary(record))
+
+    def _build(self, seen: Ingredients) -> Record:
+        parent = self.lock_file.parent
+        sweep_staging(parent)  # what a killed build left; the lock is ours
+        with staging_folder(parent) as out:
+            notes = self.work(Workplace(out, seen.params, watcher().progress(self.name)))
+            now = self.ingredients()
+            if now is None or now.key != seen.key:
+                raise StoreError(
+                    f"what {self.name} is made from changed while it was being built",
+                    why="the result would not belong to either state",
+                    do="doit " + self.name,
+                )
+            outputs = {path.name: self.archive.objects.put(path) for path in sorted(out.iterdir())}
+        record = Record(seen, outputs, notes)
+        self.archive.records.save(record)
+        self.outputs.publish(outputs, self.archive.objects)
+        return record
+
+    def _missing_input(self) -> StoreError:
+        missing = [path for path in (*self.inputs.values(), *self.reads) if not path.exists()]
+        named = missing[0] if missing else "an input"
+        return StoreError(f"{named} is missing", why=f"{self.name} is made from it", do="doit " + self.name)
+
+    def _bug(self) -> TaskFailed:
+        log = self.archive.home.root / "crash.log"
+        with contextlib.suppress(OSError):
+            write_atomic(log, traceback.format_exc().encode())
+        shown = traceback.format_exc() if os.environ.get("DLM_VERBOSE") else traceback.format_exc().splitlines()[-1]
+        return TaskFailed(f"{shown}\n  this is a defect of dlmbuild, not of your document; the details are in {log}")
+
+    # -- for doit ----------------------------------------------------------------------------------------------
+
+    def task(self) -> dict[str, Any]:
+        """The task as doit wants it; `name` is left to the creator."""
+        return {
+            "doc": self.doc,
+            "actions": [(self.run,)],
+            "file_dep": [str(path) for path in (*self.inputs.values(), *self.reads)],
+            "targets": [str(path) for path in self.outputs.targets],
+            "uptodate": [(self.is_up_to_date,)],
+            "clean": True if self.clean else [],
+            "io": {"capture": False},
+        }
+
+
+def _disk_error(error: OSError, home: Home) -> DlmError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StoreError(
+            "the disk is full",
+            why=f"{error.filename or home.root} could not be written; nothing that was finished is lost",
+            do=f"free some space, or set DLM_HOME to a folder on another disk (now {home.root}), and run doit again",
+        )
+    return StoreError(
+        f"{error.filename or home.root} cannot be written: {error.strerror}",
+        do=f"make {home.root} writable, or set DLM_HOME to another folder",
+    )
