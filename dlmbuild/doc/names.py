@@ -1,0 +1,35 @@
+"""What a document may be called: its name is a part of task names, `verb:document:quantisation`."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal, get_args
+
+from dlmbuild.doc.mistakes import Mistakes, shown
+
+Quantisation = Literal["Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0", "F16"]
+QUANTISATIONS: tuple[Quantisation, ...] = get_args(Quantisation)
+
+_TASKS = (
+    "check base plan dataset train evaluate gguf quantize imatrix parity merge export smoke ollama pack report bench"
+)
+_COMMANDS = "list run info clean forget ignore help dumpdb strace tabcompletion reset-dep init prompt why"
+RESERVED: dict[str, str] = {
+    **dict.fromkeys(_TASKS.split(), "a task"),
+    **dict.fromkeys(_COMMANDS.split(), "a command"),
+    **dict.fromkeys(QUANTISATIONS, "a quantisation"),
+}
+"""Name → what `doit NAME` would mean instead."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+def check_name(name: str, mistakes: Mistakes) -> None:
+    """Note what is wrong with a document's name, which is its file name without `.dlm`."""
+    if not _NAME.fullmatch(name):
+        why = "a name has letters, digits, _, . and -, and starts with a letter or a digit"
+    elif name in RESERVED:
+        why = f"`doit {name}` means {RESERVED[name]}"
+    else:
+        return
+    mistakes.add(0, 0, f"a document cannot be called {shown(name)}", why=why, do="rename the file")

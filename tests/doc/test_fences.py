@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from dlmbuild.doc.document import Document
+
+Found = Callable[[str], list[tuple[int, int, str]]]
+WithBody = Callable[[str], Document]
+
+
+@pytest.mark.parametrize(
+    ("line", "col", "what"),
+    [
+        ("::instruction:: ", 16, "white space after a section fence"),
+        ("::instruction::\t", 16, "white space after a section fence"),
+        ("::instruction:: x", 16, '" x" after a section fence'),
+        (" ::prose::", 1, "white space before a section fence"),
+        ("\t::prose::", 1, "white space before a section fence"),
+        ("\u00a0::prose::", 1, "white space before a section fence"),
+        ("\ufeff::prose::", 1, "white space before a section fence"),
+        ("::Instruction::", 3, 'unknown section type "Instruction"'),
+        ("::INSTRUCTION::", 3, 'unknown section type "INSTRUCTION"'),
+        ("::instuction::", 3, 'unknown section type "instuction"'),
+        ("::note::", 3, 'unknown section type "note"'),
+        ("::std::vector<int> x;", 3, 'unknown section type "std"'),
+        ("::instruction", 14, "::instruction without its closing ::"),
+        ("::instruction:", 14, "::instruction without its closing ::"),
+        ("::instruction ", 14, "::instruction without its closing ::"),
+        ("::prose#::", 9, 'adapter name ""'),
+        ("::prose#Knowledge::", 9, 'adapter name "Knowledge"'),
+        ("::prose#a-b::", 9, 'adapter name "a-b"'),
+        ("::prose#" + "a" * 33 + "::", 9, f'adapter name "{"a" * 33}"'),
+        ("::prose#a b::", 11, 'unexpected "b::"'),
+        ('::prose path="x"::', 9, 'unknown attribute "path" of ::prose'),
+        ("::image::", 8, "::image without path"),
+        ('::image path=""::', 16, "::image without path"),
+        ('::image pth="x"::', 9, 'unknown attribute "pth" of ::image'),
+        ('::image path="x" path="y"::', 18, 'attribute "path" a second time'),
+        ('::image path="x"', 17, "::image without its closing ::"),
+        ('::image path="x::', 9, 'unexpected "path=\\"x::"'),
+        ('::image path="x"alt="y"::', 17, 'unexpected "alt=\\"y\\"::"'),
+        ("::image path=x::", 9, 'unexpected "path=x::"'),
+        ('::audio path="x"::', 17, "::audio without transcript"),
+    ],
+)
+def test_nearly_a_fence(found: Found, head: str, line: str, col: int, what: str) -> None:
+    mistakes = found(f"{head}text\n{line}\nmore text")
+    assert (7, col, what) in mistakes
+    empty = {
+        "this ::instruction:: section is empty",
+        "text before the first ### Q",
+        "an ::image:: section",
+        "an ::audio:: section",
+    }
+    assert {other for *_, other in mistakes} <= {what} | empty
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "::: note",
+        "a::b::",
+        ":: instruction ::",
+        "::",
+        "::1::",
+        "    ::prose::",
+        "> ::prose::",
+        "- ::prose::",
+        "`::prose::`",
+    ],
+)
+def test_plain_text(with_body: WithBody, line: str) -> None:
+    assert with_body(f"text\n{line}").sections[0].text == f"text\n{line}"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        "```\n::prose::\n```",
+        "~~~\n::note::\n~~~",
+        "````\n```\n::prose::\n```\n````",
+        "```\n~~~\n::prose::\n```",
+        "~~~\n```\n::prose::\n~~~~~",
+        "   ```\n::prose::\n  ```",
+        "```python title=x\n::prose::\n```",
+        "~~~ a `tick`\n::prose::\n~~~",
+        "```\n::prose::\n``` no closer\n::prose::\n```  \t",
+        "```\n    ```\n::prose::\n```",
+        "````\n```\n````",
+        "```\n\n   \n```",
+    ],
+)
+def test_code_blocks_are_content(with_body: WithBody, block: str) -> None:
+    sections = with_body(f"before\n{block}\nafter\n::prose::\nlast").sections
+    assert [section.text for section in sections] == [f"before\n{block}\nafter", "last"]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("line", ["```x```", "``` `", "``", "    ```", "\t```", "x ```", "> ```"])
+def test_no_code_block(with_body: WithBody, line: str) -> None:
+    assert len(with_body(f"{line}\n::prose::\nlast").sections) == 2
+
+
+@pytest.mark.parametrize(
+    ("body", "line", "col"),
+    [
+        ("text\n```\ncode", 7, 1),
+        ("  ~~~\n```", 6, 3),
+        ("````\n```", 6, 1),
+        ("::instruction::\n### Q\nx\n### A\n```\n::prose::\n", 10, 1),
+    ],
+)
+def test_unclosed_code_block(found: Found, head: str, body: str, line: int, col: int) -> None:
+    assert found(head + body) == [(line, col, "this code block is never closed")]
+
+
+def test_adapters_and_media_wait_for_another_version(found: Found, head: str) -> None:
+    body = '::prose#en::\nx\n::instruction#en::\n### Q\nx\n### A\ny\n::image path="a.png" alt="é"::\ncaption\n'
+    body += '::audio path="a.wav" transcript="hm"::\n'
+    assert found(head + body) == [
+        (6, 8, "a section for the adapter en"),
+        (8, 14, "a section for the adapter en"),
+        (13, 1, "an ::image:: section"),
+        (15, 1, "an ::audio:: section"),
+    ]

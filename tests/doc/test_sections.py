@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from dlmbuild.doc.document import Document
+from dlmbuild.doc.sections import Instruction, Pair, Preference, Prose, Triple
+
+Found = Callable[[str], list[tuple[int, int, str]]]
+WithBody = Callable[[str], Document]
+
+
+def test_sections_with_lines(with_body: WithBody) -> None:
+    body = """
+# Title
+
+::instruction::
+
+### Q
+How?
+
+So?
+### A
+  Thus.
+### Q !probe
+Why?
+### A
+Because.
+
+::preference::
+### Prompt
+p
+### Chosen
+c
+### Rejected
+r
+::prose::
+
+The end.
+"""
+    assert with_body(body).sections == (
+        Prose("# Title", None, 7),
+        Instruction(
+            (
+                Pair("How?\n\nSo?", "  Thus.", False, 11, 15),
+                Pair("Why?", "Because.", True, 17, 19),
+            ),
+            None,
+            9,
+        ),
+        Preference((Triple("p", "c", "r", 23, 25, 27),), None, 22),
+        Prose("The end.", None, 29),
+    )
+
+
+@pytest.mark.parametrize(
+    ("below", "mistakes"),
+    [
+        ("", [(6, 1, "this ::instruction:: section is empty")]),
+        ("\n  \n", [(6, 1, "this ::instruction:: section is empty")]),
+        ("text", [(7, 1, "text before the first ### Q")]),
+        ("\ntext\n### Q\nq\n### A\na", [(8, 1, "text before the first ### Q")]),
+        ("### Q\nq", [(7, 1, "### Q without a ### A after it")]),
+        ("### A\na", [(7, 1, "### A without a ### Q before it")]),
+        ("### Q\nq\n### Q\nq\n### A\na", [(7, 1, "### Q without a ### A after it")]),
+        ("### Q\nq\n### A\na\n### A\na", [(11, 1, "### A without a ### Q before it")]),
+        ("### Q\n\n### A\na", [(7, 1, "### Q is empty")]),
+        ("### Q\nq\n### A\n \u00a0\n", [(9, 1, "### A is empty")]),
+        ("###Q\nq\n### A\na", [(7, 1, 'badly written header "###Q"')]),
+        ("### q\nq\n  ### a\na", [(7, 1, 'badly written header "### q"'), (9, 3, 'badly written header "### a"')]),
+        ("### Q:\nq\n### A\na", [(7, 1, 'badly written header "### Q:"')]),
+        ("### Q: How?\n### A\na", [(7, 1, 'badly written header "### Q: How?"')]),
+        (
+            "### Q1\nq\n### A 1.\na",
+            [(7, 1, 'badly written header "### Q1"'), (9, 1, 'badly written header "### A 1."')],
+        ),
+        ("### Q ###\nq\n### A\na", [(7, 1, 'badly written header "### Q ###"')]),
+        (
+            "### Question\nq\n### Answer\na",
+            [(7, 1, 'badly written header "### Question"'), (9, 1, 'badly written header "### Answer"')],
+        ),
+        ("### Q !Probe\nq\n### A\na", [(7, 1, 'badly written header "### Q !Probe"')]),
+        ("### Q!probe\nq\n### A\na", [(7, 1, 'badly written header "### Q!probe"')]),
+        ("### Q\nq\n### A !probe\na", [(9, 1, 'badly written header "### A !probe"')]),
+    ],
+)
+def test_instruction_mistakes(found: Found, head: str, below: str, mistakes: list[object]) -> None:
+    body = f"::instruction::\n{below}"
+    assert found(head + body) == mistakes
+
+
+@pytest.mark.parametrize(
+    ("below", "mistakes"),
+    [
+        ("", [(6, 1, "this ::preference:: section is empty")]),
+        ("### Prompt\np\n### Chosen\nc", [(9, 1, "### Chosen without a ### Rejected after it")]),
+        ("### Prompt\np\n### Rejected\nr\n### Chosen\nc", [(7, 1, "### Prompt without a ### Chosen after it")]),
+        ("### Chosen\nc\n### Rejected\nr", [(7, 1, "### Chosen without a ### Prompt before it")]),
+        (
+            "### Prompt\np\n### chosen\nc\n### Rejected\n",
+            [(9, 1, 'badly written header "### chosen"'), (11, 1, "### Rejected is empty")],
+        ),
+        ("### Prompt !probe\np\n### Chosen\nc\n### Rejected\nr", [(7, 1, 'badly written header "### Prompt !probe"')]),
+    ],
+)
+def test_preference_mistakes(found: Found, head: str, below: str, mistakes: list[object]) -> None:
+    assert found(f"{head}::preference::\n{below}") == mistakes
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "    indented code\n  less",
+        "one\n\n\ntwo",
+        "```\n### Q\n::instruction::\n### A\n```",
+        "## A\n#### Q\n### A guide to leave\n### Prompt\n# Q",
+        "    ### Q",
+        "one\u2028two\x85three\x0cfour\x0bfive\x1csix",
+        "hard break  \nnext line",
+        "\ttabbed",
+    ],
+)
+def test_answers_kept_as_written(with_body: WithBody, answer: str) -> None:
+    document = with_body(f"::instruction::\n### Q\nq\n### A\n\n{answer}  \n \n")
+    assert document.sections[0].pairs[0].answer == answer  # type: ignore[union-attr]
+
+
+def test_header_is_a_markdown_heading(with_body: WithBody) -> None:
+    (section,) = with_body("::instruction::\n   ### Q \t\nq\n###  A\na").sections
+    assert section.pairs == (Pair("q", "a", False, 7, 9),)  # type: ignore[union-attr]
+
+
+def test_empty_prose_is_no_section(with_body: WithBody) -> None:
+    assert len(with_body("\n::prose::\n \n::prose::\nx").sections) == 1
