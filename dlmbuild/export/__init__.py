@@ -1,0 +1,1 @@
+"""From a checkpoint and an adapter to the files that llama.cpp loads."""

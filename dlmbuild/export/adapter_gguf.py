@@ -1,0 +1,203 @@
+"""A PEFT LoRA adapter as llama.cpp loads it beside a base.
+
+llama.cpp scales every pair by adapter.lora.alpha / rank, one alpha for all. What PEFT does besides (rank-stabilised
+LoRA, alpha_pattern, rank_pattern) is folded into B, which the official converter leaves out. What cannot be expressed
+is refused, never dropped. Sources: LoraConfig and `LoraModel._create_and_replace` of peft; llama.cpp's
+src/llama-adapter.cpp and convert_lora_to_gguf.py.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from dlmbuild.base_models.llama import Llama, to_gguf_rows
+from dlmbuild.errors import ExportError, Where
+from dlmbuild.export.base_gguf import read_model
+from dlmbuild.io.gguf_file import Planned, create_gguf, f32_entry, string_entry, u32_entry
+from dlmbuild.io.json_file import read_json_object
+from dlmbuild.io.progress import Progress, silent
+from dlmbuild.io.safetensors_file import StoredTensor, read_safetensors
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+
+_KEY = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.weight")
+_PLAIN_STARTS = (True, False, "gaussian", "eva", "orthogonal", None)
+"""Values of init_lora_weights that leave the base's weights alone; PiSSA, OLoRA and others change them."""
+_ABSENT = {
+    "use_dora": "DoRA scales whole rows of the weight, which a LoRA GGUF cannot express",
+    "lora_bias": "llama.cpp's LoRA has no biases",
+    "modules_to_save": "whole modules were trained, which a LoRA GGUF cannot hold",
+    "trainable_token_indices": "rows of the embedding were trained, which a LoRA GGUF cannot hold",
+    "target_parameters": "parameters outside linear layers were adapted",
+    "fan_in_fan_out": "the layers it adapts are stored transposed, which Llama's are not",
+    "layer_replication": "the layers of the base were repeated",
+    "alora_invocation_tokens": "the adapter is active after certain tokens only",
+    "use_qalora": "QALoRA pools its inputs",
+    "use_bdlora": "block-diagonal LoRA has other shapes",
+    "arrow_config": "the adapter is a router over others",
+    "kasa_config": "KaSA changes the base's weights",
+    "monteclora_config": "the adapter is drawn at random",
+    "velora_config": "VeLoRA is not plain LoRA",
+}
+
+
+class LoraFactors(NamedTuple):
+    """What an adapter adds to one weight: scale · b @ a."""
+
+    a: NDArray[np.float32]
+    """(rank, inputs)"""
+    b: NDArray[np.float32]
+    """(outputs, rank)"""
+    scale: float
+
+
+def convert_adapter(adapter: Path, checkpoint: Path, out: Path, *, progress: Progress = silent) -> dict[str, Any]:
+    """Write the PEFT folder `adapter` as LoRA GGUF in F32 to the file `out`.
+
+    Returns {"tensors": count, "alpha": adapter.lora.alpha, "folded": number of pairs whose B carries a factor}. Raises
+    ExportError for an adapter that is damaged, of another base, or more than llama.cpp's LoRA can express.
+    """
+    import numpy as np
+
+    model = read_model(checkpoint)
+    factors = lora_factors(adapter, model)
+    alpha = float(read_json_object(adapter / CONFIG, ExportError)["lora_alpha"])
+    pairs = [(tensor, factors[tensor.hf]) for tensor in model.tensors() if tensor.hf in factors]
+    plan = []
+    for tensor, pair in pairs:
+        plan.append(Planned(f"{tensor.gguf}.lora_a", "F32", pair.a.shape))
+        plan.append(Planned(f"{tensor.gguf}.lora_b", "F32", pair.b.shape))
+    entries = [
+        string_entry("general.architecture", "llama"),
+        string_entry("general.type", "adapter"),
+        string_entry("adapter.type", "lora"),
+        f32_entry("adapter.lora.alpha", alpha),
+        u32_entry("general.quantization_version", 2),
+    ]
+    folded = 0
+    with create_gguf(out, entries, plan) as sink:
+        for done, (tensor, pair) in enumerate(pairs):
+            progress("converting the adapter", done, len(pairs))
+            factor = pair.scale * pair.a.shape[0] / alpha
+            # A factor that is 1 but for rounding would move every bit of B for nothing.
+            plain = math.isclose(factor, 1.0, rel_tol=1e-12)
+            folded += not plain
+            b = pair.b if plain else pair.b * np.float32(factor)
+            b = to_gguf_rows(b, model.head_dim) if tensor.permuted else b
+            sink.put(f"{tensor.gguf}.lora_a", [pair.a.astype("<f4").tobytes()])
+            sink.put(f"{tensor.gguf}.lora_b", [b.astype("<f4").tobytes()])
+    progress("converting the adapter", len(pairs), len(pairs))
+    return {"tensors": len(plan), "alpha": alpha, "folded": folded}
+
+
+def lora_factors(adapter: Path, model: Llama) -> dict[str, LoraFactors]:
+    """What the PEFT folder `adapter` adds to which weight, by the weight's Hugging Face name.
+
+    The arrays may be views of the file. Raises ExportError as `convert_adapter` does.
+    """
+    path = adapter / CONFIG
+    config = read_json_object(path, ExportError)
+    _check_plain(config, Where(str(path)))
+    stored = read_safetensors(adapter / WEIGHTS, ExportError)
+    where = Where(str(adapter / WEIGHTS))
+    pairs: dict[str, dict[str, StoredTensor]] = {}
+    for key, tensor in stored.items():
+        match = _KEY.fullmatch(key)
+        if match is None:
+            raise ExportError(
+                f"the tensor {key!r}",
+                where=where,
+                why="only pairs of lora_A and lora_B can be exported",
+                do="train without what this tensor belongs to",
+            )
+        pairs.setdefault(match[1], {})[match[2]] = tensor
+    if not pairs:
+        raise ExportError("the adapter is empty", where=where, do="train it")
+    adaptable = {tensor.hf.removesuffix(".weight"): tensor for tensor in model.tensors()}
+    factors = {}
+    for module in sorted(pairs):
+        weight = adaptable.get(module)
+        if weight is None:
+            raise ExportError(
+                f"the adapter changes {module!r}",
+                where=where,
+                why="the base has no such module: the adapter belongs to another base",
+            )
+        if not weight.linear:
+            raise ExportError(
+                f"the adapter changes {module!r}",
+                where=where,
+                why="llama.cpp cannot apply LoRA to embeddings and the output layer of this base",
+                do="train adapters for the linear layers inside the blocks only (target_modules='all-linear')",
+            )
+        factors[weight.hf] = _factors(module, pairs[module], weight.shape, config, where)
+    return factors
+
+
+def _check_plain(config: dict[str, Any], where: Where) -> None:
+    if config.get("peft_type") != "LORA":
+        raise ExportError(f"the adapter is of the kind {config.get('peft_type')!r}", where=where, why="only LORA works")
+    for key, why in _ABSENT.items():
+        if config.get(key):
+            raise ExportError(f"the adapter was trained with {key}", where=where, why=why, do=f"train without {key}")
+    if config.get("bias", "none") != "none":
+        raise ExportError(
+            f"bias is {config['bias']!r}", where=where, why="biases were trained", do="train without bias"
+        )
+    start = config.get("init_lora_weights", True)
+    if not any(start is plain or start == plain for plain in _PLAIN_STARTS):
+        raise ExportError(
+            f"init_lora_weights is {start!r}",
+            where=where,
+            why="this start changes the weights of the base, so that the adapter fits no untouched base",
+            do="train with init_lora_weights true",
+        )
+    alpha = config.get("lora_alpha")
+    if type(alpha) not in (int, float) or not 0 < alpha < 1e30:  # type: ignore[operator]
+        raise ExportError(f"lora_alpha is {alpha!r}", where=where, why="a number above 0 is needed")
+    for key in ("alpha_pattern", "rank_pattern"):
+        pattern = config.get(key) or {}
+        if not isinstance(pattern, dict) or not all(
+            type(value) in (int, float) and 0 < value < 1e30 for value in pattern.values()
+        ):
+            raise ExportError(f"{key} is {pattern!r}", where=where, why="module names with numbers above 0 are needed")
+
+
+def _factors(
+    module: str, pair: dict[str, StoredTensor], shape: tuple[int, ...], config: dict[str, Any], where: Where
+) -> LoraFactors:
+    a, b = pair.get("A"), pair.get("B")
+    if a is None or b is None:
+        raise ExportError(f"half of the pair for {module!r} is missing", where=where, do="train it again")
+    rank = a.shape[0]
+    if a.shape != (rank, shape[1]) or b.shape != (shape[0], rank):
+        raise ExportError(
+            f"the pair for {module!r} has the shapes {a.shape} and {b.shape}",
+            where=where,
+            why=f"the weight has the shape {shape}: the adapter belongs to another base",
+        )
+    wanted = _patterned(config, "rank_pattern", module, config.get("r"), where)
+    if wanted != rank:
+        raise ExportError(f"the rank of {module!r} is {rank}", where=where, why=f"{CONFIG} says {wanted}")
+    alpha = _patterned(config, "alpha_pattern", module, config["lora_alpha"], where)
+    scale = alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
+    return LoraFactors(a.rows(), b.rows(), scale)
+
+
+def _patterned(config: dict[str, Any], key: str, module: str, default: Any, where: Where) -> Any:
+    """The value for one module, found as peft finds it: the first pattern that is the end of the module's name."""
+    for pattern, value in (config.get(key) or {}).items():
+        try:
+            if re.match(rf"(.*\.)?({pattern})$", module):
+                return value
+        except re.error as problem:
+            raise ExportError(f"{key} has the pattern {pattern!r}", where=where, why=str(problem)) from None
+    return default

@@ -1,0 +1,109 @@
+"""A smaller GGUF from the F16 one: llama.cpp's types (`tensor_types`) through llama.cpp's kernels (`kernels`)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dlmbuild.base_models.llama import block_order
+from dlmbuild.errors import ExportError, Where
+from dlmbuild.export.kernels import pack_tensor
+from dlmbuild.export.tensor_types import ModelFacts, quantisation, tensor_type
+from dlmbuild.io.gguf_file import Header, Planned, TensorInfo, create_gguf, read_header, u32_entry
+from dlmbuild.io.progress import Progress, silent
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+COPY_BYTES = 8 << 20
+_QUANTISATION_VERSION = 2  # GGML_QNT_VERSION
+_REPLACED = ("general.quantization_version", "general.file_type")
+
+
+def quantize_base(f16: Path, quant: str, out: Path, *, threads: int, progress: Progress = silent) -> dict[str, Any]:
+    """Write the model in `f16` with the quantisation `quant` to the file `out`.
+
+    The file has the bytes that llama.cpp's llama_model_quantize would write; they do not depend on `threads`. For
+    "F16" it is a copy. Returns {"types": {type: tensors}, "fallbacks": [names of tensors whose rows no block of the
+    meant type divides]}. Raises ExportError for a file that is not a dense Llama in F16 or F32.
+    """
+    where = Where(str(f16))
+    kind = quantisation(quant)
+    header = read_header(f16)
+    facts = ModelFacts.of_header(header, where)
+    plan, fallbacks = [], []
+    for name in sorted(header.tensors, key=block_order):
+        info = header.tensors[name]
+        if info.type not in ("F32", "F16"):
+            raise ExportError(
+                f"the tensor {name} is {info.type}",
+                where=where,
+                why="quantising what is quantised loses twice",
+                do="quantise the F16 file of the base",
+            )
+        chosen, fell_back = tensor_type(name, info.shape, quant, facts, info.type)
+        plan.append(Planned(name, chosen, info.shape))
+        if fell_back:
+            fallbacks.append(name)
+    total = sum(info.nbytes for info in header.tensors.values())
+    done = 0
+    with (
+        create_gguf(out, quantised_entries(header, kind.file_type), plan, header.alignment) as sink,
+        ThreadPoolExecutor(threads) as pool,
+    ):
+        for planned in plan:
+            progress(f"quantising to {quant}", done, total)
+            info = header.tensors[planned.name]
+            if planned.type == info.type:
+                sink.put(planned.name, copy_tensor(f16, info))
+            else:
+                rows = StoredRows(f16, info)
+                sink.put(planned.name, pack_tensor(planned.name, info.shape, planned.type, rows, pool, threads))
+            done += info.nbytes
+    progress(f"quantising to {quant}", total, total)
+    return {"types": dict(sorted(Counter(planned.type for planned in plan).items())), "fallbacks": sorted(fallbacks)}
+
+
+def quantised_entries(header: Header, file_type: int) -> Iterable[bytes]:
+    """The metadata of a file made from the one of `header`: llama.cpp puts what it sets at the end."""
+    kept = [entry for key, entry in header.entries.items() if key not in _REPLACED]
+    return [*kept, *quantisation_entries(file_type)]
+
+
+def quantisation_entries(file_type: int) -> list[bytes]:
+    """What tells a reader of the kind of a file."""
+    return [u32_entry(_REPLACED[0], _QUANTISATION_VERSION), u32_entry(_REPLACED[1], file_type)]
+
+
+class StoredRows:
+    """Rows of an F16 or F32 tensor of a GGUF file, as float32."""
+
+    def __init__(self, path: Path, info: TensorInfo) -> None:
+        self.path = path
+        self.info = info
+
+    def __call__(self, start: int, stop: int) -> NDArray[np.float32]:
+        import numpy as np
+
+        kind = np.dtype("<f2" if self.info.type == "F16" else "<f4")
+        columns = self.info.shape[-1]
+        offset = self.info.offset + start * columns * kind.itemsize
+        stored = np.memmap(self.path, dtype=kind, mode="r", offset=offset, shape=(stop - start, columns))
+        return np.asarray(stored).astype(np.float32, copy=False)
+
+
+def copy_tensor(path: Path, info: TensorInfo) -> Iterator[bytes]:
+    """The bytes of a tensor, piece by piece."""
+    with path.open("rb") as file:
+        file.seek(info.offset)
+        left = info.nbytes
+        while left:
+            piece = file.read(min(left, COPY_BYTES))
+            if not piece:
+                raise ExportError("the file ends too early", where=Where(str(path)), do="build it again")
+            left -= len(piece)
+            yield piece

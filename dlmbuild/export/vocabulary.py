@@ -1,0 +1,166 @@
+"""The tokenizer of a checkpoint as metadata of a GGUF file.
+
+Sources: `get_vocab_base` in llama.cpp's conversion/base.py and `SpecialVocab` in gguf-py/gguf/vocab.py for the entries;
+`PreTrainedTokenizerBase` of transformers for where a checkpoint keeps its chat template and special tokens.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from dlmbuild.base_models.pretokenizers import pre_name
+from dlmbuild.errors import ExportError, Where
+from dlmbuild.io.gguf_file import bool_entry, i32s_entry, string_entry, strings_entry, u32_entry
+from dlmbuild.io.json_file import read_json_object
+
+_NORMAL, _CONTROL, _USER_DEFINED, _UNUSED = 1, 3, 4, 5  # LLAMA_TOKEN_TYPE_*
+_ROLES = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
+
+
+def vocabulary_entries(checkpoint: Path, vocab: int) -> list[bytes]:
+    """Metadata entries for the tokenizer of the checkpoint folder, for an embedding of `vocab` rows.
+
+    Raises ExportError for a tokenizer that is damaged or does what llama.cpp cannot, BaseModelError for one that cuts
+    its text in an unknown way.
+    """
+    path = checkpoint / "tokenizer.json"
+    tokenizer = read_json_object(path, ExportError)
+    config = read_json_object(checkpoint / "tokenizer_config.json", ExportError)
+    model_config = read_json_object(checkpoint / "config.json", ExportError)
+    pre = pre_name(tokenizer)
+    tokens, types = _tokens(tokenizer, vocab, Where(str(path)))
+    ids = {text: i for i, text in enumerate(tokens)}
+    adds_bos, adds_eos = _adds(tokenizer, config, Where(str(path)))
+    entries = [
+        bool_entry("tokenizer.ggml.add_space_prefix", False),
+        string_entry("tokenizer.ggml.model", "gpt2"),
+        string_entry("tokenizer.ggml.pre", pre),
+        strings_entry("tokenizer.ggml.tokens", tokens),
+        i32s_entry("tokenizer.ggml.token_type", types),
+        strings_entry("tokenizer.ggml.merges", _merges(tokenizer, ids, Where(str(path)))),
+    ]
+    for role, gguf_role in _ROLES.items():
+        token = _special(role, config, model_config, ids, checkpoint)
+        if token is not None:
+            entries.append(u32_entry(f"tokenizer.ggml.{gguf_role}_token_id", token))
+    entries.append(bool_entry("tokenizer.ggml.add_bos_token", adds_bos))
+    if adds_eos:
+        entries.append(bool_entry("tokenizer.ggml.add_eos_token", True))
+    template = _chat_template(checkpoint, config)
+    if template is not None:
+        entries.append(string_entry("tokenizer.chat_template", template))
+    return entries
+
+
+def _tokens(tokenizer: dict[str, Any], vocab: int, where: Where) -> tuple[list[str], list[int]]:
+    by_id: dict[int, tuple[str, int]] = {}
+    listed = tokenizer["model"].get("vocab")
+    if not isinstance(listed, dict):
+        raise ExportError("the tokenizer has no vocabulary", where=where)
+    added = tokenizer.get("added_tokens") or []
+    if not isinstance(added, list):
+        raise ExportError("the tokenizer's added tokens are no list", where=where)
+    pairs: list[tuple[Any, Any, int]] = [(text, token, _NORMAL) for text, token in listed.items()]
+    for one in added:
+        if not isinstance(one, dict):
+            raise ExportError(f"the added token {one!r} is damaged", where=where)
+        text = one.get("content")
+        pairs.append((text, one.get("id"), _CONTROL if one.get("special") or _looks_special(text) else _USER_DEFINED))
+    for text, token, kind in pairs:
+        if type(token) is not int or not 0 <= token < vocab or not isinstance(text, str) or not text:
+            raise ExportError(
+                f"the token {text!r} has the id {token!r}", where=where, why=f"the embedding has {vocab} rows"
+            )
+        if by_id.get(token, (text, 0))[0] != text:
+            raise ExportError(f"the tokens {text!r} and {by_id[token][0]!r} share the id {token}", where=where)
+        by_id[token] = text, kind
+    if len({text for text, _ in by_id.values()}) != len(by_id):
+        raise ExportError("a token of the vocabulary was added a second time with another id", where=where)
+    ordered = [by_id.get(token, (f"[PAD{token}]", _UNUSED)) for token in range(vocab)]
+    return [text for text, _ in ordered], [kind for _, kind in ordered]
+
+
+def _looks_special(text: Any) -> bool:
+    # The official converter treats these as control tokens whatever the tokenizer says, since some say it wrong.
+    return isinstance(text, str) and text.startswith("<|") and text.endswith("|>")
+
+
+def _merges(tokenizer: dict[str, Any], ids: dict[str, int], where: Where) -> list[str]:
+    listed = tokenizer["model"].get("merges")
+    if not isinstance(listed, list):
+        raise ExportError("the tokenizer has no merges", where=where)
+    merges = []
+    for merge in listed:
+        parts = merge.split(" ") if isinstance(merge, str) else merge
+        if not isinstance(parts, list) or len(parts) != 2 or not all(_is_token(part, ids) for part in parts):
+            raise ExportError(f"the merge {merge!r} does not join two tokens", where=where)
+        merges.append(f"{parts[0]} {parts[1]}")
+    return merges
+
+
+def _is_token(part: Any, ids: dict[str, int]) -> bool:
+    return isinstance(part, str) and part in ids and " " not in part
+
+
+def _special(
+    role: str, config: dict[str, Any], model_config: dict[str, Any], ids: dict[str, int], checkpoint: Path
+) -> int | None:
+    value = config.get(f"{role}_token")
+    text = value.get("content") if isinstance(value, dict) else value
+    if text is None:
+        token = model_config.get(f"{role}_token_id")
+        return token if type(token) is int and 0 <= token < len(ids) else None
+    if not isinstance(text, str) or text not in ids:
+        where = Where(str(checkpoint / "tokenizer_config.json"))
+        raise ExportError(f"the {role} token {text!r} is not in the vocabulary", where=where)
+    return ids[text]
+
+
+def _adds(tokenizer: dict[str, Any], config: dict[str, Any], where: Where) -> tuple[bool, bool]:
+    """Whether texts get bos in front and eos behind: what the post-processor does, or else the configuration says."""
+    post = tokenizer.get("post_processor")
+    steps = post.get("processors") if isinstance(post, dict) and post.get("type") == "Sequence" else [post]
+    if not isinstance(steps, list):
+        raise ExportError("the tokenizer's post-processor is damaged", where=where)
+    templates = [step for step in steps if isinstance(step, dict) and step.get("type") == "TemplateProcessing"]
+    others = {str(step.get("type")) for step in steps if isinstance(step, dict)} - {"TemplateProcessing", "ByteLevel"}
+    if others or len(templates) > 1:
+        raise ExportError(f"the tokenizer's post-processor is {post!r}", where=where, why="llama.cpp cannot do that")
+    if not templates:
+        by_hand = config.get("add_bos_token") is True, config.get("add_eos_token") is True
+        return by_hand if post is None else (False, False)
+    single = templates[0].get("single")
+    texts = [_step_text(step, config) for step in single] if isinstance(single, list) else []
+    if texts not in (["A"], ["bos", "A"], ["A", "eos"], ["bos", "A", "eos"]):
+        raise ExportError(f"the tokenizer wraps texts in {single!r}", where=where, why="llama.cpp has bos and eos only")
+    return texts[0] == "bos", texts[-1] == "eos"
+
+
+def _step_text(step: Any, config: dict[str, Any]) -> str:
+    if isinstance(step, dict) and isinstance(step.get("Sequence"), dict):
+        return str(step["Sequence"].get("id"))
+    special = step.get("SpecialToken") if isinstance(step, dict) else None
+    text = special.get("id") if isinstance(special, dict) else None
+    for role in ("bos", "eos"):
+        value = config.get(f"{role}_token")
+        if text is not None and text == (value.get("content") if isinstance(value, dict) else value):
+            return role
+    return f"unknown {text!r}"
+
+
+def _chat_template(checkpoint: Path, config: dict[str, Any]) -> str | None:
+    """The template that transformers uses: the file's, or else the configuration's (the default one of several)."""
+    path = checkpoint / "chat_template.jinja"
+    if path.is_file():
+        try:
+            return path.read_bytes().decode("utf-8")
+        except UnicodeDecodeError:
+            raise ExportError("the chat template is not UTF-8", where=Where(str(path))) from None
+    template = config.get("chat_template")
+    if isinstance(template, list):
+        named = {one.get("name"): one.get("template") for one in template if isinstance(one, dict)}
+        template = named.get("default")
+    if template is not None and not isinstance(template, str):
+        raise ExportError("the chat template is no text", where=Where(str(checkpoint / "tokenizer_config.json")))
+    return template

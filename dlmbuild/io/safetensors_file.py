@@ -1,0 +1,165 @@
+"""safetensors with numpy alone: rows of one tensor at a time, bf16 included, and a writer that streams.
+
+Format: https://github.com/huggingface/safetensors (8 bytes of header length, a JSON header, the data).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import struct
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from dlmbuild.errors import DlmError, Where
+from dlmbuild.io.atomic import STAGING_SUFFIX, fsync_path
+from dlmbuild.io.json_file import parse_json_object, read_json_object
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+MAX_HEADER_BYTES = 100 << 20  # the limit of the reference implementation
+INDEX = "model.safetensors.index.json"
+_BYTES = {"F32": 4, "F16": 2, "BF16": 2, "F64": 8, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+FLOATS = ("F32", "F16", "BF16")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """One tensor in a safetensors file."""
+
+    path: Path
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    nbytes: int
+
+    def rows(self, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
+        """Rows `start` to `stop` as float32: exact, since it holds every bf16 and f16.
+
+        The array may be a read-only view of the file. A tensor of one dimension counts as one row per number.
+        """
+        import numpy as np
+
+        stop = self.shape[0] if stop is None else stop
+        columns = 1
+        for length in self.shape[1:]:
+            columns *= length
+        width = columns * _BYTES[self.dtype]
+        kind: np.dtype[Any] = np.dtype({"F32": "<f4", "F16": "<f2", "BF16": "<u2"}[self.dtype])
+        shape = (stop - start, *self.shape[1:])
+        stored = np.memmap(self.path, dtype=kind, mode="r", offset=self.offset + start * width, shape=shape)
+        if self.dtype == "BF16":
+            return (np.asarray(stored).astype(np.uint32) << np.uint32(16)).view(np.float32)
+        return np.asarray(stored).astype(np.float32, copy=False)
+
+
+def read_safetensors(path: Path, error: type[DlmError]) -> dict[str, StoredTensor]:
+    """The tensors of one file by name, checked to lie inside it and apart from each other.
+
+    Raises `error` for a file that is not sound, or holds a tensor that is neither F32, F16 nor BF16.
+    """
+    where = Where(str(path))
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            head = file.read(8)
+            length = struct.unpack("<Q", head)[0] if len(head) == 8 else size
+            if length > min(size - 8, MAX_HEADER_BYTES):
+                raise error("this is not a safetensors file, or it is cut off", where=where, do="fetch it again")
+            data = file.read(length)
+    except OSError as problem:
+        raise error("the file cannot be read", where=where, why=problem.strerror or str(problem)) from None
+    header = parse_json_object(data, where, error)
+    header.pop("__metadata__", None)
+    tensors = {name: _tensor(path, name, fields, 8 + length, size, error) for name, fields in header.items()}
+    end = 8 + length
+    for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].offset, item[1].nbytes)):
+        if tensor.offset != end:
+            raise error(f"the tensor {name!r} overlaps another or leaves a gap", where=where, do="fetch it again")
+        end += tensor.nbytes
+    if end != size:
+        raise error("the file is longer than its tensors", where=where, do="fetch it again")
+    return tensors
+
+
+def _tensor(path: Path, name: str, fields: Any, start: int, size: int, error: type[DlmError]) -> StoredTensor:
+    where = Where(str(path))
+    if not isinstance(fields, dict) or set(fields) != {"dtype", "shape", "data_offsets"}:
+        raise error(f"the description of the tensor {name!r} is damaged", where=where, do="fetch the file again")
+    dtype, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]
+    if not _counts(shape) or not _counts(offsets) or len(offsets) != 2 or not 1 <= len(shape) <= 4 or 0 in shape:
+        raise error(f"the description of the tensor {name!r} is damaged", where=where, do="fetch the file again")
+    if dtype not in FLOATS:
+        raise error(f"the tensor {name!r} holds {dtype}", where=where, why=f"only {', '.join(FLOATS)} are read")
+    nbytes = _BYTES[dtype]
+    for length in shape:
+        nbytes *= length
+    if offsets[1] - offsets[0] != nbytes or start + offsets[1] > size:
+        raise error(f"the tensor {name!r} does not lie in the file", where=where, do="fetch the file again")
+    return StoredTensor(path, dtype, tuple(shape), start + offsets[0], nbytes)
+
+
+def _counts(value: Any) -> bool:
+    return isinstance(value, list) and all(type(item) is int and 0 <= item < 1 << 60 for item in value)
+
+
+def read_checkpoint(folder: Path, error: type[DlmError]) -> dict[str, StoredTensor]:
+    """The tensors of a checkpoint folder: of model.safetensors, or of the shards that its index names."""
+    if not (folder / INDEX).is_file():
+        return read_safetensors(folder / "model.safetensors", error)
+    where = Where(str(folder / INDEX))
+    weight_map = read_json_object(folder / INDEX, error).get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise error("the index names no tensors", where=where)
+    tensors: dict[str, StoredTensor] = {}
+    for shard in sorted({str(shard) for shard in weight_map.values()}):
+        if Path(shard).name != shard or not shard.endswith(".safetensors"):
+            raise error(f"the index names {shard!r}, which is not a file of this folder", where=where)
+        held = read_safetensors(folder / shard, error)
+        if repeated := sorted(set(held) & set(tensors)):
+            raise error(f"the tensor {repeated[0]!r} is in two shards", where=where)
+        tensors |= held
+    if missing := sorted(set(weight_map) - set(tensors)):
+        raise error(f"the tensor {missing[0]!r} is in none of the shards", where=where, do="fetch the base again")
+    return tensors
+
+
+@contextmanager
+def create_safetensors(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[BinaryIO]:
+    """Write a file of float32 tensors that appears at `path` when the block ends well.
+
+    The block writes the data of the tensors in the order of their names, nothing between them. The bytes depend on
+    nothing but names, shapes and data; `format: pt` is what transformers asks for.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name in sorted(shapes):
+        start = end
+        nbytes = 4
+        for length in shapes[name]:
+            nbytes *= length
+        end += nbytes
+        header[name] = {"dtype": "F32", "shape": list(shapes[name]), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}{STAGING_SUFFIX}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(struct.pack("<Q", len(text)) + text)
+            yield file
+            if file.tell() != 8 + len(text) + end:
+                raise AssertionError("the data written does not fill the tensors")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    fsync_path(path.parent)

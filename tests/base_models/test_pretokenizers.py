@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from dlmbuild.base_models.pretokenizers import PRETOKENIZERS, ignores_merges, pre_name, pre_tokenizer_json
+from dlmbuild.errors import BaseModelError
+
+
+def tokenizer_json(name: str) -> dict[str, Any]:
+    model = {"type": "BPE", "vocab": {}, "merges": [], "ignore_merges": ignores_merges(name)}
+    return {"normalizer": None, "pre_tokenizer": pre_tokenizer_json(name), "model": model}
+
+
+@pytest.mark.parametrize("name", PRETOKENIZERS)
+def test_every_name_is_found_again(name: str) -> None:
+    assert pre_name(tokenizer_json(name)) == name
+
+
+def test_defaults_and_offsets_do_not_matter() -> None:
+    data = tokenizer_json("smollm")
+    data["pre_tokenizer"]["pretokenizers"][1] = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False}
+    del data["model"]["ignore_merges"]
+    assert pre_name(data) == "smollm"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "pieces"),
+    [
+        ("smollm", "a  23 ½", ["a", "ĠĠ", "2", "3", "Ġ", "Â½"]),
+        ("gpt-2", "a  23 ½", ["a", "Ġ", "Ġ23", "ĠÂ½"]),
+        ("llama-bpe", "a  2345 I'LL", ["a", "Ġ", "Ġ", "234", "5", "ĠI", "'LL"]),
+    ],
+)
+def test_the_structures_cut_as_llama_cpp_does(name: str, text: str, pieces: list[str]) -> None:
+    import json
+
+    tokenizer = Tokenizer(models.BPE())
+    data = json.loads(tokenizer.to_str())
+    data["pre_tokenizer"] = pre_tokenizer_json(name)
+    cutter = Tokenizer.from_str(json.dumps(data)).pre_tokenizer
+    assert isinstance(cutter, pre_tokenizers.PreTokenizer)
+    assert [piece for piece, _ in cutter.pre_tokenize_str(text)] == pieces
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "what"),
+    [
+        (("pre_tokenizer",), None, "cuts its text by None"),
+        (("pre_tokenizer",), {"type": "Metaspace"}, "Metaspace"),
+        (("pre_tokenizer", "pretokenizers"), 3, "cuts its text"),
+        (("normalizer",), {"type": "NFC"}, "normalises its text"),
+        (("model", "type"), "Unigram", "kind 'Unigram'"),
+        (("model", "byte_fallback"), True, "byte_fallback is True"),
+        (("model", "dropout"), 0.1, "dropout is 0.1"),
+        (("model", "ignore_merges"), True, "ignore_merges True"),
+        (("model",), [], "kind"),
+    ],
+)
+def test_what_is_not_known_is_refused(path: tuple[str, ...], value: Any, what: str) -> None:
+    import copy
+
+    data = copy.deepcopy(tokenizer_json("smollm"))
+    at: Any = data
+    for key in path[:-1]:
+        at = at[key]
+    at[path[-1]] = value
+    with pytest.raises(BaseModelError, match=what):
+        pre_name(data)
+    with pytest.raises(BaseModelError, match="known are: gpt-2, smollm, llama-bpe"):
+        pre_tokenizer_json("qwen2")

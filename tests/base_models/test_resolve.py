@@ -1,0 +1,268 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dlmbuild.base_models import resolve
+from dlmbuild.base_models.reference import parse_reference
+from dlmbuild.base_models.resolve import fetch, fetch_base
+from dlmbuild.errors import BaseModelError
+from dlmbuild.io.digest import canonical_json, sha256_file
+from dlmbuild.io.progress import silent
+
+MakeCheckpoint = Callable[..., Path]
+Shapes = dict[str, tuple[int, ...]]
+WriteTensors = Callable[[Path, Shapes], None]
+
+
+def fetch_folder(folder: Path, out: Path) -> dict[str, Any]:
+    return fetch(parse_reference(f"file:{folder}", folder.parent), out)
+
+
+def refused(folder: Path) -> BaseModelError:
+    with pytest.raises(BaseModelError) as raised:
+        fetch_folder(folder, folder.parent / "out")
+    assert raised.value.do
+    return raised.value
+
+
+def test_a_folder_is_copied_and_described(tmp_path: Path, make_checkpoint: MakeCheckpoint) -> None:
+    folder, out = make_checkpoint(), tmp_path / "out"
+    (folder / "LICENSE").write_text("free")
+    (folder / "modeling_x.py").write_text("raise SystemExit")
+    (folder / "pytorch_model.bin").write_bytes(b"\x80\x04")
+    facts = fetch_folder(folder, out)
+    names = ["LICENSE", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
+    assert sorted(path.name for path in out.iterdir()) == names
+    assert facts["files"] == {name: sha256_file(folder / name) for name in names}
+    assert facts["key"] == f"folder-{facts['revision']}" and len(facts["revision"]) == 16
+    expected = {
+        "architecture": "LlamaForCausalLM",
+        "parameters": 36,
+        "layers": 1,
+        "hidden_size": 4,
+        "vocab_size": 8,
+        "context_length": 64,
+        "tied": True,
+        "dtype": "float32",
+        "license": None,
+        "source": {"kind": "folder"},
+    }
+    assert {name: facts[name] for name in expected} == expected
+
+
+def test_facts_do_not_tell_where_the_folder_was(tmp_path: Path, make_checkpoint: MakeCheckpoint) -> None:
+    first = make_checkpoint("a/one")
+    second = tmp_path / "b" / "other"
+    shutil.copytree(first, second)
+    facts = [canonical_json(fetch_folder(folder, folder.parent / "out")) for folder in (first, second)]
+    assert facts[0] == facts[1] and str(tmp_path).encode() not in facts[0]
+
+
+def test_another_content_is_another_revision(make_checkpoint: MakeCheckpoint) -> None:
+    first, second = make_checkpoint("a/base"), make_checkpoint("b/base", max_position_embeddings=128)
+    revisions = {fetch_folder(folder, folder.parent / "out")["revision"] for folder in (first, second)}
+    assert len(revisions) == 2
+
+
+def test_the_job_reads_its_reference_as_text(tmp_path: Path, make_checkpoint: MakeCheckpoint) -> None:
+    make_checkpoint("documents/base")
+    facts = fetch_base("file:./base", str(tmp_path / "documents"), tmp_path / "out", silent)
+    assert facts["layers"] == 1
+
+
+def test_shards_are_taken_and_counted_together(
+    tmp_path: Path, make_checkpoint: MakeCheckpoint, write_tensors: WriteTensors
+) -> None:
+    folder = make_checkpoint(tie_word_embeddings=None)
+    (folder / "model.safetensors").unlink()
+    parts: dict[str, Shapes] = {
+        "model-1-of-2.safetensors": {"a": (2, 3)},
+        "model-2-of-2.safetensors": {"lm_head.weight": (5,)},
+    }
+    for name, shapes in parts.items():
+        write_tensors(folder / name, shapes)
+    weight_map = {tensor: name for name, shapes in parts.items() for tensor in shapes}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    (folder / "consolidated.safetensors").write_bytes(b"not taken")
+    facts = fetch_folder(folder, tmp_path / "out")
+    assert facts["parameters"] == 11 and facts["tied"] is False
+    assert set(parts) < set(facts["files"]) and "consolidated.safetensors" not in facts["files"]
+
+    (folder / "model-2-of-2.safetensors").unlink()
+    assert "model-2-of-2.safetensors" in refused(folder).why
+
+
+@pytest.mark.parametrize("index", [{}, {"weight_map": {}}, {"weight_map": {"a": 1}}, {"weight_map": {"a": "../x"}}])
+def test_an_index_that_says_nothing_usable_is_refused(make_checkpoint: MakeCheckpoint, index: dict[str, Any]) -> None:
+    folder = make_checkpoint()
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert "index.json" in str(refused(folder).where)
+
+
+def test_a_tied_matrix_that_is_stored_twice_counts_once(
+    tmp_path: Path, make_checkpoint: MakeCheckpoint, write_tensors: WriteTensors
+) -> None:
+    folder = make_checkpoint()
+    write_tensors(folder / "model.safetensors", {"model.embed_tokens.weight": (8, 4), "lm_head.weight": (8, 4)})
+    assert fetch_folder(folder, tmp_path / "out")["parameters"] == 32
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
+def test_a_missing_file_is_named(make_checkpoint: MakeCheckpoint, name: str) -> None:
+    folder = make_checkpoint()
+    (folder / name).unlink()
+    assert name in str(refused(folder))
+
+
+def test_a_folder_that_is_not_there_or_is_a_file(tmp_path: Path) -> None:
+    assert "no folder" in refused(tmp_path / "nothing").what
+    (tmp_path / "file").touch()
+    assert "no folder" in refused(tmp_path / "file").what
+
+
+def test_pickles_are_not_loaded(make_checkpoint: MakeCheckpoint) -> None:
+    folder = make_checkpoint()
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    error = refused(folder)
+    assert "pickle" in error.why and "save_pretrained" in error.do
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
+def test_code_that_comes_with_weights_is_refused(make_checkpoint: MakeCheckpoint, name: str) -> None:
+    folder = make_checkpoint()
+    data = json.loads((folder / name).read_text())
+    (folder / name).write_text(json.dumps({**data, "auto_map": {"AutoModel": "modeling.Model"}}))
+    error = refused(folder)
+    assert "auto_map" in error.what and name in str(error.where)
+
+
+def test_a_quantised_checkpoint_is_refused(make_checkpoint: MakeCheckpoint) -> None:
+    assert "quantised" in refused(make_checkpoint(quantization_config={"bits": 4})).what
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_hidden_layers": None},
+        {"num_hidden_layers": 0},
+        {"hidden_size": "4"},
+        {"vocab_size": True},
+        {"max_position_embeddings": 1.5},
+        {"architectures": None},
+        {"architectures": []},
+        {"architectures": [1]},
+    ],
+)
+def test_a_config_that_does_not_say_what_is_needed(make_checkpoint: MakeCheckpoint, changes: dict[str, Any]) -> None:
+    error = refused(make_checkpoint(**changes))
+    assert "config.json" in str(error.where) and next(iter(changes)) in error.why
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b'{"a": 1, "a": 2}', b"[" * 100_000])
+def test_json_that_is_damaged(make_checkpoint: MakeCheckpoint, name: str, content: bytes) -> None:
+    folder = make_checkpoint()
+    (folder / name).write_bytes(content)
+    with pytest.raises(BaseModelError, match=name):
+        fetch_folder(folder, folder.parent / "out")
+
+
+def header(text: bytes, data: bytes = b"") -> bytes:
+    return struct.pack("<Q", len(text)) + text + data
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"1234567",
+        struct.pack("<Q", 1 << 62),
+        header(b"{}"),
+        header(b"[]"),
+        header(b"{"),
+        header(b'{"a": 1}'),
+        header(b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}'),
+        header(b'{"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}}', bytes(4)),
+        header(b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}}', bytes(8)),
+        header(b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}', bytes(8)),
+        header(b'{"a": {"dtype": "U8", "shape": [4], "data_offsets": [0, 4]}}', bytes(4)),
+    ],
+)
+def test_weights_that_are_damaged(make_checkpoint: MakeCheckpoint, content: bytes) -> None:
+    folder = make_checkpoint()
+    (folder / "model.safetensors").write_bytes(content)
+    with pytest.raises(BaseModelError, match=r"model\.safetensors"):
+        fetch_folder(folder, folder.parent / "out")
+
+
+def test_links_stay_inside(tmp_path: Path, make_checkpoint: MakeCheckpoint) -> None:
+    folder = make_checkpoint()
+    (folder / "weights").mkdir()
+    (folder / "model.safetensors").rename(folder / "weights" / "w")
+    (folder / "model.safetensors").symlink_to("weights/w")
+    facts = fetch_folder(folder, tmp_path / "out")
+    assert facts["parameters"] == 36 and not (tmp_path / "out" / "model.safetensors").is_symlink()
+
+    secret = tmp_path / "secret"
+    secret.write_text("mine")
+    (folder / "LICENSE").symlink_to(secret)
+    assert "leads out of" in refused(folder).what
+
+
+@pytest.mark.parametrize("name", ["config.json", "LICENSE", "model.safetensors"])
+def test_what_is_not_a_regular_file_does_not_hang(make_checkpoint: MakeCheckpoint, name: str) -> None:
+    folder = make_checkpoint()
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+    assert "regular file" in refused(folder).why
+    (folder / name).unlink()
+    (folder / name).symlink_to(name)
+    assert refused(folder)
+
+
+def test_a_full_disk_is_seen_before_anything_is_written(
+    tmp_path: Path, make_checkpoint: MakeCheckpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_checkpoint()
+    monkeypatch.setattr("shutil.disk_usage", lambda path: shutil._ntuple_diskusage(1000, 900, 100))
+    error = refused(folder)
+    assert "not enough disk space" in error.what and "DLM_HOME" in error.do
+    assert not any((tmp_path / "out").iterdir())
+
+
+def test_a_disk_that_fills_up_meanwhile(make_checkpoint: MakeCheckpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("shutil.copyfile", full)
+    assert "make room" in refused(make_checkpoint()).do
+
+
+def test_a_gguf_file_is_dequantised_and_known_by_its_content(
+    tmp_path: Path, make_checkpoint: MakeCheckpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = make_checkpoint()
+    monkeypatch.setattr(resolve, "_dequantise", lambda gguf, out: shutil.copytree(source, out, dirs_exist_ok=True))
+    (tmp_path / "m.gguf").write_bytes(b"GGUF")
+    reference = parse_reference("gguf:./m.gguf", tmp_path)
+    facts = fetch(reference, tmp_path / "out")
+    digest = sha256_file(tmp_path / "m.gguf")
+    assert facts["source"] == {"kind": "gguf", "sha256": digest}
+    assert facts["revision"] == digest[:16] and facts["key"] == f"gguf-{digest[:16]}"
+
+
+def test_a_gguf_file_that_is_not_one(tmp_path: Path) -> None:
+    for name in ("missing.gguf", "."):
+        with pytest.raises(BaseModelError, match="no file"):
+            fetch(parse_reference(f"gguf:{name}", tmp_path), tmp_path / "out")
+    (tmp_path / "x.gguf").write_bytes(b"not a model")
+    with pytest.raises(BaseModelError):
+        fetch(parse_reference("gguf:x.gguf", tmp_path), tmp_path / "out")

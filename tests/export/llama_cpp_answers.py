@@ -1,0 +1,50 @@
+"""Run as a process, since bad files end it: what llama.cpp says of GGUF files. Input and last line of output are JSON.
+
+Input: {"model": path, "lora": path or null, "texts": […], "prompts": [[ids], …]}; output: {"tokens": [[ids], …],
+"next": [[[id, log-probability], …], …]} with 20 candidates for each prompt, best first.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import urllib.request
+
+import xllamacpp
+
+
+def main() -> None:
+    asked = json.loads(sys.stdin.read())
+    params = xllamacpp.CommonParams()
+    params.model.path = asked["model"]
+    params.n_ctx = 256
+    params.n_parallel = 1
+    params.n_gpu_layers = 0
+    params.warmup = False
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
+    if asked["lora"]:
+        adapter = xllamacpp.CommonAdapterLoraInfo()
+        adapter.path, adapter.scale = asked["lora"], 1.0
+        params.lora_adapters = [adapter]
+    server = xllamacpp.Server(params)
+
+    def tokens(text: str) -> list[int]:
+        body = json.dumps({"content": text, "parse_special": True, "add_special": False}).encode()
+        request = urllib.request.Request(
+            server.listening_address + "/tokenize", body, {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=30) as reply:
+            return list(json.load(reply)["tokens"])
+
+    def following(ids: list[int]) -> list[tuple[int, float]]:
+        settings = {"n_predict": 1, "temperature": 0, "n_probs": 20, "cache_prompt": False}
+        reply = server.handle_completions({"prompt": ids, **settings})
+        content = reply["choices"][0]["logprobs"]["content"][0]
+        return [(one["id"], one["logprob"]) for one in content["top_logprobs"]]
+
+    found = {"tokens": [tokens(text) for text in asked["texts"]], "next": [following(ids) for ids in asked["prompts"]]}
+    print("\n" + json.dumps(found), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from dlmbuild.errors import ExportError
+from dlmbuild.export.adapter_gguf import LoraFactors, lora_factors
+from dlmbuild.export.base_gguf import convert_base, read_model
+from dlmbuild.export.kernels import pack_rows
+from dlmbuild.export.merge import merge_quantized, product
+from dlmbuild.export.quantize import quantize_base
+from dlmbuild.io.gguf_file import read_header
+from tests.tiny import make_tiny_adapter, make_tiny_base
+
+QUANTS = ("F16", "Q8_0", "Q4_K_M", "Q5_K_M", "Q6_K")
+
+
+def prepare(folder: Path, quant: str, hidden: int = 64, **settings: Any) -> dict[str, Any]:
+    paths = {"checkpoint": folder / "base", "adapter": folder / "adapter", "base_quant": folder / f"{quant}.gguf"}
+    make_tiny_base(paths["checkpoint"], hidden=hidden)
+    make_tiny_adapter(paths["adapter"], paths["checkpoint"], **settings)
+    convert_base(paths["checkpoint"], folder / "base.F16.gguf", name="tiny")
+    quantize_base(folder / "base.F16.gguf", quant, paths["base_quant"], threads=1)
+    return paths
+
+
+def tensors(path: Path) -> dict[str, Any]:
+    return {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"use_rslora": True, "ranks": {"q_proj": 2}, "alpha_pattern": {"up_proj": 3}}]
+)
+def test_the_merged_weights_are_the_sum(tmp_path: Path, settings: dict[str, Any]) -> None:
+    paths = prepare(tmp_path, "F16", **settings)
+    done = merge_quantized(**paths, quant="F16", out=tmp_path / "m.gguf", name="merged", threads=1)
+    assert done == {"merged": 14, "types": {"F16": 15, "F32": 5}}
+    weights, found = load_file(paths["checkpoint"] / "model.safetensors"), tensors(tmp_path / "m.gguf")
+    model = read_model(paths["checkpoint"])
+    factors = lora_factors(paths["adapter"], model)
+    for tensor in model.tensors():
+        wanted = weights[tensor.hf].astype(np.float64)
+        if tensor.hf in factors:
+            a, b, scale = factors[tensor.hf]
+            wanted = wanted + scale * (b.astype(np.float64) @ a)
+        if tensor.permuted:
+            wanted = wanted.reshape(-1, 2, 8, 64).swapaxes(1, 2).reshape(wanted.shape)
+        np.testing.assert_allclose(found[tensor.gguf].data, wanted, rtol=5e-4, atol=1e-6, err_msg=tensor.hf)
+
+
+@pytest.mark.parametrize("hidden", [64, 256])
+@pytest.mark.parametrize("quant", QUANTS)
+def test_it_is_quantising_the_whole_merged_model(tmp_path: Path, quant: str, hidden: int) -> None:
+    paths = prepare(tmp_path, quant, hidden)
+    merge_quantized(**paths, quant=quant, out=tmp_path / "m.gguf", name="merged", threads=1)
+    base, merged = read_header(paths["base_quant"]), read_header(tmp_path / "m.gguf")
+    assert merged.metadata == base.metadata | {"general.name": "merged"}
+    assert {name: (info.type, info.shape) for name, info in merged.tensors.items()} == {
+        name: (info.type, info.shape) for name, info in base.tensors.items()
+    }
+    model = read_model(paths["checkpoint"])
+    factors = lora_factors(paths["adapter"], model)
+    weights = load_file(paths["checkpoint"] / "model.safetensors")
+    before, after = paths["base_quant"].read_bytes(), (tmp_path / "m.gguf").read_bytes()
+    for tensor in model.tensors():
+        info = merged.tensors[tensor.gguf]
+        found = after[info.offset : info.offset + info.nbytes]
+        if tensor.hf in factors:
+            whole = weights[tensor.hf] + product(factors[tensor.hf], 0, tensor.shape[0])
+            if tensor.permuted:
+                whole = whole.reshape(4 if "attn_q" in tensor.gguf else 2, 2, hidden // 8, hidden).swapaxes(1, 2)
+            assert found == pack_rows("w", np.ascontiguousarray(whole).reshape(tensor.shape), info.type), tensor.gguf
+        else:
+            at = base.tensors[tensor.gguf].offset
+            assert found == before[at : at + info.nbytes], tensor.gguf
+
+
+@pytest.mark.parametrize("quant", ["F16", "Q4_K_M"])
+def test_threads_and_pieces_change_nothing(tmp_path: Path, quant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = prepare(tmp_path, quant, 256)
+    files = []
+    for threads, numbers, cached in ((1, 1 << 20, 1 << 15), (3, 1 << 12, 1 << 8)):
+        monkeypatch.setattr("dlmbuild.export.kernels.SLAB_NUMBERS", numbers)
+        monkeypatch.setattr("dlmbuild.export.merge._CACHED_NUMBERS", cached)
+        merge_quantized(**paths, quant=quant, out=tmp_path / "m.gguf", name="merged", threads=threads)
+        files.append((tmp_path / "m.gguf").read_bytes())
+    assert files[0] == files[1]
+
+
+def test_the_product_is_the_product() -> None:
+    random = np.random.default_rng(0)
+    a, b = random.standard_normal((8, 300)).astype(np.float32), random.standard_normal((90, 8)).astype(np.float32)
+    exact = 0.7 * (b.astype(np.float64) @ a)
+    np.testing.assert_allclose(product(LoraFactors(a, b, 0.7), 0, 90), exact, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(
+        product(LoraFactors(a, b, 0.7), 30, 31), product(LoraFactors(a, b, 0.7), 0, 90)[30:31]
+    )
+
+
+def test_weights_that_the_adapter_leaves_alone_are_copied(tmp_path: Path) -> None:
+    paths = prepare(tmp_path, "Q8_0", modules=("mlp.down_proj",))
+    merge_quantized(**paths, quant="Q8_0", out=tmp_path / "m.gguf", name="merged", threads=1)
+    before, after = tensors(paths["base_quant"]), tensors(tmp_path / "m.gguf")
+    changed = {name for name, tensor in after.items() if (tensor.data != before[name].data).any()}
+    assert changed == {"blk.0.ffn_down.weight", "blk.1.ffn_down.weight"}
+
+
+def test_what_does_not_belong_together_is_refused(tmp_path: Path) -> None:
+    paths = prepare(tmp_path, "Q8_0")
+    with pytest.raises(ExportError, match="not of the kind Q4_K_M"):
+        merge_quantized(**paths, quant="Q4_K_M", out=tmp_path / "m.gguf", name="merged", threads=1)
+    make_tiny_base(paths["checkpoint"], layers=3)
+    with pytest.raises(ExportError, match=r"blk\.2\.\S+ is missing"):
+        merge_quantized(**paths, quant="Q8_0", out=tmp_path / "m.gguf", name="merged", threads=1)
+    make_tiny_base(paths["checkpoint"], hidden=128)
+    with pytest.raises(ExportError, match="another base"):
+        merge_quantized(**paths, quant="Q8_0", out=tmp_path / "m.gguf", name="merged", threads=1)
+    assert not (tmp_path / "m.gguf").exists()
+
+
+def test_a_sum_that_is_no_number_is_refused(tmp_path: Path) -> None:
+    paths = prepare(tmp_path, "Q8_0")
+    file = paths["adapter"] / "adapter_model.safetensors"
+    held = load_file(file)
+    held["base_model.model.model.layers.1.mlp.up_proj.lora_B.weight"][3, 2] = np.nan
+    save_file(held, file)
+    with pytest.raises(ExportError, match=r"layers\.1\.mlp\.up_proj\.weight holds a number that is not finite"):
+        merge_quantized(**paths, quant="Q8_0", out=tmp_path / "m.gguf", name="merged", threads=1)
+    assert not (tmp_path / "m.gguf").exists()

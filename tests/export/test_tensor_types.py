@@ -1,0 +1,108 @@
+"""The types that llama.cpp's llama_model_quantize gave to the tensors of real models, and of shapes like theirs."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from dlmbuild.base_models.llama import Llama
+from dlmbuild.errors import ExportError
+from dlmbuild.export.tensor_types import QUANTISATIONS, ModelFacts, quantisation, tensor_type
+
+
+def llama(layers: int, hidden: int, inner: int, heads: int, kv_heads: int, vocab: int, *, tied: bool) -> Llama:
+    return Llama(
+        layers=layers,
+        hidden=hidden,
+        feed_forward=inner,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=hidden // heads,
+        explicit_head_dim=False,
+        vocab=vocab,
+        context=8192,
+        rms_eps=1e-5,
+        rope_theta=1e5,
+        rope_scaling=None,
+        tied=tied,
+    )
+
+
+SMOLLM2_135M = llama(30, 576, 1536, 9, 3, 49152, tied=True)
+LLAMA_31_8B = llama(32, 4096, 14336, 32, 8, 128256, tied=False)
+LLAMA_32_1B = llama(16, 2048, 8192, 32, 8, 128256, tied=True)
+LLAMA_2_70B = llama(80, 8192, 28672, 64, 8, 32000, tied=False)
+
+
+def types(model: Llama, quant: str) -> dict[str, str]:
+    facts = ModelFacts(model.layers, model.heads, model.kv_heads, model.tied)
+    return {
+        tensor.gguf: tensor_type(tensor.gguf, tensor.shape, quant, facts, "F16" if len(tensor.shape) == 2 else "F32")[0]
+        for tensor in model.tensors()
+    }
+
+
+@pytest.mark.parametrize(
+    ("quant", "counts"),
+    [
+        ("F16", {"F16": 211, "F32": 61}),
+        ("Q8_0", {"Q8_0": 211, "F32": 61}),
+        ("Q6_K", {"Q8_0": 181, "Q6_K": 30, "F32": 61}),
+        ("Q5_K_M", {"Q5_1": 166, "Q5_K": 16, "Q6_K": 14, "Q8_0": 15, "F32": 61}),
+        ("Q4_K_M", {"Q5_0": 166, "Q4_K": 16, "Q6_K": 14, "Q8_0": 15, "F32": 61}),
+    ],
+)
+def test_smollm2_whose_rows_fit_no_k_quant(quant: str, counts: dict[str, int]) -> None:
+    assert Counter(types(SMOLLM2_135M, quant).values()) == counts
+
+
+def test_where_smollm2_gets_more_bits() -> None:
+    chosen = types(SMOLLM2_135M, "Q4_K_M")
+    more = [layer for layer in range(30) if chosen[f"blk.{layer}.ffn_down.weight"] == "Q6_K"]
+    assert more == [0, 1, 2, 5, 8, 11, 14, 17, 20, 23, 26, 27, 28, 29]
+    assert [layer for layer in range(30) if chosen[f"blk.{layer}.attn_v.weight"] == "Q8_0"] == more
+    assert chosen["token_embd.weight"] == "Q8_0"
+
+
+def test_an_8b_with_its_own_output_layer() -> None:
+    chosen = types(LLAMA_31_8B, "Q4_K_M")
+    more = [layer for layer in range(32) if chosen[f"blk.{layer}.attn_v.weight"] == "Q6_K"]
+    assert more == [0, 1, 2, 3, 6, 9, 12, 15, 18, 21, 24, 27, 28, 29, 30, 31]
+    assert [layer for layer in range(32) if chosen[f"blk.{layer}.ffn_down.weight"] == "Q6_K"] == more
+    assert (chosen["token_embd.weight"], chosen["output.weight"]) == ("Q4_K", "Q6_K")
+    assert Counter(chosen.values()) == {"Q4_K": 193, "Q6_K": 33, "F32": 65}
+    assert Counter(types(LLAMA_31_8B, "Q5_K_M").values()) == {"Q5_K": 193, "Q6_K": 33, "F32": 65}
+    assert Counter(types(LLAMA_31_8B, "Q6_K").values()) == {"Q6_K": 226, "F32": 65}
+    assert Counter(types(LLAMA_31_8B, "Q8_0").values()) == {"Q8_0": 226, "F32": 65}
+
+
+def test_tied_embeddings_count_as_output_layer() -> None:
+    assert types(LLAMA_32_1B, "Q4_K_M")["token_embd.weight"] == "Q6_K"
+    assert types(LLAMA_32_1B, "Q8_0")["token_embd.weight"] == "Q8_0"
+
+
+def test_the_70b_has_better_values() -> None:
+    chosen = types(LLAMA_2_70B, "Q4_K_M")
+    assert Counter(chosen[f"blk.{layer}.attn_v.weight"] for layer in range(80)) == {"Q6_K": 40, "Q5_K": 40}
+    assert chosen["blk.10.attn_k.weight"] == "Q4_K"
+
+
+def test_a_row_that_fits_no_block_stays_f16() -> None:
+    facts = ModelFacts(2, 4, 2, True)
+    assert tensor_type("blk.0.ffn_up.weight", (64, 40), "Q4_K_M", facts) == ("F16", True)
+    assert tensor_type("blk.0.ffn_up.weight", (64, 40), "Q8_0", facts) == ("F16", True)
+    assert tensor_type("blk.0.ffn_up.weight", (64, 96), "Q4_K_M", facts) == ("Q5_0", True)
+
+
+def test_vectors_and_norms_keep_their_type() -> None:
+    facts = ModelFacts(2, 4, 2, True)
+    for quant in QUANTISATIONS:
+        assert tensor_type("rope_freqs.weight", (32,), quant, facts, "F32") == ("F32", False)
+        assert tensor_type("blk.0.attn_norm.weight", (2, 256), quant, facts, "F32") == ("F32", False)
+        assert tensor_type("one_row.weight", (1, 256), quant, facts, "F32") == ("F32", False)
+
+
+def test_an_unknown_quantisation_is_named() -> None:
+    with pytest.raises(ExportError, match=r"'Q3_K_M' is not known\n.*choose one of F16, Q8_0, Q4_K_M, Q5_K_M, Q6_K"):
+        quantisation("Q3_K_M")
