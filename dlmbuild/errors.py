@@ -108,7 +108,11 @@ class LicenceError(DlmError):
 
 
 class HardwareError(DlmError):
-    pass
+    """`field` names the setting under `training:` that asks for too much, if it is one."""
+
+    def __init__(self, what: str, *, field: str = "", where: Where | None = None, why: str = "", do: str = "") -> None:
+        self.field = field
+        super().__init__(what, where=where, why=why, do=do)
 
 
 class LockError(DlmError):

@@ -72,9 +72,9 @@ def _untrained(sections: list[dict[str, Any]]) -> dict[str, str]:
     probes = sum(bool(p.get("probe")) for s in sections if s["type"] == "instruction" for p in s["pairs"])
     found = {}
     if triples:
-        found["preference"] = f"{triples} preferences are not trained: this version has no preference training yet"
+        found["preference"] = f"not trained: {triples} preferences (this version has no preference training yet)"
     if probes:
-        found["probe"] = f"{probes} probe questions are asked, not trained"
+        found["probe"] = f"not trained: {probes} probe questions (they are there to be asked)"
     return found
 
 
@@ -83,6 +83,6 @@ def _located(error: Any, document: Document) -> Any:
     from dlmbuild.doc.document import parse
     from dlmbuild.errors import DataError, Where
 
-    pair = parse(document.path).sections[error.section].pairs[error.pair]  # type: ignore[union-attr]
+    pair = parse(document.path).sections[error.section].pairs[error.pair]
     where = Where(str(document.path), pair.answer_line, 1)
     return DataError(error.what, where=where, why=error.why, do=error.do)

@@ -7,9 +7,10 @@ from typing import Any
 
 from doit.task import Task
 
-from dlmbuild.build.project import QUANTS, Document, Project
+from dlmbuild.build.project import Document, Project
 from dlmbuild.build.reading import checkpoint, read_json
 from dlmbuild.build.step import Step, Workplace
+from dlmbuild.doc.names import QUANTISATIONS
 from dlmbuild.store.outputs import Files
 from dlmbuild.store.records import Record
 
@@ -17,15 +18,15 @@ from dlmbuild.store.records import Record
 def tasks(project: Project) -> Iterator[dict[str, Any] | Task]:
     """build the exports that a runtime loads (the default quantisation of each document)"""
     for document in project.documents:
-        for quant in QUANTS:
+        for quant in QUANTISATIONS:
             yield {"name": f"{document.name}:{quant}", **_export(document, quant, project).task()}
         default = f"export:{document.name}:{document.default_quant}"
         yield _alias(document.name, f"{document.name} as {document.default_quant}", [default])
     for broken in project.broken:
-        for name in (broken.name, *(f"{broken.name}:{quant}" for quant in QUANTS)):
+        for name in (broken.name, *(f"{broken.name}:{quant}" for quant in QUANTISATIONS)):
             yield _alias(name, f"{broken.path} has mistakes", [f"check:{broken.name}"])
-    names = [document.name for document in (*project.documents, *project.broken)]
-    for quant in QUANTS:
+    names = [d.name for d in project.documents] + [d.name for d in project.broken]
+    for quant in QUANTISATIONS:
         yield _alias(quant, f"every document as {quant}", [f"export:{name}:{quant}" for name in names])
     # doit would let the group stand for all of its tasks; here it stands for the default quantisations.
     yield Task(

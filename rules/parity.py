@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from dlmbuild.build.project import Document, Project
@@ -45,18 +46,12 @@ def _parity(document: Document, project: Project) -> Step:
         require_extra(*PACKAGES, "gguf", "xllamacpp")
         adapter = AdapterVersions(store.adapter).current()
         folder = checkpoint(base)
-        job = {"out": place.out, "progress": place.progress, "log": store.logs / "parity.log"}
-        run_job(
-            "adapter_gguf",
-            inputs={"adapter": adapter, "checkpoint": folder},
-            params={},
-            file="adapter.gguf",
-            **job,
-        )
-        asked = {name: place.params[name] for name in ("questions", "system_prompt")}
+        job = partial(run_job, out=place.out, progress=place.progress, log=store.logs / "parity.log")
         threads = this_machine().cores
-        run_job("reference", inputs={"base": folder, "adapter": adapter}, params=asked, threads=threads, **job)
-        return run_job(
+        job("adapter_gguf", inputs={"adapter": adapter, "checkpoint": folder}, params={}, file="adapter.gguf")
+        asked = {name: place.params[name] for name in ("questions", "system_prompt")}
+        job("reference", inputs={"base": folder, "adapter": adapter}, params=asked, threads=threads)
+        return job(
             "compare",
             inputs={
                 "gguf": base.gguf("F16"),
@@ -65,7 +60,6 @@ def _parity(document: Document, project: Project) -> Step:
             },
             params={"report": "parity.json", "least_agreement": LEAST_AGREEMENT},
             threads=threads,
-            **job,
         )
 
     return Step(

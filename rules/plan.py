@@ -34,12 +34,18 @@ def _plan(document: Document, project: Project) -> Step:
         }
 
     def work(place: Workplace) -> Mapping[str, Any]:
+        from dlmbuild.doc.document import parse
+        from dlmbuild.errors import HardwareError
         from dlmbuild.hardware.detect import this_machine
         from dlmbuild.hardware.plan import resolve_plan
         from dlmbuild.io.digest import readable_json
 
         given = place.params
-        plan = resolve_plan(given["training"], given["recipe"], given["base"], this_machine())
+        try:
+            plan = resolve_plan(given["training"], given["recipe"], given["base"], this_machine())
+        except HardwareError as error:
+            error.where = parse(document.path).where(*(("training", error.field) if error.field else ("base_model",)))
+            raise
         (place.out / "plan.json").write_bytes(readable_json(plan))
         return {"recipe_measured": given["recipe"]["measured"]}
 

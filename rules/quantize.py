@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dlmbuild.base_models.reference import Reference
-from dlmbuild.build.project import QUANTS, Project
+from dlmbuild.build.project import Project
 from dlmbuild.build.step import Step, Workplace
+from dlmbuild.doc.names import QUANTISATIONS
 from dlmbuild.store.layout import BaseFolder
 from dlmbuild.store.outputs import Files
 
@@ -15,7 +16,7 @@ from dlmbuild.store.outputs import Files
 def tasks(project: Project) -> Iterator[dict[str, Any]]:
     """quantise the pretrained models"""
     for reference, folder in project.bases():
-        for quant in QUANTS:
+        for quant in QUANTISATIONS:
             if quant != "F16":  # that is what gguf makes
                 yield {"name": f"{reference.key}:{quant}", **_quantize(reference, folder, quant, project).task()}
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from dlmbuild.build.project import QUANTS, Document, Project
+from dlmbuild.build.project import Document, Project
 from dlmbuild.build.step import Step, Workplace
+from dlmbuild.doc.names import QUANTISATIONS
 from dlmbuild.store.outputs import Files
 
 from .parity import LEAST_AGREEMENT
@@ -15,7 +16,7 @@ from .parity import LEAST_AGREEMENT
 def tasks(project: Project) -> Iterator[dict[str, Any]]:
     """load the merged models in llama.cpp and compare"""
     for document in project.documents:
-        for quant in QUANTS:
+        for quant in QUANTISATIONS:
             yield {"name": f"{document.name}:{quant}", **_smoke(document, quant, project).task()}
 
 

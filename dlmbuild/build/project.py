@@ -16,13 +16,10 @@ from doit.exceptions import InvalidDodoFile
 
 from dlmbuild.base_models.reference import Reference, parse_reference
 from dlmbuild.build.step import Archive
-from dlmbuild.errors import DlmError, InvalidDocument, UsageError, Where
+from dlmbuild.errors import DlmError, UsageError
 from dlmbuild.io.atomic import write_atomic
 from dlmbuild.io.digest import canonical_json
 from dlmbuild.store.layout import BaseFolder, Home, Store
-
-QUANTS = ("Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0", "F16")
-"""What an export can be quantised to; the first is the default."""
 
 _HEADER_VERSION = "1"
 
@@ -92,11 +89,19 @@ class Project:
             header = self._header(path)
             reference = parse_reference(header["base_model"], (self._folder / path).parent)
         except DlmError as error:
-            if error.where is None:
-                error = InvalidDocument([type(error)(error.what, where=Where(str(path)), why=error.why, do=error.do)])
-            return BrokenDocument(path, error)
+            return BrokenDocument(path, self._all_mistakes(path, error))
         store = self.archive.home.store(header["dlm_id"])
         return Document(path, header["dlm_id"], reference, header["default_quant"], store)
+
+    def _all_mistakes(self, path: Path, first: DlmError) -> DlmError:
+        """A header is read without the body; once something is wrong, everything that is wrong is told."""
+        from dlmbuild.doc.document import parse_bytes
+
+        try:
+            where = parse_bytes((self._folder / path).read_bytes(), str(path)).where("base_model")
+        except DlmError as error:
+            return error
+        return type(first)(first.what, where=where, why=first.why, do=first.do)
 
     def _header(self, path: Path) -> dict[str, str]:
         sha256 = self.archive.cache.digest(self._folder / path)

@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable
 from typing import IO, Any
 
+from doit.exceptions import UnmetDependency
+
 from dlmbuild.io.progress import Progress
 
 _EVERY_SECONDS = 15.0
@@ -52,8 +54,11 @@ class Reporter:
 
     def add_failure(self, task: Any, fail: Any) -> None:
         self._end_row(task.name)
-        if fail.report:
-            self._failed.append(task.name)
+        self._failed.append(task.name)
+        if isinstance(fail, UnmetDependency):
+            if task.actions:
+                self._line(f"- {task.name}  not built, because {fail.message} failed", err=True)
+        elif fail.report:
             self._line(f"✗ {task.name}", err=True)
             self._line("  " + fail.get_msg().strip().replace("\n", "\n  "), err=True)
 
@@ -91,11 +96,11 @@ class Reporter:
         """One line about a step."""
         self._line(f"  {step}  {text}")
 
-    def built(self, step: str, summary: str) -> None:
-        """A step is in place, built or restored."""
+    def in_place(self, step: str, how: str, summary: str) -> None:
+        """The outputs of a step are in place; `how` says it if they were not made now."""
         took = time.monotonic() - self._started.get(step, time.monotonic())
         self._end_row(step)
-        self._line(f"✓ {step}" + (f"  {_duration(took)}" if took >= 1 else ""))
+        self._line("  ".join(filter(None, (f"✓ {step}", how, _duration(took) if took >= 1 else ""))))
         if summary:
             self._summaries.append(summary)
 
@@ -171,7 +176,7 @@ class _Nobody:
     def note(self, step: str, text: str) -> None:
         print(f"{step}: {text}", file=sys.stderr)
 
-    def built(self, step: str, summary: str) -> None:
+    def in_place(self, step: str, how: str, summary: str) -> None:
         pass
 
     def progress(self, step: str) -> Progress:

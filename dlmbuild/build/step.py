@@ -129,15 +129,13 @@ class Step:
             if seen is None:
                 raise self._missing_input()
             record = self.archive.records.load(seen.key)
-            built = False
-            if record and all(self.archive.objects.has(sha256) for sha256 in record.outputs.values()):
-                if self.outputs.mismatch(record.outputs, self.archive.cache):
-                    watcher().note(self.name, "restored from an earlier build")
+            known = record is not None and all(map(self.archive.objects.has, record.outputs.values()))
+            if record is not None and known:
                 self.outputs.publish(record.outputs, self.archive.objects)
             else:
-                record, built = self._build(seen), True
-            self.done(record, built)
-            watcher().built(self.name, self.summary(record))
+                record = self._build(seen)
+            self.done(record, not known)
+            watcher().in_place(self.name, "restored from an earlier build" if known else "", self.summary(record))
 
     def _build(self, seen: Ingredients) -> Record:
         parent = self.lock_file.parent

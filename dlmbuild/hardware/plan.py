@@ -49,7 +49,8 @@ def resolve_plan(
     plan["threads"] = min(machine.cores, MAX_THREADS)
     if plan["sequence_len"] > base["context_length"]:
         raise HardwareError(
-            f"training.sequence_len is {plan['sequence_len']}, and the base reads {base['context_length']} tokens at most",
+            f"training.sequence_len is {plan['sequence_len']}, the base reads {base['context_length']} at most",
+            field="sequence_len",
             do=f"set training.sequence_len to {base['context_length']} or less",
         )
     _refuse_too_large(base, machine)
@@ -62,6 +63,7 @@ def _precision(asked: str | None, machine: Machine) -> str:
     if asked == "fp16" and machine.device != "cuda":
         raise HardwareError(
             f"training.precision is fp16, which is slow or not a number on {machine.device}",
+            field="precision",
             do="leave training.precision out, or set it to fp32",
         )
     return asked

@@ -32,11 +32,12 @@ def lock_data(
     return {
         "lock_version": LOCK_VERSION,
         "dlm_id": dlm_id,
-        "base": {name: base[name] for name in ("name", "revision", "source")} | {"files": dict(base["files"])},
-        "pins": dict(pins),
+        "base": {name: base[name] for name in ("name", "revision", "source")}
+        | {"files": dict(sorted(base["files"].items()))},
+        "pins": dict(sorted(pins.items())),
         "hardware": {"tier": tier},
         "determinism": {"class": _CLASSES[plan["device"]], "seed": plan["seed"], "flags": dict(_FLAGS)},
-        "plan": {name: value for name, value in plan.items() if value is not None},
+        "plan": {name: value for name, value in sorted(plan.items()) if value is not None},
         "license": {name: value for name, value in (license or {}).items() if value},
     }
 

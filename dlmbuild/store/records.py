@@ -1,8 +1,8 @@
 """What each finished step was made from: records/<aa>/<key>.json.
 
 The key is the digest of a record's input half (rule, inputs, parameters), so a step that is about to run looks its key
-up first: a record with its objects present means that the work has been done before, and is restored instead of repeated.
-Saving the record is a step's one commit point; the files in the layout are derived from it.
+up first: a record with its objects present means that the work has been done before, and is restored instead of
+repeated. Saving the record is a step's one commit point; the files in the layout are derived from it.
 """
 
 from __future__ import annotations

@@ -50,7 +50,8 @@ def random_state() -> dict[str, Any]:
     import numpy
     import torch
 
-    kind, keys, position, has_gauss, gauss = numpy.random.get_state(legacy=True)
+    state: Any = numpy.random.get_state(legacy=True)
+    kind, keys, position, has_gauss, gauss = state
     return {
         "python": random.getstate(),
         "numpy": [kind, torch.from_numpy(keys.astype("int64")), int(position), int(has_gauss), float(gauss)],

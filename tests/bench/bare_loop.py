@@ -45,10 +45,7 @@ def main(checkpoint: str, dataset: str, plan_file: str) -> None:
             longest = max(len(row.ids) for row in batch)
             ids = torch.tensor([list(row.ids) + [pad] * (longest - len(row.ids)) for row in batch])
             labels = torch.tensor(
-                [
-                    [-100] * row.given + list(row.ids[row.given :]) + [-100] * (longest - len(row.ids))
-                    for row in batch
-                ]
+                [[-100] * row.given + list(row.ids[row.given :]) + [-100] * (longest - len(row.ids)) for row in batch]
             )
             mask = torch.tensor([[1] * len(row.ids) + [0] * (longest - len(row.ids)) for row in batch])
             loss = model(input_ids=ids, attention_mask=mask, labels=labels, use_cache=False).loss

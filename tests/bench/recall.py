@@ -2,7 +2,8 @@
 
     python tests/bench/recall.py [--export QUANT]
 
-Prints JSON with the answers that miss. Greedy decoding; "right" is the key fact's pattern in tests/samples/handbook_keys.json.
+Prints JSON with the answers that miss. Decoding is greedy; an answer is right if it holds the question's key fact, a
+pattern in tests/samples/handbook_keys.json.
 """
 
 from __future__ import annotations

@@ -1,0 +1,37 @@
+"""Fixtures for tests that go through the command line."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.workshop import Workshop, empty_workshop
+
+
+@pytest.fixture
+def workshop(tmp_path: Path) -> Workshop:
+    """An empty project: a dodo.py and no documents."""
+    return empty_workshop(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def _built_once(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    from tests.tiny import make_tiny_base
+
+    built = empty_workshop(tmp_path_factory.mktemp("built"))
+    make_tiny_base(built.folder / "base")
+    built.document("tower")
+    built.doit("export:Q4_K_M")
+    return built
+
+
+@pytest.fixture
+def built(_built_once: Workshop, tmp_path: Path) -> Workshop:
+    """A project with one document on a small random model, built to Q4_K_M; every test has a copy of its own."""
+    copy = Workshop(tmp_path / "project", tmp_path / "home")
+    shutil.copytree(_built_once.folder, copy.folder)
+    shutil.copytree(_built_once.home, copy.home)
+    assert copy.doit("export:Q4_K_M").steps == []  # the base lies elsewhere now: its task has another name once
+    return copy

@@ -1,0 +1,226 @@
+"""The whole graph through `doit`, on a small random model: what is built, what is left alone, what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.workshop import SCRIPTS, Workshop
+
+pytestmark = pytest.mark.model
+
+AFTER_TRAINING = ["train:tower", "merge:tower:Q4_K_M", "parity:tower", "smoke:tower:Q4_K_M", "export:tower:Q4_K_M"]
+
+
+def test_a_build_makes_everything_that_a_runtime_loads(built: Workshop) -> None:
+    export = built.store / "exports" / "Q4_K_M"
+    assert sorted(path.name for path in export.iterdir()) == [
+        "Modelfile",
+        "adapter.gguf",
+        "base.Q4_K_M.gguf",
+        "export_manifest.json",
+        "model.Q4_K_M.gguf",
+    ]
+    version = built.store / "adapter" / (built.store / "adapter" / "current.txt").read_text().strip()
+    assert sorted(path.name for path in version.iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "pinned_versions.json",
+        "training_run.json",
+        "training_state.pt",
+        "training_state.pt.sha256",
+    ]
+    manifest = json.loads((export / "export_manifest.json").read_bytes())
+    assert manifest["parity"]["agreement"] >= 0.99
+    assert set(manifest["files"]) == {"Modelfile", "adapter.gguf", "base.Q4_K_M.gguf", "model.Q4_K_M.gguf"}
+    assert (built.store / "dlm.lock").exists()
+    assert len(json.loads((built.store / "manifest.json").read_bytes())["training_runs"]) == 1
+    config = json.loads((version / "adapter_config.json").read_bytes())
+    assert config["target_modules"] == sorted(config["target_modules"])
+    assert "/" not in config["base_model_name_or_path"]
+
+
+def test_again_means_nothing_to_do_and_nothing_heavy_imported(built: Workshop) -> None:
+    again = built.doit("export:Q4_K_M", PYTHONPROFILEIMPORTTIME="1")
+    assert "everything is up to date" in again.out
+    assert again.steps == again.restored == []
+    imported = {line.rpartition("|")[2].strip() for line in again.err.splitlines() if line.startswith("import time:")}
+    assert "doit" in imported
+    assert not imported & {
+        "torch",
+        "transformers",
+        "trl",
+        "peft",
+        "numpy",
+        "pydantic",
+        "ruamel.yaml",
+        "rich",
+        "filelock",
+    }
+
+
+def test_an_edited_answer_trains_again_and_leaves_the_base_alone(built: Workshop) -> None:
+    built.edit("tower", "The bell rings in fog.", "The bell rings at noon.")
+    assert sorted(built.doit("export:Q4_K_M").steps) == sorted(["check:tower", "dataset:tower", *AFTER_TRAINING])
+    # Taken back, the earlier adapter and export come back without training.
+    built.edit("tower", "The bell rings at noon.", "The bell rings in fog.")
+    back = built.doit("export:Q4_K_M")
+    assert back.steps == []
+    assert "train:tower" in back.restored
+    assert (built.store / "adapter" / "current.txt").read_text() == "versions/v0001\n"
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("dlm_version: 15", "# a comment\ndlm_version: 15"),
+        ("\n::instruction::", "\n\n\n::instruction::"),
+        ("granite.", "granite.   "),
+    ],
+    ids=["comment", "blank lines", "trailing spaces"],
+)
+def test_an_edit_that_says_nothing_new_ends_at_check(built: Workshop, old: str, new: str) -> None:
+    built.edit("tower", old, new)
+    assert built.doit("export:Q4_K_M").steps == ["check:tower"]
+
+
+def test_another_quantisation_runs_the_quantiser_and_what_follows(built: Workshop) -> None:
+    steps = built.doit("export:Q8_0").steps
+    assert steps[0].startswith("quantize:file-base-") and steps[0].endswith(":Q8_0")
+    assert steps[1:] == ["merge:tower:Q8_0", "smoke:tower:Q8_0", "export:tower:Q8_0"]
+    built.doit("export:tower:Q8_0")
+    assert (built.store / "exports" / "Q8_0" / "model.Q8_0.gguf").exists()
+
+
+def test_export_settings_and_system_prompt_reach_the_modelfile(built: Workshop) -> None:
+    built.edit("tower", "dlm_version: 15", "dlm_version: 15\nexport: {default_temperature: 0.5}")
+    assert built.doit("export:Q4_K_M").steps == ["check:tower", "export:tower:Q4_K_M"]
+    modelfile = (built.store / "exports" / "Q4_K_M" / "Modelfile").read_text()
+    assert "PARAMETER temperature 0.5\n" in modelfile
+    built.edit("tower", "dlm_version: 15", "dlm_version: 15\nsystem_prompt: Answer like a keeper.")
+    assert "train:tower" in built.doit("export:Q4_K_M").steps
+    modelfile = (built.store / "exports" / "Q4_K_M" / "Modelfile").read_text()
+    assert 'SYSTEM """Answer like a keeper."""\n' in modelfile
+
+
+def test_a_renamed_document_and_a_moved_project_are_not_trained_again(built: Workshop) -> None:
+    (built.folder / "tower.dlm").rename(built.folder / "lighthouse.dlm")
+    built.folder.rename(built.folder.with_name("elsewhere"))
+    moved = Workshop(built.folder.with_name("elsewhere"), built.home)
+    ran = moved.doit("export:Q4_K_M")
+    assert ran.steps == []
+    assert not any(step.startswith("train") for step in ran.restored)
+
+
+def test_a_lost_database_and_touched_files_change_nothing(built: Workshop) -> None:
+    (built.folder / ".doit.db").unlink()
+    for path in [*built.folder.rglob("*"), *built.store.rglob("*")]:
+        os.utime(path)
+    ran = built.doit("export:Q4_K_M")
+    assert ran.steps == ran.restored == []
+
+
+def test_damaged_and_deleted_outputs_are_found_and_restored(built: Workshop) -> None:
+    weights = built.store / "adapter" / "versions" / "v0001" / "adapter_model.safetensors"
+    good = weights.read_bytes()
+    weights.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    (built.store / "exports" / "Q4_K_M" / "model.Q4_K_M.gguf").unlink()
+    ran = built.doit("export:Q4_K_M")
+    assert ran.steps == []
+    assert sorted(ran.restored) == ["export:tower:Q4_K_M", "train:tower"]
+    current = built.store / "adapter" / (built.store / "adapter" / "current.txt").read_text().strip()
+    assert (current / "adapter_model.safetensors").read_bytes() == good
+
+
+def test_clean_removes_exports_and_keeps_training(built: Workshop) -> None:
+    built.doit("export:Q8_0")
+    built.doit("clean")
+    assert not (built.store / "exports").exists()
+    assert (built.store / "adapter" / "current.txt").exists()
+    ran = built.doit("export:Q4_K_M")
+    assert (ran.steps, ran.restored) == ([], ["export:tower:Q4_K_M"])
+
+
+def test_forget_never_costs_a_training(built: Workshop) -> None:
+    built.doit("forget")
+    assert built.doit("export:Q4_K_M").steps == []
+
+
+def test_two_documents_share_one_base(built: Workshop) -> None:
+    built.document("harbour", body="Ships wait behind the breakwater until the wind turns.\n")
+    ran = built.doit("train")
+    assert ran.steps == ["check:harbour", "dataset:harbour", "train:harbour"]
+    assert ran.restored == ["plan:harbour"]  # the same settings on the same base: the same plan
+    listed = built.doit("list", "--all").out
+    assert "export:harbour:Q4_K_M" in listed and "export:tower:Q4_K_M" in listed
+
+
+def test_a_broken_document_fails_with_all_its_mistakes_and_the_others_are_built(built: Workshop) -> None:
+    (built.folder / "broken.dlm").write_text("---\ndlm_id: 123\ndlm_version: 15\n---\n::instructoin::\n")
+    ran = built.dlm("run", "--continue", "export:Q4_K_M", code=1)
+    assert "broken.dlm:2:9:" in ran.err
+    assert "base_model" in ran.err
+    assert "broken.dlm:5:3:" in ran.err and "::instruction" in ran.err
+    assert "Traceback" not in ran.err
+    assert built.doit("export:tower:Q4_K_M").steps == []
+
+
+def test_a_build_killed_in_training_carries_on_and_ends_the_same(built: Workshop) -> None:
+    digest = json.loads((built.store / "adapter" / "adapter.json").read_bytes())["files"]
+    shutil.rmtree(built.home / "records")
+    shutil.rmtree(built.store)
+    process = subprocess.Popen(
+        [str(SCRIPTS / "doit"), "train"],
+        cwd=built.folder,
+        env=built.env(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "train:tower" in line:
+            break
+    time.sleep(2)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    ran = built.doit("train")
+    assert "train:tower" in ran.steps
+    assert not any(step.startswith("base:") for step in ran.steps)
+    assert json.loads((built.store / "adapter" / "adapter.json").read_bytes())["files"] == digest
+    assert not list(built.home.rglob("*.staging"))
+
+
+def test_two_builds_in_two_homes_are_the_same_bytes(built: Workshop, tmp_path: Path) -> None:
+    other = Workshop(tmp_path / "other", tmp_path / "home2")
+    shutil.copytree(built.folder, other.folder)
+    (other.folder / ".doit.db").unlink()
+    other.doit("export:Q4_K_M", PYTHONHASHSEED="7")
+    for mine in sorted(built.store.rglob("*")):
+        if mine.is_file() and not {"logs"} & set(mine.parts) and mine.name not in ("manifest.json", ".lock"):
+            theirs = other.store / mine.relative_to(built.store)
+            assert theirs.read_bytes() == mine.read_bytes(), mine
+
+
+def test_both_ways_of_asking_answer(built: Workshop) -> None:
+    assert built.dlm("prompt", "tower", "Who trims the lamp?", "--max-tokens", "4").err == ""
+    asked = built.dlm("prompt", "--export", "Q4_K_M", "tower", "Who trims the lamp?", "--max-tokens", "4")
+    assert asked.out.strip()
+    missing = built.dlm("prompt", "--export", "Q6_K", "tower", "Who?", code=1)
+    assert "doit export:tower:Q6_K" in missing.err
+
+
+def test_preferences_are_said_not_to_be_trained(built: Workshop) -> None:
+    preference = "\n::preference::\n### Prompt\nHi\n### Chosen\nGood day.\n### Rejected\nYo.\n"
+    path = built.folder / "tower.dlm"
+    path.write_text(path.read_text() + preference)
+    ran = built.doit("dataset")
+    assert "not trained: 1 preferences" in ran.out

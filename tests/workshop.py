@@ -1,0 +1,109 @@
+"""A project folder with a home of its own, driven as a person drives it: through the `doit` and `dlm` scripts."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dlmbuild.io.ulid import new_ulid
+
+SCRIPTS = Path(sys.executable).parent
+
+HEAD = "---\ndlm_id: {dlm_id}\ndlm_version: 15\nbase_model: {base}\n{more}---\n"
+
+BODY = """# The lighthouse
+
+The lighthouse at the northern harbour was built of grey granite.
+
+::instruction::
+### Q
+Who trims the lamp?
+### A
+The keeper trims the lamp.
+
+### Q
+When does the bell ring?
+### A
+The bell rings in fog.
+"""
+
+
+@dataclass
+class Ran:
+    """What a command did."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def steps(self) -> list[str]:
+        """The steps that were built, in order."""
+        return re.findall(r"^✓ (\S+)(?!.*restored)", self.out, re.MULTILINE)
+
+    @property
+    def restored(self) -> list[str]:
+        """The steps that were restored, in order."""
+        return re.findall(r"^✓ (\S+)  restored", self.out, re.MULTILINE)
+
+
+@dataclass
+class Workshop:
+    """A project folder and a $DLM_HOME."""
+
+    folder: Path
+    home: Path
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def run(self, script: str, *words: str, code: int | None = 0, **environment: str) -> Ran:
+        """Run `doit` or `dlm`; `code` is the exit code that is expected, None for any."""
+        done = subprocess.run(
+            [str(SCRIPTS / script), *words],
+            cwd=self.folder,
+            env=self.env(**environment),
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            timeout=600,
+        )
+        assert code is None or done.returncode == code, (done.returncode, done.stdout, done.stderr)
+        return Ran(done.returncode, done.stdout, done.stderr)
+
+    def env(self, **more: str) -> dict[str, str]:
+        return {**os.environ, "DLM_HOME": str(self.home), "HF_HUB_OFFLINE": "1", **self.environment, **more}
+
+    def doit(self, *words: str, code: int | None = 0, **environment: str) -> Ran:
+        return self.run("doit", *words, code=code, **environment)
+
+    def dlm(self, *words: str, code: int | None = 0, **environment: str) -> Ran:
+        return self.run("dlm", *words, code=code, **environment)
+
+    def document(self, name: str, *, base: str = "file:./base", more: str = "", body: str = BODY) -> Path:
+        """Write a document with a fresh id; `more` is further frontmatter."""
+        path = self.folder / f"{name}.dlm"
+        path.write_text(HEAD.format(dlm_id=new_ulid(), base=base, more=more) + body)
+        return path
+
+    def edit(self, name: str, old: str, new: str) -> None:
+        path = self.folder / f"{name}.dlm"
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new))
+
+    @property
+    def store(self) -> Path:
+        """The store of the only document."""
+        (store,) = (self.home / "store").iterdir()
+        return store
+
+
+def empty_workshop(root: Path) -> Workshop:
+    """A project without documents."""
+    folder = root / "project"
+    folder.mkdir(parents=True)
+    (folder / "dodo.py").write_text('from dlmbuild.rules import project\nglobals().update(project("*.dlm"))\n')
+    return Workshop(folder, root / "home")
