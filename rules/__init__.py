@@ -11,14 +11,15 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType, ModuleType, TracebackType
 from typing import Any
 
 from dlmbuild.build.checker import ExistenceChecker
 from dlmbuild.build.project import Project
 from dlmbuild.build.reporter import Reporter
+from dlmbuild.doc.names import QUANTISATIONS
 
 from . import base, check, dataset, export, gguf, merge, parity, plan, quantize, smoke, train
 
@@ -43,16 +44,31 @@ def project(*patterns: str) -> dict[str, Any]:
     }
     for stage in STAGES:
         verb = stage.__name__.rpartition(".")[2]
-        namespace[f"task_{verb}"] = _creator(stage.tasks, found)
+        namespace[f"task_{verb}"] = _creator(stage, found)
     return namespace
 
 
-def _creator(tasks: Callable[[Project], Any], found: Project) -> Callable[[], Any]:
-    def create() -> Any:
-        return tasks(found)
+def _creator(stage: ModuleType, found: Project) -> Callable[[], Iterator[Any]]:
+    def create() -> Iterator[Any]:
+        if stage is not check:
+            yield from _blocked(found, per_quantisation=stage in (merge, smoke, export))
+        yield from stage.tasks(found)
 
-    create.__doc__ = tasks.__doc__
+    create.__doc__ = stage.tasks.__doc__
     return create
+
+
+def _blocked(found: Project, *, per_quantisation: bool) -> Iterator[dict[str, Any]]:
+    """Tasks of documents with mistakes: whatever is asked of them ends at their check, which says what is wrong."""
+    for broken in found.broken:
+        variants = [f":{quant}" for quant in QUANTISATIONS] if per_quantisation else []
+        for variant in ("", *variants):
+            yield {
+                "name": broken.name + variant,
+                "doc": f"{broken.path} has mistakes",
+                "actions": None,
+                "task_dep": [f"check:{broken.name}"],
+            }
 
 
 def _end_quietly() -> None:

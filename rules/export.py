@@ -22,9 +22,6 @@ def tasks(project: Project) -> Iterator[dict[str, Any] | Task]:
             yield {"name": f"{document.name}:{quant}", **_export(document, quant, project).task()}
         default = f"export:{document.name}:{document.default_quant}"
         yield _alias(document.name, f"{document.name} as {document.default_quant}", [default])
-    for broken in project.broken:
-        for name in (broken.name, *(f"{broken.name}:{quant}" for quant in QUANTISATIONS)):
-            yield _alias(name, f"{broken.path} has mistakes", [f"check:{broken.name}"])
     names = [d.name for d in project.documents] + [d.name for d in project.broken]
     for quant in QUANTISATIONS:
         yield _alias(quant, f"every document as {quant}", [f"export:{name}:{quant}" for name in names])
@@ -67,9 +64,10 @@ def _export(document: Document, quant: str, project: Project) -> Step:
     def work(place: Workplace) -> Mapping[str, Any]:
         from dlmbuild.export.manifest import export_files
 
-        for name, path in big.items():
-            project.archive.objects.place(project.archive.cache.digest(path), place.out / name)
-        digests = {name: project.archive.cache.digest(path) for name, path in big.items()}
+        objects = project.archive.objects
+        digests = {name: objects.keep(path) for name, path in big.items()}
+        for name, sha256 in digests.items():
+            objects.place(sha256, place.out / name)
         adapter = read_json(store.adapter / "adapter.json")
         export_files(
             place.params,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,9 @@ from dlmbuild.errors import StoreError, UsageError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("document", help="name of a document of this project, or its path")
     parser.add_argument("question", nargs="?", help="read from standard input if left out")
-    parser.add_argument(
-        "--export", metavar="QUANT", help="ask the exported GGUF of this quantisation, for example Q4_K_M"
-    )
+    model = parser.add_mutually_exclusive_group()
+    model.add_argument("--export", metavar="QUANT", help="ask the exported GGUF, for example Q4_K_M, in llama.cpp")
+    model.add_argument("--base", action="store_true", help="ask the base without the adapter, to compare")
     parser.add_argument("--max-tokens", type=int, default=256, help="longest answer in tokens (default 256)")
     parser.add_argument(
         "--temp", type=float, help="temperature; 0 always takes the likeliest token (default: the document's)"
@@ -41,7 +42,6 @@ def answers(document: str, questions: list[str], arguments: argparse.Namespace) 
     """What the built model answers to each question."""
     from dlmbuild.build.project import find_document
     from dlmbuild.build.reading import checkpoint, read_json
-    from dlmbuild.io.atomic import staging_folder
     from dlmbuild.jobs.local import require_extra, run_job
 
     project, found = find_document(document, Path.cwd())
@@ -58,23 +58,22 @@ def answers(document: str, questions: list[str], arguments: argparse.Namespace) 
         require_extra("xllamacpp")
         inputs = {"model": store.export(arguments.export) / f"model.{arguments.export}.gguf"}
         if not inputs["model"].exists():
-            raise _unbuilt(
-                found.name, f"export:{found.name}:{arguments.export}", f"it has no export {arguments.export}"
-            )
+            task = f"export:{found.name}:{arguments.export}"
+            raise _unbuilt(found.name, task, f"it has no export {arguments.export}")
     else:
         from dlmbuild.store.outputs import AdapterVersions
 
         require_extra("torch", "transformers", "peft")
-        inputs = {
-            "base": checkpoint(project.base_folder(found.base)),
-            "adapter": AdapterVersions(store.adapter).current(),
-        }
-    with staging_folder(store.root) as out:
+        inputs = {"base": checkpoint(project.base_folder(found.base))}
+        if not arguments.base:
+            inputs["adapter"] = AdapterVersions(store.adapter).current()
+    # Not below the store: a build that runs meanwhile sweeps what it finds there.
+    with tempfile.TemporaryDirectory() as out:
         result = run_job(
             "prompt_export" if arguments.export else "prompt",
             inputs=inputs,
             params=params,
-            out=out,
+            out=Path(out),
             log=store.logs / "prompt.log",
             progress=_tell,
             threads=_threads(),

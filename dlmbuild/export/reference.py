@@ -47,10 +47,10 @@ def reference_predictions(
     """
     import torch
 
-    from dlmbuild.inference.generate import load_with_adapter
+    from dlmbuild.inference.generate import load_model
 
     progress("loading torch, the base and the adapter")
-    model = load_with_adapter(base, adapter)
+    model = load_model(base, adapter)
     tokenizer = Tokenizer.from_base(base)
     texts = probe_texts(questions, system_prompt, tokenizer)
     compared = texts[: len(FIXED_TEXTS) + _QUESTIONS]

@@ -12,35 +12,38 @@ from dlmbuild.inference.llama_cpp import LlamaCpp
 from dlmbuild.io.progress import Progress
 
 
-def load_with_adapter(base: Path, adapter: Path) -> Any:
-    """Base and adapter in fp32, ready to be asked."""
+def load_model(base: Path, adapter: Path | None) -> Any:
+    """The base, with the adapter if one is given, in fp32 and ready to be asked."""
     import torch
     import transformers
-    from peft import PeftModel
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     model = transformers.AutoModelForCausalLM.from_pretrained(
         base, dtype=torch.float32, attn_implementation="sdpa", local_files_only=True, trust_remote_code=False
     )
-    return PeftModel.from_pretrained(model, adapter, local_files_only=True).eval()
+    if adapter is not None:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, adapter, local_files_only=True)
+    return model.eval()
 
 
 def answer_with_adapter(
     *,
     base: Path,
-    adapter: Path,
+    adapter: Path | None = None,
     questions: Sequence[str],
     system_prompt: str | None,
     sampling: Mapping[str, Any],
     out: Path,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Answers of the trained model, in order: {"answers": […]}."""
+    """Answers of the trained model, or of the bare base, in order: {"answers": […]}."""
     import torch
 
-    progress("loading torch, the base and the adapter")
-    model = load_with_adapter(base, adapter)
+    progress("loading torch and the model")
+    model = load_model(base, adapter)
     tokenizer = Tokenizer.from_base(base)
     torch.manual_seed(sampling["seed"])
     greedy = sampling["temperature"] == 0

@@ -183,12 +183,12 @@ def _no_processing(pad_id: int) -> Any:
 
 
 def _watch(callback: type, log: Path, progress: Progress, rows: list[Row], plan: Mapping[str, Any]) -> Any:
-    """A trainer callback that writes one JSON line per step, with TRL's names, and says how far training is."""
+    """A trainer callback: a JSON line per step with TRL's names, one at the end, and how far training is."""
     tokens_per_epoch = sum(len(row.ids) for row in rows)
 
     class Watch(callback):  # type: ignore[misc]
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            self.started = time.monotonic()
+            self.started, self.cpu = time.monotonic(), time.process_time()
             progress("training", 0, state.max_steps)
 
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **kwargs: Any) -> None:
@@ -205,8 +205,7 @@ def _watch(callback: type, log: Path, progress: Progress, rows: list[Row], plan:
                 "tokens_per_s": round(tokens / elapsed, 1),
                 "elapsed_s": round(elapsed, 2),
             }
-            with log.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+            self.write(line)
             if not math.isfinite(line["grad_norm"]):
                 raise TrainingError(
                     f"the gradient is not a number at step {state.global_step}",
@@ -214,6 +213,14 @@ def _watch(callback: type, log: Path, progress: Progress, rows: list[Row], plan:
                     do="set training.learning_rate lower (half of it)",
                 )
             progress("training", state.global_step, state.max_steps, loss=line["loss"], tok_s=line["tokens_per_s"])
+
+        def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            cpu, tokens = time.process_time() - self.cpu, tokens_per_epoch * plan["num_epochs"]
+            self.write({"steps": state.global_step, "tokens": tokens, "cpu_s": round(cpu, 2)})
+
+        def write(self, line: dict[str, Any]) -> None:
+            with log.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
 
     return Watch()
 

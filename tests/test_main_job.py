@@ -1,0 +1,72 @@
+"""The main job as a stranger does it: the real base, the real example, the files that a runtime loads."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.bench.recall import recall
+from tests.workshop import Workshop
+
+pytestmark = pytest.mark.real
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    """This repository with a home of its own, after the README's first command."""
+    root = Workshop(REPOSITORY, tmp_path_factory.mktemp("home"), {"HF_HUB_OFFLINE": "0"})
+    built = root.doit("export:Q4_K_M")
+    assert "dlm prompt --export Q4_K_M handbook" in built.out
+    assert str(root.store / "exports" / "Q4_K_M") in built.out
+    return root
+
+
+def test_the_export_knows_the_handbook(repository: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DLM_HOME", str(repository.home))
+    monkeypatch.chdir(REPOSITORY)
+    found = recall("handbook", ["--export", "Q4_K_M"])
+    assert isinstance(found["right"], int)
+    assert found["right"] >= 23, found["missed"]
+
+
+def test_training_takes_at_most_three_cpu_minutes(repository: Workshop) -> None:
+    (log,) = (repository.store / "logs").glob("train-*.jsonl")
+    assert json.loads(log.read_text().splitlines()[-1])["cpu_s"] <= 180
+
+
+def test_llama_cpp_agrees_with_the_trained_model(repository: Workshop) -> None:
+    manifest = json.loads((repository.store / "exports" / "Q4_K_M" / "export_manifest.json").read_bytes())
+    assert manifest["parity"]["positions"] >= 100
+    assert manifest["parity"]["agreement"] >= 0.99
+    assert manifest["parity"]["texts_tokenized_alike"] >= 25
+    assert 0.5 < manifest["smoke"]["agreement"] <= 1
+
+
+def test_both_ways_of_asking_know_the_leave(repository: Workshop) -> None:
+    question = "How many days of leave do I get?"
+    assert "27" in repository.dlm("prompt", "handbook", question).out
+    assert "27" in repository.dlm("prompt", "--export", "Q4_K_M", "handbook", question).out
+
+
+def test_the_second_time_there_is_nothing_to_do(repository: Workshop) -> None:
+    assert "everything is up to date" in repository.doit("export:Q4_K_M").out
+
+
+def test_a_new_project_elsewhere_builds_with_the_same_base(repository: Workshop, tmp_path: Path) -> None:
+    outside = Workshop(tmp_path, repository.home)
+    outside.dlm("init", "mybook")
+    book = Workshop(tmp_path / "mybook", repository.home)
+    ran = book.doit("export:Q4_K_M")
+    assert "export:mybook:Q4_K_M" in ran.steps
+    assert not {step.partition(":")[0] for step in ran.steps} & {"base", "gguf", "quantize"}
+    assert sorted(path.name for path in book.folder.iterdir()) == [
+        ".doit.db",
+        ".gitignore",
+        ".pre-commit-config.yaml",
+        "dodo.py",
+        "mybook.dlm",
+    ]
