@@ -23,9 +23,8 @@ def tasks(project: Project) -> Iterator[dict[str, Any]]:
 
 def _base(reference: Reference, folder: BaseFolder, project: Project) -> Step:
     def params() -> Mapping[str, Any]:
-        from dlmbuild.base_models.registry import row_for
 
-        known = row_for(reference)
+        known = reference.known
         if reference.kind == "package":
             assert known is not None and known.package is not None
             return {"package": asdict(known.package)}
@@ -35,10 +34,9 @@ def _base(reference: Reference, folder: BaseFolder, project: Project) -> Step:
 
     def work(place: Workplace) -> Mapping[str, Any]:
         from dlmbuild.base_models.license import accepted_by_environment, require_acceptance
-        from dlmbuild.base_models.registry import row_for
         from dlmbuild.jobs.local import require_extra, run_job
 
-        known = row_for(reference)
+        known = reference.known
         if known is not None:
             require_acceptance(known, accepted_by_environment())
         require_extra("numpy", "gguf", "safetensors", "huggingface_hub")

@@ -8,6 +8,7 @@ from typing import Any
 
 from dlmbuild.build.project import Document, Project
 from dlmbuild.build.reading import read_json
+from dlmbuild.build.reporter import watcher
 from dlmbuild.build.step import Step, Workplace
 from dlmbuild.store.outputs import Files
 
@@ -20,15 +21,15 @@ def tasks(project: Project) -> Iterator[dict[str, Any]]:
 
 def _plan(document: Document, project: Project) -> Step:
     base = project.base_folder(document.base)
+    name = f"plan:{document.name}"
 
     def params() -> Mapping[str, Any]:
-        from dlmbuild.base_models.registry import recipe_for
         from dlmbuild.hardware.detect import this_machine
 
         facts = read_json(base.facts)
         return {
             "training": read_json(document.store.document)["training"],
-            "recipe": asdict(recipe_for(document.base)),
+            "recipe": asdict(document.base.recipe),
             "base": {name: facts[name] for name in ("context_length", "parameters")},
             "machine": asdict(this_machine()),
         }
@@ -46,11 +47,14 @@ def _plan(document: Document, project: Project) -> Step:
         except HardwareError as error:
             error.where = parse(document.path).where(*(("training", error.field) if error.field else ("base_model",)))
             raise
+        guessed = sorted(field for field, value in given["training"].items() if value == "auto")
+        if guessed and not given["recipe"]["measured"]:
+            watcher().note(name, "`auto` training values are cautious guesses: none were measured on this base")
         (place.out / "plan.json").write_bytes(readable_json(plan))
         return {"recipe_measured": given["recipe"]["measured"]}
 
     return Step(
-        name=f"plan:{document.name}",
+        name=name,
         doc=f"training parameters of {document.name}",
         rule="plan/1",
         inputs={},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -47,8 +48,12 @@ def _train(document: Document, project: Project) -> Step:
         log = store.logs / f"train-{number:06d}-{started}.jsonl"
         run = run_job(
             "train",
-            inputs={"base": checkpoint(base), "dataset": dataset, "log": log},
-            params={"plan": place.params["plan"], "base_identity": place.params["base"]},
+            inputs={"base": checkpoint(base), "dataset": dataset, "log": log, "checkpoints": place.kept},
+            params={
+                "plan": place.params["plan"],
+                "base_identity": place.params["base"],
+                "checkpoint_seconds": float(os.environ.get("DLM_CHECKPOINT_SECONDS", "60")),
+            },
             out=place.out,
             log=log.with_suffix(".log"),
             progress=place.progress,

@@ -199,6 +199,37 @@ def test_a_build_killed_in_training_carries_on_and_ends_the_same(built: Workshop
     assert not list(built.home.rglob("*.staging"))
 
 
+def test_a_training_killed_between_checkpoints_resumes_to_the_same_bytes(built: Workshop, tmp_path: Path) -> None:
+    built.edit(
+        "tower", "dlm_version: 15", "dlm_version: 15\ntraining: {num_epochs: 40, lora_dropout: 0.1, grad_accum: 1}"
+    )
+    whole = Workshop(tmp_path / "whole", tmp_path / "home2")
+    shutil.copytree(built.folder, whole.folder)
+    shutil.copytree(built.home, whole.home)
+    whole.doit("train")
+    process = subprocess.Popen(
+        [str(SCRIPTS / "doit"), "train"],
+        cwd=built.folder,
+        env=built.env(DLM_CHECKPOINT_SECONDS="0"),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    unfinished = built.store / "cache" / "unfinished"
+    wanted = [f"checkpoint-{step}" for step in range(15, 80)]
+    deadline = time.monotonic() + 120
+    while not any((path / "sealed.json").exists() for name in wanted for path in unfinished.glob(f"*/{name}")):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    ran = built.doit("train")
+    assert "resuming at step" in ran.out
+    assert ran.steps == ["train:tower"]
+    assert not unfinished.exists() or not any(unfinished.iterdir())
+    for name in ("adapter.json", "current.txt", "versions/v0002/training_state.pt", "versions/v0002/training_run.json"):
+        assert (built.store / "adapter" / name).read_bytes() == (whole.store / "adapter" / name).read_bytes(), name
+
+
 def test_two_builds_in_two_homes_are_the_same_bytes(built: Workshop, tmp_path: Path) -> None:
     other = Workshop(tmp_path / "other", tmp_path / "home2")
     shutil.copytree(built.folder, other.folder)

@@ -14,7 +14,6 @@ from typing import Any
 
 from dlmbuild.base_models.checkpoint import CONFIG, OPTIONAL, TOKENIZER, WEIGHTS, require_space
 from dlmbuild.base_models.reference import Reference
-from dlmbuild.base_models.registry import row_for
 from dlmbuild.errors import BaseModelError
 from dlmbuild.io.progress import Progress
 from dlmbuild.io.safetensors_file import INDEX
@@ -125,7 +124,7 @@ def _explained(error: Exception, reference: Reference) -> BaseModelError:
     what = f"{reference.id} at {reference.revision}"
     page = f"{constants.ENDPOINT}/{reference.id}"
     login = "log in with `hf auth login` or set HF_TOKEN"
-    known = row_for(reference)
+    known = reference.known
     packaged = f"; or write base_model: {known.key} for the packaged copy" if known and known.package else ""
     status = error.response.status_code if isinstance(error, HfHubHTTPError) else 0
     if isinstance(error, OfflineModeIsEnabled):

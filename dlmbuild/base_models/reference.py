@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from dlmbuild.base_models.registry import load_registry, row
+from dlmbuild.base_models.registry import Recipe, Row, default_recipe, row, row_of_model
 from dlmbuild.errors import BaseModelError
 from dlmbuild.io.digest import sha256_bytes
 
@@ -45,6 +45,16 @@ class Reference:
     """hub: the commit, tag or branch that is asked for."""
     path: Path | None = None
     """folder, gguf: absolute."""
+
+    @property
+    def known(self) -> Row | None:
+        """The registry row that knows this model, by key or by its id on the hub; None for any other model."""
+        return row(self.row) if self.row is not None else row_of_model(self.id)
+
+    @property
+    def recipe(self) -> Recipe:
+        """The training defaults for this base: the measured ones where there are any."""
+        return self.known.recipe if self.known else default_recipe()
 
 
 def parse_reference(text: str, folder: Path) -> Reference:
@@ -143,7 +153,7 @@ def _local(text: str, scheme: str, rest: str, folder: Path) -> Reference:
 
 
 def _pinned(hub_id: str) -> str:
-    known = next((r for r in load_registry().values() if r.id.lower() == hub_id.lower()), None)
+    known = row_of_model(hub_id)
     if known:
         return f"{known.key}@hub" if known.package else known.key
     return (

@@ -12,12 +12,9 @@ from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dlmbuild.errors import BaseModelError
-
-if TYPE_CHECKING:
-    from dlmbuild.base_models.reference import Reference
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,17 +101,14 @@ def row(key: str) -> Row:
     )
 
 
-def row_for(reference: Reference) -> Row | None:
-    """The row that knows the model a reference names, by key or by its id on the hub; None for any other model."""
-    if reference.row is not None:
-        return row(reference.row)
-    return next((known for known in load_registry().values() if known.id.lower() == reference.id.lower()), None)
+def row_of_model(hub_id: str) -> Row | None:
+    """The row with this id on the hub, None where no row has it."""
+    return next((known for known in load_registry().values() if known.id.lower() == hub_id.lower()), None)
 
 
-def recipe_for(reference: Reference) -> Recipe:
-    """The training defaults for a base: the measured ones where there are any."""
-    known = row_for(reference)
-    return known.recipe if known else _load()[0]
+def default_recipe() -> Recipe:
+    """The training defaults for a base that no row knows."""
+    return _load()[0]
 
 
 def _any_of(names: list[str]) -> str:

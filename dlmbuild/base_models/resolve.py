@@ -14,7 +14,7 @@ from dlmbuild.base_models.checkpoint import copy_checkpoint, inspect, require_sp
 from dlmbuild.base_models.hub import snapshot
 from dlmbuild.base_models.package import gguf_from_package
 from dlmbuild.base_models.reference import Reference, parse_reference
-from dlmbuild.base_models.registry import row, row_for
+from dlmbuild.base_models.registry import row
 from dlmbuild.errors import BaseModelError
 from dlmbuild.io.atomic import staging_folder
 from dlmbuild.io.digest import JSON, sha256_file, sha256_json
@@ -72,7 +72,7 @@ def _from_package(reference: Reference, out: Path, progress: Progress) -> dict[s
 def _from_hub(reference: Reference, out: Path, progress: Progress) -> dict[str, JSON]:
     cached, commit = snapshot(reference, progress)
     # The cache keeps the files of all revisions in one place and links to them.
-    copy_checkpoint(cached, out, inside=cached.parents[1], vouched=row_for(reference), progress=progress)
+    copy_checkpoint(cached, out, inside=cached.parents[1], vouched=reference.known, progress=progress)
     source = {"kind": "hub", "id": reference.id, "revision": commit}
     return _facts(reference, source, commit, inspect(out))
 
@@ -106,7 +106,7 @@ def _dequantise(gguf: Path, out: Path) -> None:
 
 
 def _facts(reference: Reference, source: dict[str, Any], revision: str, found: dict[str, JSON]) -> dict[str, JSON]:
-    known = row_for(reference)
+    known = reference.known
     key = reference.key if reference.kind in ("package", "hub") else f"{source['kind']}-{revision}"
     licence = {"spdx": known.spdx, "url": known.license} if known else None
     return {"key": key, "source": source, "revision": revision, "license": licence, **found}

@@ -12,9 +12,10 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,8 @@ class Workplace:
     """An empty folder; the files left in it, by name, are the step's outputs."""
     params: Mapping[str, JSON]
     progress: Progress
+    kept: Path
+    """A folder for what an interrupted attempt leaves to the next one with the same key; gone after success."""
 
 
 @dataclass
@@ -87,7 +90,6 @@ class Step:
     """Told when the outputs are in place and before the lock is given back; `built` is false if they were restored."""
     summary: Callable[[Record], str] = lambda record: ""
     """What a person should know once the run is over."""
-    _seen: Ingredients | None = field(default=None, repr=False)
 
     # -- up to date? -------------------------------------------------------------------------------------------
 
@@ -100,10 +102,13 @@ class Step:
             return None  # the step that makes the input finds out, and comes first
 
     def is_up_to_date(self) -> bool:
-        """doit's question, asked just before the step would run; what is seen here is what the record will name."""
-        self._seen = self.ingredients()
-        record = self.archive.records.load(self._seen.key) if self._seen else None
-        return record is not None and not self.outputs.mismatch(record.outputs, self.archive.cache)
+        """doit's question, asked just before the step would run."""
+        try:
+            seen = self.ingredients()
+            record = self.archive.records.load(seen.key) if seen else None
+            return record is not None and not self.outputs.mismatch(record.outputs, self.archive.cache)
+        except Exception:
+            return False  # `run` meets it again and tells it in words; here doit would end with a traceback
 
     # -- doing it ----------------------------------------------------------------------------------------------
 
@@ -125,7 +130,7 @@ class Step:
         from dlmbuild.store.exclusive import exclusive
 
         with exclusive(self.lock_file, self.name, lambda text: watcher().note(self.name, text)):
-            seen = self._seen or self.ingredients()
+            seen = self.ingredients()  # after the wait for the lock, and before any work
             if seen is None:
                 raise self._missing_input()
             record = self.archive.records.load(seen.key)
@@ -140,8 +145,9 @@ class Step:
     def _build(self, seen: Ingredients) -> Record:
         parent = self.lock_file.parent
         sweep_staging(parent)  # what a killed build left; the lock is ours
+        kept = self._kept(seen.key)
         with staging_folder(parent) as out:
-            notes = self.work(Workplace(out, seen.params, watcher().progress(self.name)))
+            notes = self.work(Workplace(out, seen.params, watcher().progress(self.name), kept))
             now = self.ingredients()
             if now is None or now.key != seen.key:
                 raise StoreError(
@@ -153,7 +159,17 @@ class Step:
         record = Record(seen, outputs, notes)
         self.archive.records.save(record)
         self.outputs.publish(outputs, self.archive.objects)
+        shutil.rmtree(kept, ignore_errors=True)
         return record
+
+    def _kept(self, key: str) -> Path:
+        """What attempts at this key left behind; what attempts at other keys left is of no use any more."""
+        verb = self.rule.partition("/")[0]
+        kept = self.lock_file.parent / "cache" / "unfinished" / f"{verb}-{key[:16]}"
+        for other in kept.parent.glob(f"{verb}-*"):
+            if other != kept:
+                shutil.rmtree(other, ignore_errors=True)
+        return kept
 
     def _missing_input(self) -> StoreError:
         missing = [path for path in (*self.inputs.values(), *self.reads) if not path.exists()]

@@ -12,6 +12,7 @@ adapter.json                 what the version holds, for the steps that follow (
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,18 @@ def _write_config(model: Any, base: Mapping[str, Any], out: Path) -> None:
     (out / "adapter_config.json").write_bytes(readable_json(plain))
 
 
+def _fresh(value: Any) -> Any:
+    """The same data in new containers: pickle writes an object that it has seen before as a reference to it.
+
+    Which strings and lists are one object differs between a training that ran through and one that was resumed.
+    """
+    if isinstance(value, dict):
+        return {_fresh(key): _fresh(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(_fresh, value))
+    return sys.intern(value) if type(value) is str else value
+
+
 def _write_state(trainer: Any, out: Path) -> None:
     import torch
 
@@ -75,6 +88,6 @@ def _write_state(trainer: Any, out: Path) -> None:
         "position": {"step": trainer.state.global_step, "epoch": trainer.state.epoch},
     }
     file = out / "training_state.pt"
-    torch.save(state, file)
+    torch.save(_fresh(state), file)
     torch.load(file, weights_only=True)  # a state that only unpickling could read must never be written
     (out / "training_state.pt.sha256").write_text(f"{sha256_file(file)}  training_state.pt\n")

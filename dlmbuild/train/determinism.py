@@ -29,7 +29,7 @@ class EpochOrder:
         self._rows, self._seed, self._epoch = rows, seed, 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by the trainer's data loader as each epoch begins."""
+        """Called as each epoch begins."""
         self._epoch = epoch
 
     def __len__(self) -> int:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +20,7 @@ from dlmbuild.errors import TrainingError
 from dlmbuild.io.progress import Progress
 from dlmbuild.train.commit import write_version
 from dlmbuild.train.determinism import EpochOrder, make_deterministic
+from dlmbuild.train.state import Checkpoints
 
 _IGNORED = -100
 """The label that torch's cross entropy leaves out."""
@@ -31,22 +31,28 @@ def train(
     base: Path,
     dataset: Path,
     log: Path,
+    checkpoints: Path,
     plan: Mapping[str, Any],
     base_identity: Mapping[str, Any],
+    checkpoint_seconds: float,
     out: Path,
     progress: Progress,
 ) -> dict[str, Any]:
     """Train and leave the files of an adapter version in `out`; returns the run's numbers.
 
-    `base` is the checkpoint folder, `dataset` the path of dataset.json, `log` the JSONL file to write. Raises
-    TrainingError for a loss that is not a number.
+    `base` is the folder of the pretrained model, `dataset` the path of dataset.json, `log` the JSONL file to write.
+    Every `checkpoint_seconds` the training's whole state goes below `checkpoints`; if there is one already, training
+    goes on from it and ends with the bytes of an uninterrupted run. Raises TrainingError for a loss that is no number.
     """
     progress("loading torch and the base")
     make_deterministic(plan["seed"], plan["threads"])
     rows = list(read_rows(dataset))
     pad_id = json.loads(dataset.read_bytes())["pad_id"]
-    trainer = _trainer(_load_base(base, plan, pad_id), rows, plan, pad_id, out / ".trainer", log, progress)
-    outcome = trainer.train()
+    kept = Checkpoints(checkpoints)
+    watch = _watch(log, progress, rows, plan, kept, checkpoint_seconds)
+    trainer = _trainer(_load_base(base, plan, pad_id), rows, plan, pad_id, checkpoints, watch)
+    resumed = kept.latest()
+    trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
     if trainer.state.global_step != trainer.state.max_steps:
         raise TrainingError(f"training ended at step {trainer.state.global_step} of {trainer.state.max_steps}")
     run = {
@@ -55,12 +61,18 @@ def train(
         "rows": len(rows),
         "tokens": sum(len(row.ids) for row in rows),
         "learned_tokens": sum(len(row.ids) - row.given for row in rows),
-        "train_loss": round(float(outcome.training_loss), 6),
+        "train_loss": _last_epoch_loss(trainer.state),
         "trained_parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
     }
     write_version(trainer, run, plan, base_identity, out)
-    shutil.rmtree(out / ".trainer", ignore_errors=True)
     return run
+
+
+def _last_epoch_loss(state: Any) -> float:
+    """Mean over the steps of the last epoch, from the history that checkpoints carry along."""
+    losses = [float(entry["loss"]) for entry in state.log_history if "loss" in entry]
+    last = losses[-max(1, round(len(losses) / state.num_train_epochs)) :]
+    return round(sum(last) / len(last), 6)
 
 
 def _load_base(base: Path, plan: Mapping[str, Any], pad_id: int) -> Any:
@@ -78,9 +90,7 @@ def _load_base(base: Path, plan: Mapping[str, Any], pad_id: int) -> Any:
     return model
 
 
-def _trainer(
-    model: Any, rows: list[Row], plan: Mapping[str, Any], pad_id: int, scratch: Path, log: Path, progress: Progress
-) -> Any:
+def _trainer(model: Any, rows: list[Row], plan: Mapping[str, Any], pad_id: int, checkpoints: Path, watch: Any) -> Any:
     import torch
     import transformers
     from datasets import Dataset
@@ -103,11 +113,15 @@ def _trainer(
             return loss
 
         def _get_train_sampler(self, *_: Any) -> Any:
-            return EpochOrder(len(rows), plan["seed"])
+            return watch.order
+
+        def _save_checkpoint(self, model: Any, trial: Any) -> None:
+            transformers.Trainer._save_checkpoint(self, model, trial)  # without TRL's model card
+            watch.checkpoints.seal(self.state.global_step)
 
     precision = plan["precision"]
     config = SFTConfig(
-        output_dir=str(scratch),
+        output_dir=str(checkpoints),
         num_train_epochs=plan["num_epochs"],
         per_device_train_batch_size=plan["micro_batch_size"],
         gradient_accumulation_steps=plan["grad_accum"],
@@ -138,7 +152,7 @@ def _trainer(
         logging_steps=1,
         logging_first_step=True,
         logging_nan_inf_filter=False,
-        save_strategy="no",
+        save_strategy="no",  # the watch asks for checkpoints by the clock
         eval_strategy="no",
         report_to="none",
         disable_tqdm=True,
@@ -168,7 +182,7 @@ def _trainer(
     )
     # TRL's own progress printing goes to the log of the job; ours is the one that people see.
     trainer.remove_callback(transformers.trainer_callback.PrinterCallback)
-    trainer.add_callback(_watch(transformers.TrainerCallback, log, progress, rows, plan))
+    trainer.add_callback(watch)
     _assert_effective(trainer, plan)
     return trainer
 
@@ -182,20 +196,47 @@ def _no_processing(pad_id: int) -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel(words)), pad_token="<pad>")
 
 
-def _watch(callback: type, log: Path, progress: Progress, rows: list[Row], plan: Mapping[str, Any]) -> Any:
-    """A trainer callback: a JSON line per step with TRL's names, one at the end, and how far training is."""
+def _watch(
+    log: Path,
+    progress: Progress,
+    rows: list[Row],
+    plan: Mapping[str, Any],
+    checkpoints: Checkpoints,
+    checkpoint_seconds: float,
+) -> Any:
+    """A trainer callback: the rows' order, checkpoints by the clock, a JSON line per step, and how far training is."""
+    from transformers import TrainerCallback
+
     tokens_per_epoch = sum(len(row.ids) for row in rows)
 
-    class Watch(callback):  # type: ignore[misc]
+    class Watch(TrainerCallback):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.order = EpochOrder(len(rows), plan["seed"])
+            self.checkpoints = checkpoints
+
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             self.started, self.cpu = time.monotonic(), time.process_time()
+            self.saved, self.first_step = self.started, state.global_step
+            if state.global_step:
+                progress(f"resuming at step {state.global_step}")
             progress("training", 0, state.max_steps)
+
+        def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            # The loader that a resumed epoch begins with does not pass its number on.
+            self.order.set_epoch(state.global_step * plan["num_epochs"] // state.max_steps)
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            now = time.monotonic()
+            if now - self.saved >= checkpoint_seconds and state.global_step < state.max_steps:
+                self.saved = now
+                control.should_save = True
 
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **kwargs: Any) -> None:
             if "loss" not in logs:
                 return
             elapsed = time.monotonic() - self.started
-            tokens = tokens_per_epoch * state.global_step / state.max_steps * plan["num_epochs"]
+            share = (state.global_step - self.first_step) / state.max_steps
+            tokens = tokens_per_epoch * share * plan["num_epochs"]
             line = {
                 "step": state.global_step,
                 "epoch": round(state.epoch, 4),
@@ -216,7 +257,7 @@ def _watch(callback: type, log: Path, progress: Progress, rows: list[Row], plan:
 
         def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             cpu, tokens = time.process_time() - self.cpu, tokens_per_epoch * plan["num_epochs"]
-            self.write({"steps": state.global_step, "tokens": tokens, "cpu_s": round(cpu, 2)})
+            self.write({"steps": state.global_step, "tokens": tokens, "cpu_s": round(cpu, 2), "from": self.first_step})
 
         def write(self, line: dict[str, Any]) -> None:
             with log.open("a", encoding="utf-8") as file:

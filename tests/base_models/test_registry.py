@@ -7,7 +7,7 @@ import pytest
 
 from dlmbuild.base_models.license import acceptance_of, accepted_by_environment, require_acceptance
 from dlmbuild.base_models.reference import parse_reference
-from dlmbuild.base_models.registry import load_registry, recipe_for, row, row_for
+from dlmbuild.base_models.registry import load_registry, row
 from dlmbuild.errors import BaseModelError, LicenceError
 
 ROWS = load_registry()
@@ -60,9 +60,9 @@ def test_an_unknown_key_is_answered_with_near_ones(wrong: str, nearest: str) -> 
 def test_a_recipe_belongs_to_the_model_however_it_is_named() -> None:
     measured = row("smollm2-135m").recipe
     for text in ("smollm2-135m", "smollm2-135m@hub", "hf:huggingfacetb/SmolLM2-135M-Instruct@main"):
-        assert recipe_for(parse_reference(text, HERE)) == measured
+        assert parse_reference(text, HERE).recipe == measured
     for text in ("qwen3-4b", "hf:some/model@main", "file:./folder", "gguf:./file.gguf"):
-        assert not recipe_for(parse_reference(text, HERE)).measured
+        assert not parse_reference(text, HERE).recipe.measured
 
 
 def test_a_gated_base_asks_for_acceptance_of_exactly_its_licence() -> None:
@@ -85,4 +85,4 @@ def test_acceptances_are_read_from_the_environment() -> None:
 
 
 def test_a_gated_model_is_gated_under_its_hub_name_too() -> None:
-    assert row_for(parse_reference("hf:meta-llama/Llama-3.2-1B-Instruct@main", HERE)) == row("llama-3.2-1b")
+    assert parse_reference("hf:meta-llama/Llama-3.2-1B-Instruct@main", HERE).known == row("llama-3.2-1b")
