@@ -29,6 +29,12 @@ def _check(document: Document, project: Project) -> Step:
         (place.out / "document.json").write_bytes(canonical_json(data))
         return {"sections": len(data["sections"])}
 
+    def places() -> Mapping[str, str]:
+        from dlmbuild.doc.document import parse
+
+        sections = parse(document.path).sections
+        return {f"sections[{at}]": f"section {at + 1} (line {section.line})" for at, section in enumerate(sections)}
+
     return Step(
         name=f"check:{document.name}",
         doc=f"{document.path}",
@@ -38,6 +44,8 @@ def _check(document: Document, project: Project) -> Step:
         reads=(),
         outputs=Files({"document.json": document.store.document}),
         work=work,
+        light=True,
+        places=places,
         lock_file=document.store.lock_file,
         archive=project.archive,
     )

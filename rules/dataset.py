@@ -61,6 +61,7 @@ def _dataset(document: Document, project: Project) -> Step:
         reads=(store.document, store.plan, base.facts),
         outputs=Folder(store.root / "dataset.json", "dataset"),
         work=work,
+        light=True,
         lock_file=store.lock_file,
         archive=project.archive,
     )

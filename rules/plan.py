@@ -62,6 +62,7 @@ def _plan(document: Document, project: Project) -> Step:
         reads=(document.store.document, base.facts),
         outputs=Files({"plan.json": document.store.plan}),
         work=work,
+        light=True,
         lock_file=document.store.lock_file,
         archive=project.archive,
     )

@@ -22,12 +22,14 @@ from typing import Any
 
 from doit.exceptions import TaskFailed
 
+from dlmbuild.build.reading import seen
 from dlmbuild.build.reporter import watcher
 from dlmbuild.errors import DlmError, StoreError
 from dlmbuild.io.atomic import staging_folder, sweep_staging, write_atomic
 from dlmbuild.io.digest import JSON
 from dlmbuild.io.progress import Progress
 from dlmbuild.io.statcache import StatCache
+from dlmbuild.store.built import note_built
 from dlmbuild.store.layout import Home
 from dlmbuild.store.objects import Objects
 from dlmbuild.store.outputs import Outputs
@@ -85,18 +87,28 @@ class Step:
     lock_file: Path
     archive: Archive
     doc: str = ""
+    light: bool = False
+    """Whether the work takes milliseconds and needs nothing heavy: a dry run then does it, in a scratch folder."""
+    places: Callable[[], Mapping[str, str]] = dict
+    """Parts of what a light step makes (`sections[2]`) → what a person calls them (`section 3, line 41`)."""
     clean: bool = False
     done: Callable[[Record, bool], None] = lambda record, built: None
     """Told when the outputs are in place and before the lock is given back; `built` is false if they were restored."""
     summary: Callable[[Record], str] = lambda record: ""
     """What a person should know once the run is over."""
 
+    @property
+    def slot(self) -> str:
+        """The step's name within its folder, without the document's or the base's: `train`, `export:Q4_K_M`."""
+        verb, _, *variant = self.name.split(":")
+        return ":".join([verb, *variant])
+
     # -- up to date? -------------------------------------------------------------------------------------------
 
     def ingredients(self) -> Ingredients | None:
         """What the step would be made from now; None while an input does not exist yet, or is damaged."""
         try:
-            digests = {role: self.archive.cache.digest(path) for role, path in self.inputs.items()}
+            digests = {role: self.archive.cache.digest(seen(path)) for role, path in self.inputs.items()}
             return Ingredients(self.rule, digests, dict(self.params()))
         except (FileNotFoundError, json.JSONDecodeError, KeyError):
             return None  # the step that makes the input finds out, and comes first
@@ -104,8 +116,8 @@ class Step:
     def is_up_to_date(self) -> bool:
         """doit's question, asked just before the step would run."""
         try:
-            seen = self.ingredients()
-            record = self.archive.records.load(seen.key) if seen else None
+            current = self.ingredients()
+            record = self.archive.records.load(current.key) if current else None
             return record is not None and not self.outputs.mismatch(record.outputs, self.archive.cache)
         except Exception:
             return False  # `run` meets it again and tells it in words; here doit would end with a traceback
@@ -130,33 +142,34 @@ class Step:
         from dlmbuild.store.exclusive import exclusive
 
         with exclusive(self.lock_file, self.name, lambda text: watcher().note(self.name, text)):
-            seen = self.ingredients()  # after the wait for the lock, and before any work
-            if seen is None:
-                raise self._missing_input()
-            record = self.archive.records.load(seen.key)
+            current = self.ingredients()  # after the wait for the lock, and before any work
+            if current is None:
+                raise self.missing_input()
+            record = self.archive.records.load(current.key)
             known = record is not None and all(map(self.archive.objects.has, record.outputs.values()))
             if record is not None and known:
                 self.outputs.publish(record.outputs, self.archive.objects)
             else:
-                record = self._build(seen)
+                record = self._build(current)
+            note_built(self.lock_file.parent, self.slot, current.key)
             self.done(record, not known)
             watcher().in_place(self.name, "restored from an earlier build" if known else "", self.summary(record))
 
-    def _build(self, seen: Ingredients) -> Record:
+    def _build(self, current: Ingredients) -> Record:
         parent = self.lock_file.parent
         sweep_staging(parent)  # what a killed build left; the lock is ours
-        kept = self._kept(seen.key)
+        kept = self._kept(current.key)
         with staging_folder(parent) as out:
-            notes = self.work(Workplace(out, seen.params, watcher().progress(self.name), kept))
+            notes = self.work(Workplace(out, current.params, watcher().progress(self.name), kept))
             now = self.ingredients()
-            if now is None or now.key != seen.key:
+            if now is None or now.key != current.key:
                 raise StoreError(
                     f"what {self.name} is made from changed while it was being built",
                     why="the result would not belong to either state",
                     do="doit " + self.name,
                 )
             outputs = {path.name: self.archive.objects.put(path) for path in sorted(out.iterdir())}
-        record = Record(seen, outputs, notes)
+        record = Record(current, outputs, notes)
         self.archive.records.save(record)
         self.outputs.publish(outputs, self.archive.objects)
         shutil.rmtree(kept, ignore_errors=True)
@@ -171,7 +184,7 @@ class Step:
                 shutil.rmtree(other, ignore_errors=True)
         return kept
 
-    def _missing_input(self) -> StoreError:
+    def missing_input(self) -> StoreError:
         missing = [path for path in (*self.inputs.values(), *self.reads) if not path.exists()]
         named = missing[0] if missing else "an input"
         return StoreError(f"{named} is missing", why=f"{self.name} is made from it", do="doit " + self.name)
@@ -195,6 +208,7 @@ class Step:
             "uptodate": [(self.is_up_to_date,)],
             "clean": True if self.clean else [],
             "io": {"capture": False},
+            "meta": {"step": self},
         }
 
 

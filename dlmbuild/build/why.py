@@ -1,0 +1,140 @@
+"""What a build would do and why, without building: the dry run.
+
+Light steps (check, plan, dataset) are worked out in a scratch folder, so that their early cutoff is known, not guessed.
+What heavy steps would make cannot be known: whatever is made from that *may* have to follow.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dlmbuild.build.differences import differences
+from dlmbuild.build.reading import pretending
+from dlmbuild.build.step import Step, Workplace
+from dlmbuild.errors import DlmError
+from dlmbuild.io.progress import silent
+from dlmbuild.store.built import read_built
+from dlmbuild.store.records import Ingredients, Record
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What would happen to one task."""
+
+    task: str
+    verdict: str
+    """`run`, `maybe` (it follows something whose result is not known yet), `restore`, `ok`, or `fail`."""
+    causes: list[str] = field(default_factory=list)
+
+    def as_data(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def why(tasks: Mapping[str, Any], selected: Sequence[str]) -> list[Finding]:
+    """A finding for each task with work that `selected` needs, in the order in which doit would come to them."""
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        instead = stack.enter_context(pretending())
+        unknown: dict[Path, str] = {}
+        return [
+            _find(tasks[name], scratch / str(number), instead, unknown)
+            for number, name in enumerate(_in_order(tasks, selected))
+        ]
+
+
+def _in_order(tasks: Mapping[str, Any], selected: Sequence[str]) -> Iterator[str]:
+    seen: set[str] = set()
+
+    def visit(name: str) -> Iterator[str]:
+        if name in seen:
+            return
+        seen.add(name)
+        for needed in tasks[name].task_dep:
+            yield from visit(needed)
+        if tasks[name].actions:
+            yield name
+
+    for name in selected:
+        yield from visit(name)
+
+
+def _find(task: Any, scratch: Path, instead: dict[Path, Path], unknown: dict[Path, str]) -> Finding:
+    step: Step | None = (task.meta or {}).get("step")
+    if step is None:
+        return Finding(task.name, "fail", [task.doc])
+    for path in (*step.inputs.values(), *step.reads):
+        if path in unknown:
+            unknown.update(dict.fromkeys(step.outputs.targets, step.name))
+            return Finding(step.name, "maybe", [f"follows {unknown[path]}"])
+    try:
+        now = step.ingredients()
+        if now is None:
+            raise step.missing_input()
+        record = step.archive.records.load(now.key)
+        if record is None or not all(map(step.archive.objects.has, record.outputs.values())):
+            return _would_run(step, now, record, scratch, instead, unknown)
+        mismatch = step.outputs.mismatch(record.outputs, step.archive.cache)
+        for target in step.outputs.targets if mismatch else ():
+            instead[target] = step.archive.objects.path(record.outputs[target.name])
+        return Finding(step.name, "restore" if mismatch else "ok", [mismatch] if mismatch else [])
+    except DlmError as error:
+        unknown.update(dict.fromkeys(step.outputs.targets, step.name))
+        return Finding(step.name, "fail", [str(error)])
+
+
+def _would_run(
+    step: Step,
+    now: Ingredients,
+    record: Record | None,
+    scratch: Path,
+    instead: dict[Path, Path],
+    unknown: dict[Path, str],
+) -> Finding:
+    last_key = read_built(step.lock_file.parent).get(step.slot)
+    last = step.archive.records.load(last_key) if last_key else None
+    if record is not None:
+        causes = ["what it made is damaged, and so is the copy of it"]
+    elif last is None:
+        causes = ["no earlier build of it is known"]
+    else:
+        causes = list(_changes(step, last.ingredients, now))
+    if not step.light:
+        unknown.update(dict.fromkeys(step.outputs.targets, step.name))
+        return Finding(step.name, "run", causes)
+    scratch.mkdir()
+    step.work(Workplace(scratch, now.params, silent, scratch))
+    for target in step.outputs.targets:
+        made = scratch / target.name
+        if last is not None:
+            causes += _content_changes(step, last, made)
+        instead[target] = made
+    return Finding(step.name, "run", causes)
+
+
+def _changes(step: Step, old: Ingredients, new: Ingredients) -> Iterator[str]:
+    if old.rule != new.rule:
+        yield f"dlmbuild does this step in a new way ({old.rule} → {new.rule})"
+    for role in sorted(old.inputs.keys() | new.inputs.keys()):
+        if old.inputs.get(role) != new.inputs.get(role):
+            yield f"{step.inputs[role].name} changed" if role in step.inputs else f"{role} is no longer used"
+    yield from differences(dict(old.params), dict(new.params))
+
+
+def _content_changes(step: Step, last: Record, made: Path) -> list[str]:
+    """How the JSON that a light step would make differs from what it made the last time."""
+    before = step.archive.objects.path(last.outputs.get(made.name, "0" * 64))
+    if made.suffix != ".json" or not before.exists():
+        return []
+    places = step.places()
+    found = [
+        re.sub(r"^sections\[\d+\]", lambda part: places.get(part[0], part[0]), line)
+        for line in differences(json.loads(before.read_bytes()), json.loads(made.read_bytes()))
+    ]
+    return found or ["what it says is the same: nothing follows"]

@@ -1,0 +1,46 @@
+"""`doit why [TASK …]`: what a build would do and why, without building anything."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from doit.cmd_base import DoitCmdBase, check_tasks_exist
+from doit.control import TaskControl
+
+
+class Why(DoitCmdBase):  # type: ignore[misc]
+    """A command of doit's, so that it knows the graph; installed for `doit` and `dlm` alike."""
+
+    name = "why"
+    doc_purpose = "say what a build would do and why, without building"
+    doc_usage = "[TASK ...]"
+    doc_description = "The exit code is 0 if nothing would be built, 1 if something would."
+    cmd_options = (
+        {"name": "json", "long": "json", "type": bool, "default": False, "help": "as JSON, for programs"},
+        {"name": "all", "short": "a", "long": "all", "type": bool, "default": False, "help": "also what is up to date"},
+    )
+
+    def _execute(self, json: bool, all: bool, pos_args: list[str] | None = None) -> int:
+        from dlmbuild.build.why import why
+
+        control = TaskControl(self.task_list)
+        control.process(pos_args or self.sel_tasks)
+        check_tasks_exist(control.tasks, pos_args or [])
+        findings = why(control.tasks, control.selected_tasks)
+        self.dep_manager.close()
+        work = [finding for finding in findings if finding.verdict != "ok"]
+        if json:
+            self.outstream.write(_json([finding.as_data() for finding in findings]))
+            return 1 if work else 0
+        for finding in findings if all else work:
+            first, *rest = finding.causes or [""]
+            self.outstream.write(f"{finding.verdict:<8} {finding.task:<28} {first}".rstrip() + "\n")
+            for cause in rest:
+                self.outstream.write(f"{'':38}{cause}\n")
+        self.outstream.write(f"{len(findings) - len(work)} of {len(findings)} steps are up to date\n")
+        return 1 if work else 0
+
+
+def _json(data: Any) -> str:
+    return json.dumps(data, indent=2, ensure_ascii=False) + "\n"

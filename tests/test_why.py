@@ -1,0 +1,94 @@
+"""`doit why` says what `doit` then does, on edits of every kind, and names the cause in the user's words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+
+from tests.workshop import Workshop
+
+pytestmark = pytest.mark.model
+
+Edit = Callable[[Workshop], object]
+
+
+def _settings(more: str) -> Edit:
+    return lambda w: w.edit("tower", "dlm_version: 15", f"dlm_version: 15\n{more}")
+
+
+def _damage(name: str) -> Edit:
+    def damage(w: Workshop) -> None:
+        path = w.store / name
+        path.chmod(0o644)
+        path.write_bytes(path.read_bytes()[:-1] + b"?")
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    ("edit", "cause"),
+    [
+        (lambda w: None, ""),
+        (_settings("# only a comment"), "nothing follows"),
+        (lambda w: w.edit("tower", "\n::instruction", "\n\n\n::instruction"), "nothing follows"),
+        (
+            lambda w: w.edit("tower", "rings in fog", "rings at noon"),
+            'section 2 (line 10).pairs[1].answer: "The bell rings in fog." → "The bell rings at noon."',
+        ),
+        (lambda w: w.edit("tower", "grey granite", "red brick"), "section 1 (line 6).text:"),
+        (_settings("training: {num_epochs: 2}"), 'training.num_epochs: "auto" → 2'),
+        (_settings("system_prompt: Be short."), 'system_prompt: null → "Be short."'),
+        (_settings("export: {default_temperature: 0.7}"), "export.default_temperature: null → 0.7"),
+        (_damage("exports/Q4_K_M/Modelfile"), "Modelfile was changed after it was built"),
+        (_damage("adapter/versions/v0001/adapter_model.safetensors"), "was changed after it was built"),
+        (_damage("cache/smoke.Q4_K_M.json"), "was changed after it was built"),
+        (lambda w: (w.store / "dataset.json").unlink(), "dataset.json is missing"),
+        (lambda w: (w.folder / ".doit.db").unlink(), ""),
+    ],
+    ids=[
+        "nothing",
+        "comment",
+        "blank lines",
+        "answer",
+        "prose",
+        "training field",
+        "system prompt",
+        "export field",
+        "damaged export",
+        "damaged adapter",
+        "damaged report",
+        "missing dataset",
+        "lost database",
+    ],
+)
+def test_why_agrees_with_the_build_that_follows(built: Workshop, edit: Edit, cause: str) -> None:
+    edit(built)
+    said = built.doit("why", "--json", "--all", "export:Q4_K_M", code=None)
+    findings = {finding["task"]: finding for finding in json.loads(said.out)}
+    did = built.doit("export:Q4_K_M")
+    verdicts = {task: finding["verdict"] for task, finding in findings.items()}
+    assert {task for task in did.steps if verdicts[task] not in ("run", "maybe")} == set()
+    assert {task for task in did.restored if verdicts[task] not in ("restore", "maybe")} == set()
+    for task, verdict in verdicts.items():
+        if verdict == "run":
+            assert task in did.steps
+        elif verdict == "restore":
+            assert task in did.restored
+        elif verdict == "ok":
+            assert task not in did.steps + did.restored
+    assert said.code == (1 if set(verdicts.values()) != {"ok"} else 0)
+    assert cause in "\n".join(cause for finding in findings.values() for cause in finding["causes"])
+    assert built.doit("why", "export:Q4_K_M").out == f"{len(findings)} of {len(findings)} steps are up to date\n"
+
+
+def test_why_builds_nothing(built: Workshop) -> None:
+    built.edit("tower", "rings in fog", "rings at noon")
+    before = {path: path.stat().st_mtime_ns for path in built.home.rglob("*") if path.is_file()}
+    built.doit("why", code=1)
+    after = {path: path.stat().st_mtime_ns for path in built.home.rglob("*") if path.is_file()}
+    changed = {path.name for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
+    assert changed <= {"stat.sqlite", "stat.sqlite-wal", "stat.sqlite-shm"} | {
+        path.name for path in after.keys() - before.keys() if path.parent.name == "headers"
+    }
