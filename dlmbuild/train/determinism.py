@@ -6,8 +6,11 @@ https://docs.pytorch.org/docs/stable/notes/randomness.html
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
+
+_BATCHES_SORTED_TOGETHER = 16
+"""Enough that neighbours in length are alike, few enough that a long document's batches stay mixed."""
 
 
 def make_deterministic(seed: int, threads: int) -> None:
@@ -23,24 +26,39 @@ def make_deterministic(seed: int, threads: int) -> None:
 
 
 class EpochOrder:
-    """The order of rows in each epoch, a pure function of (seed, epoch): a resumed training needs no sampler state."""
+    """The order of rows in each epoch, a pure function of (seed, epoch): a resumed training needs no sampler state.
 
-    def __init__(self, rows: int, seed: int) -> None:
-        self._rows, self._seed, self._epoch = rows, seed, 0
+    Rows of similar length share a batch, because a batch computes as many tokens for each row as its longest has.
+    `lengths` are in tokens, `batch` is the number of rows that the trainer puts into one.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch: int, seed: int) -> None:
+        self._lengths, self._batch, self._seed, self._epoch = lengths, batch, seed, 0
 
     def set_epoch(self, epoch: int) -> None:
         """Called as each epoch begins."""
         self._epoch = epoch
 
     def __len__(self) -> int:
-        return self._rows
+        return len(self._lengths)
 
     def __iter__(self) -> Iterator[int]:
         import torch
 
         generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self._epoch)
-        order: list[int] = torch.randperm(self._rows, generator=generator).tolist()
-        return iter(order)
+
+        def shuffled(count: int) -> list[int]:
+            order: list[int] = torch.randperm(count, generator=generator).tolist()
+            return order
+
+        rows = shuffled(len(self._lengths))
+        window = self._batch * _BATCHES_SORTED_TOGETHER
+        batches: list[list[int]] = []
+        for start in range(0, len(rows), window):
+            alike = sorted(rows[start : start + window], key=lambda row: -self._lengths[row])
+            batches += [alike[at : at + self._batch] for at in range(0, len(alike), self._batch)]
+        whole = len(rows) // self._batch  # a batch with fewer rows can only be the last one
+        return iter([row for at in (*shuffled(whole), *range(whole, len(batches))) for row in batches[at]])
 
 
 def random_state() -> dict[str, Any]:

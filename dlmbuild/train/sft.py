@@ -128,7 +128,7 @@ def _trainer(model: Any, rows: list[Row], plan: Mapping[str, Any], pad_id: int, 
         learning_rate=plan["learning_rate"],
         lr_scheduler_type=plan["lr_scheduler"],
         warmup_steps=plan["warmup_ratio"],
-        optim=plan["optimizer"],
+        optim=plan["optimizer"] + "_fused",  # the same optimizer in one kernel
         weight_decay=0.0,
         max_grad_norm=1.0,
         seed=plan["seed"],
@@ -211,7 +211,7 @@ def _watch(
 
     class Watch(TrainerCallback):  # type: ignore[misc]
         def __init__(self) -> None:
-            self.order = EpochOrder(len(rows), plan["seed"])
+            self.order = EpochOrder([len(row.ids) for row in rows], plan["micro_batch_size"], plan["seed"])
             self.checkpoints = checkpoints
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
