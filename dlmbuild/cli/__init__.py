@@ -57,6 +57,12 @@ def _own(words: list[str]) -> int:
             raise
         print(f"{error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
         return 1
+    except Exception as error:
+        if os.environ.get("DLM_VERBOSE"):
+            raise
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        print("  this is a defect of dlmbuild; `dlm --verbose …` shows where", file=sys.stderr)
+        return 1
 
 
 def _doit(words: list[str]) -> int:
@@ -76,6 +82,7 @@ def _usage() -> str:
         "  doit                       the default export of every document here\n"
         "  doit export:Q8_0           every document at another quantisation\n"
         "  doit list [--all --status] what can be built, and what is up to date\n"
+        "  doit why                   what a build would do, and why\n"
         "  doit clean, forget, info   as doit's manual says\n\n"
         "  dlm COMMAND --help         about one command; dlm --verbose … shows where an error came from"
     )
