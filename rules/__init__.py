@@ -9,17 +9,22 @@ A project's dodo.py is two lines:
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType, ModuleType, TracebackType
-from typing import Any
+from typing import Any, cast
+
+from doit import get_var
+from doit.exceptions import InvalidDodoFile
 
 from dlmbuild.build.checker import ExistenceChecker
 from dlmbuild.build.project import Project
 from dlmbuild.build.reporter import Reporter
 from dlmbuild.doc.names import QUANTISATIONS
+from dlmbuild.lock.severity import MODES, Mode
 
 from . import base, check, dataset, export, gguf, merge, parity, plan, quantize, smoke, train
 
@@ -30,7 +35,7 @@ STAGES = (check, base, plan, dataset, train, gguf, quantize, parity, merge, smok
 def project(*patterns: str) -> dict[str, Any]:
     """doit's task creators for every document that matches a pattern below the current folder."""
     _end_quietly()
-    found = Project(Path.cwd(), patterns)
+    found = Project(Path.cwd(), patterns, _lock_mode())
     namespace: dict[str, Any] = {
         "DLM_PROJECT": found,
         "DOIT_CONFIG": {
@@ -46,6 +51,14 @@ def project(*patterns: str) -> dict[str, Any]:
         verb = stage.__name__.rpartition(".")[2]
         namespace[f"task_{verb}"] = _creator(stage, found)
     return namespace
+
+
+def _lock_mode() -> Mode:
+    """`doit lock=strict …`, or DLM_LOCK, which `dlm --strict-lock …` sets."""
+    mode = get_var("lock") or os.environ.get("DLM_LOCK", "")
+    if mode not in MODES:
+        raise InvalidDodoFile(f"lock={mode} is not known\n  → write lock=strict, lock=update or lock=ignore")
+    return cast(Mode, mode)
 
 
 def _creator(stage: ModuleType, found: Project) -> Callable[[], Iterator[Any]]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from typing import Any
 
+from dlmbuild.build.locking import keep_to_lock, planning_facts
 from dlmbuild.build.project import Document, Project
-from dlmbuild.build.reading import read_json
+from dlmbuild.build.reading import base_identity, read_json
 from dlmbuild.build.reporter import watcher
 from dlmbuild.build.step import Step, Workplace
 from dlmbuild.store.outputs import Files
@@ -24,26 +24,24 @@ def _plan(document: Document, project: Project) -> Step:
     name = f"plan:{document.name}"
 
     def params() -> Mapping[str, Any]:
-        from dlmbuild.hardware.detect import this_machine
-
         facts = read_json(base.facts)
         return {
             "training": read_json(document.store.document)["training"],
-            "recipe": asdict(document.base.recipe),
-            "base": {name: facts[name] for name in ("context_length", "parameters")},
-            "machine": asdict(this_machine()),
+            "base": {**base_identity(base), **{name: facts[name] for name in ("context_length", "parameters")}},
+            **planning_facts(document, project),
         }
 
     def work(place: Workplace) -> Mapping[str, Any]:
         from dlmbuild.doc.document import parse
         from dlmbuild.errors import HardwareError
-        from dlmbuild.hardware.detect import this_machine
+        from dlmbuild.hardware.detect import Machine
         from dlmbuild.hardware.plan import resolve_plan
         from dlmbuild.io.digest import readable_json
 
         given = place.params
+        keep_to_lock(document, project, base=given["base"], training=False)
         try:
-            plan = resolve_plan(given["training"], given["recipe"], given["base"], this_machine())
+            plan = resolve_plan(given["training"], given["recipe"], given["base"], Machine(**given["machine"]))
         except HardwareError as error:
             error.where = parse(document.path).where(*(("training", error.field) if error.field else ("base_model",)))
             raise

@@ -6,8 +6,10 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from dlmbuild.build.locking import keep_to_lock, planning_facts
 from dlmbuild.build.project import Document, Project
 from dlmbuild.build.reading import base_identity, checkpoint, read_json
+from dlmbuild.build.reporter import watcher
 from dlmbuild.build.step import Step, Workplace
 from dlmbuild.store.outputs import AdapterVersions
 from dlmbuild.store.records import Record
@@ -25,6 +27,7 @@ def _train(document: Document, project: Project) -> Step:
     base, store = project.base_folder(document.base), document.store
     dataset = store.root / "dataset.json"
     versions = AdapterVersions(store.adapter)
+    name = f"train:{document.name}"
 
     def params() -> Mapping[str, Any]:
         from dlmbuild.lock.capture import pin
@@ -39,10 +42,14 @@ def _train(document: Document, project: Project) -> Step:
     def work(place: Workplace) -> Mapping[str, Any]:
         from dlmbuild.hardware.detect import this_machine
         from dlmbuild.jobs.local import require_extra, run_job
-        from dlmbuild.lock.capture import TRAINING_PINS, pins
+        from dlmbuild.lock.capture import TRAINING_PINS, determinism, pins
         from dlmbuild.store.manifest import now, read_manifest
 
         require_extra(*PACKAGES)
+        for warning in keep_to_lock(document, project, base=place.params["base"], training=True):
+            watcher().note(name, warning)
+        facts = planning_facts(document, project)
+        machine = this_machine()
         number = len(read_manifest(store.manifest, document.dlm_id)["training_runs"]) + 1
         started = now().replace(":", "").replace("-", "")
         log = store.logs / f"train-{number:06d}-{started}.jsonl"
@@ -59,29 +66,40 @@ def _train(document: Document, project: Project) -> Step:
             progress=place.progress,
             threads=place.params["plan"]["threads"],
         )
-        return {"run": run, "pins": pins(TRAINING_PINS), "tier": this_machine().tier}
+        return {
+            "run": run,
+            "pins": pins(TRAINING_PINS),
+            "machine": {**facts["machine"], "tier": machine.tier},
+            "determinism": determinism(place.params["plan"]["device"]),
+            "recipe": facts["recipe"],
+        }
+
+    def guard() -> None:
+        if project.lock_mode == "strict":
+            keep_to_lock(document, project, base=base_identity(base), training=True)
 
     def done(record: Record, built: bool) -> None:
-        from dlmbuild.lock.write import lock_data, write_lock
+        from dlmbuild.lock.lockfile import document_lock, write_store_lock
         from dlmbuild.store.manifest import append_run
 
-        facts = read_json(base.facts)
-        plan, notes = record.ingredients.params["plan"], record.notes
-        lock = lock_data(
-            dlm_id=document.dlm_id,
+        notes = record.notes
+        lock = document_lock(
             base=base_identity(base),
-            plan=plan,
             pins=notes["pins"],
-            tier=notes["tier"],
-            license=facts["license"],
+            machine=notes["machine"],
+            determinism=notes["determinism"],
+            recipe=notes["recipe"],
+            plan=record.ingredients.params["plan"],
+            license=read_json(base.facts)["license"],
         )
-        write_lock(store.dlm_lock, lock)
+        if project.lock_mode != "ignore":
+            write_store_lock(store.dlm_lock, lock)
         if built:
             run = {"adapter_version": versions.current().name, "key": record.ingredients.key, **notes["run"]}
-            append_run(store.manifest, document.dlm_id, "training_runs", {**run, "status": "ok", "seed": plan["seed"]})
+            append_run(store.manifest, document.dlm_id, "training_runs", {**run, "status": "ok"})
 
     return Step(
-        name=f"train:{document.name}",
+        name=name,
         doc=f"the adapter of {document.name}",
         rule="train/1",
         inputs={"dataset": dataset},
@@ -91,5 +109,6 @@ def _train(document: Document, project: Project) -> Step:
         work=work,
         lock_file=store.lock_file,
         archive=project.archive,
+        guard=guard,
         done=done,
     )

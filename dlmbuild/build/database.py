@@ -35,7 +35,10 @@ class Database:
     def _row(self, task: str) -> dict[str, Any]:
         if task not in self._rows:
             found = self._db.execute("select row from task where name = ?", (task,)).fetchone()
-            self._rows[task] = self._codec.decode(found[0]) if found else {}
+            try:
+                self._rows[task] = self._codec.decode(found[0]) if found else {}
+            except ValueError:
+                self._rows[task] = {}
         return self._rows[task]
 
     def get(self, task: str, item: str) -> Any:

@@ -5,6 +5,8 @@ Parsing costs imports that an up-to-date build must not pay, so a header is reme
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import json
 import runpy
 from collections.abc import Iterator
@@ -16,9 +18,10 @@ from doit.exceptions import InvalidDodoFile
 
 from dlmbuild.base_models.reference import Reference, parse_reference
 from dlmbuild.build.step import Archive
-from dlmbuild.errors import DlmError, UsageError
+from dlmbuild.errors import DlmError, DocumentError, UsageError, Where
 from dlmbuild.io.atomic import write_atomic
 from dlmbuild.io.digest import canonical_json
+from dlmbuild.lock.severity import Mode
 from dlmbuild.store.layout import BaseFolder, Home, Store
 
 _HEADER_VERSION = "1"
@@ -55,9 +58,11 @@ class BrokenDocument:
 class Project:
     """The documents that match `patterns` below `folder`."""
 
-    def __init__(self, folder: Path, patterns: tuple[str, ...]) -> None:
+    def __init__(self, folder: Path, patterns: tuple[str, ...], lock_mode: Mode = "") -> None:
         self._folder = folder
         self._patterns = patterns
+        self.lock_mode = lock_mode
+        self.lock_path = folder / "dlm.lock"
         self.archive = Archive(Home.default())
 
     @cached_property
@@ -90,6 +95,9 @@ class Project:
             reference = parse_reference(header["base_model"], (self._folder / path).parent)
         except DlmError as error:
             return BrokenDocument(path, self._all_mistakes(path, error))
+        except OSError as error:
+            what = f"the document cannot be read: {error.strerror}"
+            return BrokenDocument(path, DocumentError(what, where=Where(str(path))))
         store = self.archive.home.store(header["dlm_id"])
         return Document(path, header["dlm_id"], reference, header["default_quant"], store)
 
@@ -107,15 +115,16 @@ class Project:
         sha256 = self.archive.cache.digest(self._folder / path)
         # The name of a document is checked as well, so it is part of what is remembered.
         memory = self.archive.home.root / "headers" / f"{sha256}-{path.stem}-{_HEADER_VERSION}.json"
-        try:
-            return dict(json.loads(memory.read_bytes()))
-        except (OSError, ValueError):
-            pass
+        with contextlib.suppress(OSError, ValueError):
+            remembered = json.loads(memory.read_bytes())
+            if isinstance(remembered, dict) and remembered.keys() == {"dlm_id", "base_model", "default_quant"}:
+                return remembered
         from dlmbuild.doc.header import read_header
 
         found = read_header((self._folder / path).read_bytes(), str(path))
         header = {"dlm_id": found.dlm_id, "base_model": found.base_model, "default_quant": found.default_quant}
-        write_atomic(memory, canonical_json(header))
+        with contextlib.suppress(OSError):  # only memory: where nothing can be written, the steps say so
+            write_atomic(memory, canonical_json(header))
         return header
 
 
@@ -123,27 +132,36 @@ def find_document(named: str, folder: Path) -> tuple[Project, Document]:
     """A document by its name in the project of `folder`, or by its path. Raises its own mistakes, or UsageError."""
     path = Path(named)
     if path.suffix == ".dlm" and path.is_file():
-        project = Project(path.resolve().parent, (path.name,))
+        project = Project(path.absolute().parent, (glob.escape(path.name),))
     else:
-        project = _project_of(folder)
-    for document in project.documents:
-        if document.name == path.stem:
+        project = project_of(folder)
+    name = path.stem if path.suffix == ".dlm" else named  # a name may hold dots itself
+    try:
+        documents = project.documents
+    except InvalidDodoFile as error:
+        raise UsageError(str(error)) from None
+    for document in documents:
+        if document.name == name:
             return project, document
     for broken in project.broken:
-        if broken.name == path.stem:
+        if broken.name == name:
             raise broken.error
-    names = ", ".join(document.name for document in project.documents) or "none"
+    names = ", ".join(document.name for document in documents) or "none"
     raise UsageError(f"there is no document {named!r} in this project", why=f"its documents are: {names}")
 
 
-def _project_of(folder: Path) -> Project:
+def project_of(folder: Path) -> Project:
+    """The project that the dodo.py in `folder` declares. Raises UsageError where there is none."""
     if not (folder / "dodo.py").is_file():
         raise UsageError(
             "there is no dodo.py in this folder",
             why="it says which documents belong to a project",
             do="go to the project's folder, or give the document's path",
         )
-    project = runpy.run_path(str(folder / "dodo.py")).get("DLM_PROJECT")
+    try:
+        project = runpy.run_path(str(folder / "dodo.py")).get("DLM_PROJECT")
+    except InvalidDodoFile as error:
+        raise UsageError(str(error)) from None
     if not isinstance(project, Project):
         raise UsageError(
             "dodo.py calls no dlmbuild.rules.project", do='globals().update(project("*.dlm")) in dodo.py declares one'

@@ -92,6 +92,8 @@ class Step:
     places: Callable[[], Mapping[str, str]] = dict
     """Parts of what a light step makes (`sections[2]`) → what a person calls them (`section 3, line 41`)."""
     clean: bool = False
+    guard: Callable[[], None] = lambda: None
+    """Raises a DlmError where what lies here must not be used, however up to date it is."""
     done: Callable[[Record, bool], None] = lambda record, built: None
     """Told when the outputs are in place and before the lock is given back; `built` is false if they were restored."""
     summary: Callable[[Record], str] = lambda record: ""
@@ -117,6 +119,7 @@ class Step:
         """doit's question, asked just before the step would run."""
         try:
             current = self.ingredients()
+            self.guard()
             record = self.archive.records.load(current.key) if current else None
             return record is not None and not self.outputs.mismatch(record.outputs, self.archive.cache)
         except Exception:
@@ -145,6 +148,7 @@ class Step:
             current = self.ingredients()  # after the wait for the lock, and before any work
             if current is None:
                 raise self.missing_input()
+            self.guard()
             record = self.archive.records.load(current.key)
             known = record is not None and all(map(self.archive.objects.has, record.outputs.values()))
             if record is not None and known:

@@ -77,6 +77,7 @@ def _find(task: Any, scratch: Path, instead: dict[Path, Path], unknown: dict[Pat
         now = step.ingredients()
         if now is None:
             raise step.missing_input()
+        step.guard()
         record = step.archive.records.load(now.key)
         if record is None or not all(map(step.archive.objects.has, record.outputs.values())):
             return _would_run(step, now, record, scratch, instead, unknown)

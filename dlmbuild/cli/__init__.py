@@ -15,16 +15,26 @@ COMMANDS = {
     "init": "start a project folder with a document to write in",
     "check": "say whether documents are well written, and where not",
     "prompt": "ask a built model a question",
+    "lock": "hold the project to what it was last trained under",
 }
 """Our own commands, each in the module of its name; every other word goes to doit."""
+
+
+_SWITCHES = {
+    "--verbose": ("DLM_VERBOSE", "1"),
+    "--strict-lock": ("DLM_LOCK", "strict"),
+    "--update-lock": ("DLM_LOCK", "update"),
+    "--ignore-lock": ("DLM_LOCK", "ignore"),
+}
+"""Words before the command → the environment that says the same."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the `dlm` script."""
     words = list(sys.argv[1:] if argv is None else argv)
-    if words and words[0] == "--verbose":
-        os.environ["DLM_VERBOSE"] = "1"
-        words.pop(0)
+    while words and words[0] in _SWITCHES:
+        name, value = _SWITCHES[words.pop(0)]
+        os.environ[name] = value
     try:
         if words and words[0] in ("--help", "-h", "help") and len(words) == 1:
             print(_usage())
@@ -84,5 +94,8 @@ def _usage() -> str:
         "  doit list [--all --status] what can be built, and what is up to date\n"
         "  doit why                   what a build would do, and why\n"
         "  doit clean, forget, info   as doit's manual says\n\n"
-        "  dlm COMMAND --help         about one command; dlm --verbose … shows where an error came from"
+        "  dlm COMMAND --help         about one command\n"
+        "  dlm --verbose …            shows where an error came from\n"
+        "  dlm --strict-lock …        refuses whatever differs from dlm.lock; --update-lock accepts what is here,\n"
+        "                             --ignore-lock neither reads nor writes it (doit lock=strict|update|ignore …)"
     )

@@ -34,7 +34,7 @@ def this_machine() -> Machine:
 
 
 def _device() -> str:
-    if os.environ.get("CUDA_VISIBLE_DEVICES", "x") != "" and Path("/proc/driver/nvidia/version").exists():
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "0") not in ("", "-1") and Path("/proc/driver/nvidia/version").exists():
         return "cuda"
     if sys.platform == "darwin" and platform.machine() == "arm64":
         return "mps"

@@ -40,6 +40,8 @@ def resolve_plan(
     plan = {field: training[field] for field in ("adapter", "optimizer", "seed")}
     for field in _RECIPE_FIELDS:
         plan[field] = recipe[field] if training[field] == "auto" else training[field]
+    if training["sequence_len"] == "auto":  # a recipe for any base may ask for more than this one reads
+        plan["sequence_len"] = min(plan["sequence_len"], base["context_length"])
     modules = training["target_modules"]
     plan["target_modules"] = sorted(LINEAR_LAYERS) if modules == "auto" else sorted(set(modules))
     plan["device"] = machine.device

@@ -1,4 +1,4 @@
-"""The versions of what does the work, read from the installed packages without importing them."""
+"""What a build runs under: package versions, read without importing the packages, and determinism flags."""
 
 from __future__ import annotations
 
@@ -7,6 +7,17 @@ from importlib.metadata import PackageNotFoundError, version
 
 TRAINING_PINS = ("torch", "transformers", "peft", "trl", "accelerate", "tokenizers")
 EXPORT_PINS = ("gguf", "libggml-python", "xllamacpp")
+
+
+_FLAGS = {"use_deterministic_algorithms": True, "cublas_workspace_config": ":4096:8"}
+
+
+def determinism(device: str) -> dict[str, object]:
+    """How far two trainings agree on `device`, and the flags that it takes.
+
+    `strong`: to the byte, on hardware of the same tier. `best-effort`: nearly (some kernels of MPS cannot do better).
+    """
+    return {"class": "best-effort" if device == "mps" else "strong", "flags": dict(_FLAGS)}
 
 
 @cache

@@ -1,0 +1,50 @@
+"""The lock of a document as the graph uses it: which one governs, what it fixes, and whether it is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from dlmbuild.build.project import Document, Project
+from dlmbuild.hardware.detect import this_machine
+from dlmbuild.lock.capture import TRAINING_PINS, determinism, pins
+from dlmbuild.lock.lockfile import Lock, read_project_lock, read_store_lock
+from dlmbuild.lock.severity import compare, decide
+
+
+def governing_lock(document: Document, project: Project) -> Lock | None:
+    """The project's lock if it has one for this document, else that of the last training; None if none is to count."""
+    if project.lock_mode == "ignore":
+        return None
+    held = read_project_lock(project.lock_path).get(document.dlm_id)
+    return held if held is not None else read_store_lock(document.store.dlm_lock)
+
+
+def planning_facts(document: Document, project: Project) -> dict[str, Any]:
+    """Machine and recipe that `auto` values come from: the locked ones, so that no probe changes a plan later on."""
+    here = {"machine": asdict(this_machine()), "recipe": asdict(document.base.recipe)}
+    lock = None if project.lock_mode == "update" else governing_lock(document, project)
+    if lock is None:
+        return here
+    machine = {name: value for name, value in lock.get("hardware", {}).items() if name in here["machine"]}
+    recipe = lock.get("recipe", {})
+    return {
+        "machine": machine if machine.keys() == here["machine"].keys() else here["machine"],
+        "recipe": recipe if recipe.keys() == here["recipe"].keys() else here["recipe"],
+    }
+
+
+def keep_to_lock(document: Document, project: Project, *, base: Mapping[str, Any], training: bool) -> list[str]:
+    """Hold the present to the governing lock: warnings in words, or LockError.
+
+    The base's identity is always compared; with `training` also the packages, the hardware tier and the flags.
+    """
+    lock = governing_lock(document, project)
+    if lock is None:
+        return []
+    more: dict[str, Any] = {}
+    if training:
+        device = lock.get("plan", {}).get("device", this_machine().device)
+        more = {"pins": pins(TRAINING_PINS), "tier": this_machine().tier, "determinism": determinism(device)}
+    return decide(list(compare(lock, base=base, **more)), project.lock_mode)

@@ -1,0 +1,97 @@
+"""dlm.lock: what a training ran under, in TOML for people to read, compare and commit.
+
+Whoever wants the same adapter bytes needs the same document, base, plan, tier, pins and flags; they all stand here. A
+store's dlm.lock tells of its last training. A dlm.lock in the project's folder, written by `dlm lock` and committed,
+has one table for each document and holds everybody to it.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dlmbuild.errors import LockError, Where
+from dlmbuild.io.atomic import write_atomic
+
+LOCK_VERSION = 1
+
+Lock = Mapping[str, Any]
+"""The lock of one document: base, pins, hardware, determinism, recipe, plan, license."""
+
+
+def document_lock(
+    *,
+    base: Mapping[str, Any],
+    pins: Mapping[str, str],
+    machine: Mapping[str, Any],
+    determinism: Mapping[str, Any],
+    recipe: Mapping[str, Any],
+    plan: Mapping[str, Any],
+    license: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """What a document's training ran under. `base` is the base's identity: name, revision, source, files."""
+    named = {name: base[name] for name in ("name", "revision", "source")}
+    return {
+        "base": _sorted({**named, "files": base["files"]}),
+        "pins": _sorted(pins),
+        "hardware": _sorted(machine),
+        "determinism": _sorted(determinism),
+        "recipe": _sorted(recipe),
+        "plan": _sorted(plan),
+        "license": _sorted(license or {}),
+    }
+
+
+def write_store_lock(path: Path, lock: Lock) -> None:
+    """Write a store's lock in one step."""
+    _write(path, "What the last training of this document ran under. Written by `doit train`.", dict(lock))
+
+
+def read_store_lock(path: Path) -> Lock | None:
+    """A store's lock; None where there is none, or none that can be read: it only tells of the past."""
+    try:
+        data = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    return data if data.get("lock_version") == LOCK_VERSION else None
+
+
+def write_project_lock(path: Path, locks: Mapping[str, Lock]) -> None:
+    """Write the project's lock in one step; `locks` by document id."""
+    _write(path, "What this project is built under. Written by `dlm lock`; commit it.", {"documents": dict(locks)})
+
+
+def read_project_lock(path: Path) -> dict[str, Lock]:
+    """The project's lock by document id; empty where there is no file. Raises LockError for a damaged one."""
+    if not path.exists():
+        return {}
+    try:
+        data = tomllib.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise LockError(
+            "the lock cannot be read", where=Where(str(path)), why=str(error), do="take it from version control"
+        ) from None
+    if data.get("lock_version") != LOCK_VERSION or not isinstance(data.get("documents"), dict):
+        raise LockError(
+            f"the lock has version {data.get('lock_version')!r}, this program reads {LOCK_VERSION}",
+            where=Where(str(path)),
+            do="update dlmbuild, or write the lock anew with: dlm lock",
+        )
+    return dict(data["documents"])
+
+
+def _write(path: Path, comment: str, data: dict[str, Any]) -> None:
+    import tomli_w
+
+    write_atomic(path, f"# {comment}\n\n{tomli_w.dumps({'lock_version': LOCK_VERSION, **data})}".encode())
+
+
+def _sorted(table: Mapping[str, Any]) -> dict[str, Any]:
+    # TOML has no null: what is not set is left out.
+    return {
+        name: _sorted(value) if isinstance(value, Mapping) else value
+        for name, value in sorted(table.items())
+        if value is not None
+    }
