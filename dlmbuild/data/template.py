@@ -14,7 +14,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from dlmbuild.errors import BaseModelError, DataError
+from dlmbuild.errors import BaseModelError, DataError, Where
+from dlmbuild.io.json_file import read_json_object
 
 Message = dict[str, str]
 """{"role": "system" | "user" | "assistant", "content": …}"""
@@ -33,9 +34,12 @@ class ChatTemplate:
     @classmethod
     def from_base(cls, folder: Path) -> ChatTemplate:
         """The template of a checkpoint folder. Raises BaseModelError where there is none."""
-        config = json.loads((folder / "tokenizer_config.json").read_bytes())
+        config = read_json_object(folder / "tokenizer_config.json", BaseModelError)
         file = folder / "chat_template.jinja"
-        source = file.read_text("utf-8") if file.exists() else config.get("chat_template")
+        try:
+            source = file.read_text("utf-8") if file.exists() else config.get("chat_template")
+        except (OSError, UnicodeDecodeError) as error:
+            raise BaseModelError(f"the base's chat template cannot be read: {error}", where=Where(str(file))) from None
         if not isinstance(source, str) or not source.strip():
             raise BaseModelError(
                 "the base has no chat template",
@@ -46,13 +50,11 @@ class ChatTemplate:
 
     def render(self, messages: Sequence[Message], *, ask: bool) -> str:
         """The conversation as text; with `ask`, up to the point where the assistant begins to answer."""
-        import jinja2
-
         try:
             text: str = self._compiled.render(
                 messages=list(messages), add_generation_prompt=ask, tools=None, documents=None, **self.special_tokens
             )
-        except jinja2.TemplateError as error:
+        except Exception as error:  # a template is a program that came with the base; it can fail in any way
             raise DataError(
                 f"the base's chat template refuses this conversation: {error}",
                 why="roles: " + ", ".join(message["role"] for message in messages),
@@ -74,6 +76,12 @@ class ChatTemplate:
             )
         learned = whole[len(given) :]
         end = learned.rfind(self.turn_end)
+        if end < 0:
+            raise BaseModelError(
+                f"the base's chat template leaves out {self.turn_end!r} at the end of this answer",
+                why="a model trained with it would not stop",
+                do="take another base",
+            )
         return given, learned[: end + len(self.turn_end)]
 
     @cached_property

@@ -6,7 +6,6 @@ one that the vocabulary has already: a grown vocabulary would change every expor
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from dlmbuild.data.template import ChatTemplate, special_tokens
 from dlmbuild.errors import BaseModelError
+from dlmbuild.io.json_file import read_json_object
 
 _PADDING = ("<|finetune_right_pad_id|>", "<|pad|>", "<pad>", "[PAD]", "<|endoftext|>", "<unk>", "<|unk|>")
 """Spellings of tokens made for padding or harmless as such, best first."""
@@ -38,9 +38,12 @@ class Tokenizer:
 
         try:
             tokens = Tokens.from_file(str(folder / "tokenizer.json"))
-            config = json.loads((folder / "tokenizer_config.json").read_bytes())
         except Exception as error:  # the library raises plain Exception for a damaged file
             raise BaseModelError(f"the base's tokenizer cannot be read: {error}") from None
+        # The file may hold somebody's settings for batches; rows are never cut off or filled up here.
+        tokens.no_truncation()
+        tokens.no_padding()
+        config = read_json_object(folder / "tokenizer_config.json", BaseModelError)
         template = ChatTemplate.from_base(folder)
         turn_end_ids = tuple(tokens.encode(template.turn_end, add_special_tokens=False).ids)
         eos_id = tokens.token_to_id(special_tokens(config).get("eos_token", ""))

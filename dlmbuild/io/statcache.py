@@ -9,11 +9,14 @@ clearly in the past when it was read; a file written in the same instant could c
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from dlmbuild.io.digest import sha256_file
 
@@ -53,21 +56,31 @@ class StatCache:
         """Note the digest of a file that this process has just written or linked, and that nobody else writes to."""
         self._put(path.stat(), sha256)
 
-    def known(self, path: Path) -> str | None:
-        """The digest if it is known without reading the file."""
-        return self._get(path.stat())
+    def _execute(self, sql: str, values: Sequence[int | str]) -> list[Any]:
+        # A cache that is damaged is thrown away; one that cannot be used (disk full, folder read-only, locked for
+        # very long) is done without. Either costs some hashing, no more: never a failed build.
+        with self._lock:
+            for _ in range(2):
+                try:
+                    if self._db is None:
+                        self._db = self._open()
+                    return self._db.execute(sql, values).fetchall()
+                except (sqlite3.OperationalError, OSError):
+                    return []
+                except sqlite3.DatabaseError:
+                    self._throw_away()
+        return []
 
-    def _connection(self) -> sqlite3.Connection:
-        if self._db is None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                self._db = self._open()
-            except sqlite3.DatabaseError:  # a damaged cache costs one pass of hashing, no more
-                self._path.unlink(missing_ok=True)
-                self._db = self._open()
-        return self._db
+    def _throw_away(self) -> None:
+        if self._db is not None:
+            self._db.close()
+            self._db = None
+        for suffix in ("", "-wal", "-shm"):
+            with contextlib.suppress(OSError):
+                self._path.with_name(self._path.name + suffix).unlink()
 
     def _open(self) -> sqlite3.Connection:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
         db = sqlite3.connect(self._path, timeout=30, check_same_thread=False, isolation_level=None)
         try:
             db.execute("pragma journal_mode = wal")
@@ -82,19 +95,14 @@ class StatCache:
         return db
 
     def _get(self, stat: os.stat_result) -> str | None:
-        with self._lock:
-            row = self._connection().execute(
-                "select sha256 from stat where dev = ? and ino = ? and size = ? and mtime = ? and ctime = ?",
-                _signature(stat),
-            )
-            found = row.fetchone()
-        return str(found[0]) if found else None
+        found = self._execute(
+            "select sha256 from stat where dev = ? and ino = ? and size = ? and mtime = ? and ctime = ?",
+            _signature(stat),
+        )
+        return str(found[0][0]) if found else None
 
     def _put(self, stat: os.stat_result, sha256: str) -> None:
-        with self._lock:
-            self._connection().execute(
-                "insert or replace into stat values (?, ?, ?, ?, ?, ?)", (*_signature(stat), sha256)
-            )
+        self._execute("insert or replace into stat values (?, ?, ?, ?, ?, ?)", (*_signature(stat), sha256))
 
 
 def _signature(stat: os.stat_result) -> tuple[int, int, int, int, int]:

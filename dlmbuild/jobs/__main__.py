@@ -44,7 +44,7 @@ def main(spec_file: str) -> int:
     except DlmError as error:
         tell("error", error=error.as_data())
         return 1
-    except Exception:
+    except (Exception, SystemExit):
         traceback.print_exc()
         return 1
     return 0
@@ -52,7 +52,8 @@ def main(spec_file: str) -> int:
 
 def _die_with_parent() -> None:
     # The build holds the other end of this pipe; the read returns when the build ends, even by SIGKILL.
-    sys.stdin.buffer.read()
+    while os.read(0, 4096):
+        pass
     os._exit(1)
 
 

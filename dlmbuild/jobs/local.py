@@ -62,7 +62,10 @@ def run_job(
         assert process.stdout is not None
         try:
             for line in process.stdout:
-                event = json.loads(line)
+                try:
+                    event = json.loads(line)
+                except ValueError:
+                    continue  # a process that is killed may leave half a line
                 if event["event"] == "progress":
                     progress(event["what"], event["done"], event["total"], **event["numbers"])
                 elif event["event"] == "result":

@@ -59,33 +59,48 @@ class Objects:
         self.cache.remember(goal, sha256)
         return sha256
 
+    def keep(self, file: Path) -> str:
+        """The digest of a file of the layout, which stays; its object is made again where somebody removed it."""
+        sha256 = self.cache.digest(file)
+        if not self.has(sha256):
+            temporary = self.root / f".{secrets.token_hex(6)}{STAGING_SUFFIX}"
+            self.root.mkdir(parents=True, exist_ok=True)
+            try:
+                _link_or_copy(file, temporary)
+                sha256 = self.put(temporary)
+            finally:
+                temporary.unlink(missing_ok=True)
+        return sha256
+
     def place(self, sha256: str, goal: Path) -> None:
-        """Make `goal` a link to, or a copy of, an object; whatever was there is replaced in one step."""
+        """Make `goal` a link to, or a copy of, an object; whatever was there is replaced in one step.
+
+        Raises StoreError where the object is missing or damaged.
+        """
+        if not self.has(sha256):
+            raise StoreError(f"the object {sha256} is missing", why=f"{goal} is made from it", do="doit")
         source = self.path(sha256)
         goal.parent.mkdir(parents=True, exist_ok=True)
         temporary = goal.with_name(f".{goal.name}.{secrets.token_hex(6)}{STAGING_SUFFIX}")
         try:
-            if source.stat().st_size < LINK_FROM_BYTES or not self._link(source, temporary, sha256):
-                shutil.copyfile(source, temporary)
-                temporary.chmod(0o644)
-                fsync_path(temporary)
+            _link_or_copy(source, temporary)
             temporary.replace(goal)
-            # Renaming changes ctime; nobody else has written to the file we have just made.
+            # Linking and renaming change ctime, which the object shares; its content was compared just before.
             self.cache.remember(goal, sha256)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
         fsync_path(goal.parent)
 
-    def _link(self, source: Path, temporary: Path, sha256: str) -> bool:
-        # A hard link changes the object's ctime. Its digest stays known only if it was known just before.
-        known = self.cache.known(source) == sha256
+
+def _link_or_copy(source: Path, goal: Path) -> None:
+    if source.stat().st_size >= LINK_FROM_BYTES:
         try:
-            os.link(source, temporary)
+            os.link(source, goal)
+            return
         except OSError as error:
-            if error.errno in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP):
-                return False
-            raise
-        if known:
-            self.cache.remember(source, sha256)
-        return True
+            if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP):
+                raise
+    shutil.copyfile(source, goal)
+    goal.chmod(0o644)
+    fsync_path(goal)

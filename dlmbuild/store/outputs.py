@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from dlmbuild.errors import StoreError
-from dlmbuild.io.atomic import fsync_tree, staging_folder, write_atomic
+from dlmbuild.io.atomic import fsync_tree, staging_folder, sweep_staging, write_atomic
 from dlmbuild.io.statcache import StatCache
 from dlmbuild.store.objects import Objects
 
@@ -112,10 +112,10 @@ class AdapterVersions:
     def current(self) -> Path:
         """The version folder in use. Raises StoreError where there is none."""
         try:
-            name = (self.root / "current.txt").read_text().strip()
+            name = (self.root / "current.txt").read_text("utf-8", "replace").strip()
         except OSError:
             name = ""
-        if not re.fullmatch(r"versions/v\d{4,}", name):
+        if not re.fullmatch(r"versions/v[0-9]{4,}", name):
             raise StoreError(
                 f"{self.root / 'current.txt'} names no adapter version",
                 why="nothing has been trained yet, or the file was changed",
@@ -138,7 +138,8 @@ class AdapterVersions:
         write_atomic(self.root / "current.txt", f"versions/{version.name}\n".encode())
 
     def _versions(self) -> list[Path]:
-        return sorted((self.root / "versions").glob("v[0-9]*"))
+        # Whatever else a person keeps here, a copy of a version for example, is not ours.
+        return sorted(v for v in (self.root / "versions").glob("v*") if re.fullmatch(r"v[0-9]{4,}", v.name))
 
     def _find(self, outputs: Digests, cache: StatCache) -> Path | None:
         return next((v for v in self._versions() if not _first_mismatch(self._members(outputs, v), cache)), None)
@@ -146,6 +147,7 @@ class AdapterVersions:
     def _add(self, outputs: Digests, objects: Objects) -> Path:
         last = max((int(v.name[1:]) for v in self._versions()), default=0)
         version = self.root / "versions" / f"v{last + 1:04d}"
+        sweep_staging(version.parent)
         with staging_folder(self.root / "versions") as staging:
             whole = staging / version.name
             _place(self._members(outputs, whole), objects)

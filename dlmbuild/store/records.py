@@ -60,9 +60,9 @@ class Records:
             ingredients = Ingredients(data["rule"], data["inputs"], data["params"])
             record = Record(ingredients, dict(data["outputs"]), dict(data["notes"]))
             intact = ingredients.key == key and data["check"] == sha256_json([key, data["outputs"], data["notes"]])
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
-        return record if intact else None
+        return record if intact and all(map(_is_plain, record.outputs)) else None
 
     def save(self, record: Record) -> None:
         made_from = record.ingredients
@@ -77,3 +77,8 @@ class Records:
         # The check guards the half that the key does not cover against a damaged disk (not against an attacker).
         data["check"] = sha256_json([key, data["outputs"], data["notes"]])
         write_atomic(self.path(key), readable_json(data))
+
+
+def _is_plain(name: str) -> bool:
+    # Names of outputs become paths below the layout; none may lead out of it.
+    return Path(name).name == name and name not in ("", "..") and "\0" not in name

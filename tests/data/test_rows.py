@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dlmbuild.data.rows import Row, RowTooLongError, conversation, rows_of
+from dlmbuild.data.tokenizer import Tokenizer
+from dlmbuild.errors import DataError
+from tests.tiny import SPECIALS
+
+START, END = SPECIALS[1:]
+TEXT = (
+    "# The lighthouse\n\nThe lighthouse was built of grey granite.\n\n\n\nShips wait.  \n\n"
+    + "Every evening the keeper climbs two hundred and twelve steps, and trims the lamp. " * 6
+    + "\n\n- ä\n- 漢字\n\n    code = 1\n"
+)
+
+
+def questions(*pairs: tuple[str, str], **more: Any) -> dict[str, Any]:
+    return {"type": "instruction", "pairs": [{"question": q, "answer": a, **more} for q, a in pairs]}
+
+
+def prose(text: str) -> dict[str, Any]:
+    return {"type": "prose", "text": text}
+
+
+def rows(
+    sections: list[dict[str, Any]], tokenizer: Tokenizer, limit: int = 512, system: str | None = None
+) -> list[Row]:
+    return list(rows_of(sections, system, tokenizer, limit))
+
+
+def test_a_conversation() -> None:
+    user = {"role": "user", "content": "Q"}
+    assert conversation("Q", None, None) == [user]
+    assert conversation("Q", None, "") == [user]
+    assert conversation("Q", "A", "S") == [
+        {"role": "system", "content": "S"},
+        user,
+        {"role": "assistant", "content": "A"},
+    ]
+    assert conversation("Q", "", None)[-1] == {"role": "assistant", "content": ""}
+
+
+def test_only_the_answer_and_the_end_of_its_turn_are_learned(tokenizer: Tokenizer) -> None:
+    [row] = rows([questions(("Who trims the lamp?", "The keeper."))], tokenizer, system="Be brief.")
+    assert row.kind == "instruction"
+    assert tokenizer.decode(row.ids[row.given :], special=True) == f"The keeper.{END}"
+    assert tokenizer.decode(row.ids[: row.given], special=True) == (
+        f"{START}system\nBe brief.{END}\n{START}user\nWho trims the lamp?{END}\n{START}assistant\n"
+    )
+    assert row.ids[-1] in tokenizer.turn_end_ids
+
+
+def test_what_is_given_is_what_the_model_will_be_asked(tokenizer: Tokenizer) -> None:
+    """The cut is between tokens: asked later, the question has the very ids that it was trained with."""
+    for answer in ("The keeper.", "\n\nIndented", " x", "", "assistant"):
+        [row] = rows([questions(("Who?", answer))], tokenizer)
+        asked = tokenizer.template.render(conversation("Who?", None, None), ask=True)
+        assert list(row.ids[: row.given]) == tokenizer.encode(asked)
+        assert tokenizer.decode(row.ids[row.given :], special=True) == answer + END
+
+
+def test_rows_in_the_order_of_the_document(tokenizer: Tokenizer) -> None:
+    sections = [prose("One."), questions(("A?", "a"), ("B?", "b")), prose("Two.")]
+    assert [row.kind for row in rows(sections, tokenizer)] == ["prose", "instruction", "instruction", "prose"]
+
+
+def test_probes_and_preferences_give_no_rows(tokenizer: Tokenizer) -> None:
+    triples = [{"prompt": "p", "chosen": "c", "rejected": "r"}]
+    sections = [questions(("A?", "a"), probe=True), {"type": "preference", "triples": triples}]
+    assert rows(sections, tokenizer) == []
+    assert len(rows([questions(("A?", "a"), probe=False)], tokenizer)) == 1
+
+
+@pytest.mark.parametrize("limit", [8, 16, 64, 100, 4096])
+def test_no_token_of_prose_is_lost_and_none_is_learned_twice(tokenizer: Tokenizer, limit: int) -> None:
+    found = rows([prose(TEXT)], tokenizer, limit)
+    assert all(row.kind == "prose" and row.given == 0 and 1 <= len(row.ids) <= limit for row in found)
+    ids = [token for row in found for token in row.ids]
+    assert ids.pop() == tokenizer.eos_id  # at the end of the text, and nowhere else
+    assert tokenizer.eos_id not in ids
+    assert tokenizer.decode(ids, special=True) == TEXT
+
+
+def test_prose_is_divided_between_paragraphs_where_that_is_possible(tokenizer: Tokenizer) -> None:
+    text = "\n\n".join(f"Ships wait until the wind turns {number}." for number in range(20))
+    found = rows([prose(text)], tokenizer, 64)
+    assert len(found) > 2
+    for row in found[1:]:
+        assert tokenizer.decode(row.ids).startswith("\n\nShips wait")
+    assert all(len(a.ids) + len(b.ids) > 64 for a, b in itertools.pairwise(found))
+
+
+def test_text_that_just_fits(tokenizer: Tokenizer) -> None:
+    length = len(tokenizer.encode("Ships wait.")) + 1
+    assert [len(row.ids) for row in rows([prose("Ships wait.")], tokenizer, length)] == [length]
+    assert [len(row.ids) for row in rows([prose("Ships wait.")], tokenizer, length - 1)] == [length - 1, 1]
+
+
+def test_an_answer_that_does_not_fit_is_refused_with_its_place(tokenizer: Tokenizer) -> None:
+    long = "The keeper climbs. " * 40
+    sections = [prose("One."), questions(("A?", "a"), ("B?", long)), questions(("C?", long))]
+    needed = len(rows([questions(("B?", long))], tokenizer, 4096)[0].ids)
+    with pytest.raises(RowTooLongError) as caught:
+        rows(sections, tokenizer, needed - 1)
+    assert (caught.value.section, caught.value.pair) == (1, 1)
+    assert isinstance(caught.value, DataError)
+    assert f"{needed} tokens long, and a row holds {needed - 1}" in caught.value.what
+    assert f"training.sequence_len to {needed}" in caught.value.do
+    assert len(rows(sections, tokenizer, needed)) == 4
+
+
+def test_the_digest_names_what_is_trained() -> None:
+    row = Row("instruction", (1, 2, 3), 1)
+    others = [Row("prose", (1, 2, 3), 1), Row("instruction", (1, 2, 4), 1), Row("instruction", (1, 2, 3), 2)]
+    assert len({row.digest, *(other.digest for other in others)}) == 4
+    assert Row("instruction", (1, 2, 3), 1).digest == row.digest
+    assert row.as_data() == {"row": row.digest, "kind": "instruction", "ids": [1, 2, 3], "given": 1}
+
+
+def test_a_system_prompt_is_part_of_every_question_and_of_no_prose(tokenizer: Tokenizer, base: Path) -> None:
+    sections = [prose("One."), questions(("A?", "a"))]
+    without, with_prompt = rows(sections, tokenizer), rows(sections, tokenizer, system="Be brief.")
+    assert without[0] == with_prompt[0]
+    assert without[1] != with_prompt[1]

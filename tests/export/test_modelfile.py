@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from dlmbuild.errors import ExportError
+from dlmbuild.export.ollama.modelfile import Modelfile
+
+PLAIN = Modelfile(
+    model="model.Q4_K_M.gguf",
+    comment="01HZX3Q5J8K9M2N4P6R8T0V2W4 on smollm2-135m, Q4_K_M.",
+    stops=["<|im_end|>", "<|endoftext|>"],
+    temperature=0.0,
+    top_p=None,
+    context=4096,
+    seed=42,
+    system=None,
+    license="",
+)
+
+
+def test_golden() -> None:
+    assert PLAIN.text == (
+        "# 01HZX3Q5J8K9M2N4P6R8T0V2W4 on smollm2-135m, Q4_K_M.\n"
+        "FROM ./model.Q4_K_M.gguf\n"
+        'PARAMETER stop "<|im_end|>"\n'
+        'PARAMETER stop "<|endoftext|>"\n'
+        "PARAMETER temperature 0\n"
+        "PARAMETER num_ctx 4096\n"
+        "PARAMETER seed 42\n"
+    )
+
+
+def test_golden_with_everything() -> None:
+    whole = replace(
+        PLAIN,
+        temperature=0.7,
+        top_p=0.95,
+        system='You are "Bram", {{ helpful }}.\n\n  # no comment\nFROM nowhere\\n',
+        license="Apache-2.0 https://example.org",
+    )
+    assert whole.text.partition("PARAMETER temperature")[2] == (
+        " 0.7\n"
+        "PARAMETER top_p 0.95\n"
+        "PARAMETER num_ctx 4096\n"
+        "PARAMETER seed 42\n"
+        'SYSTEM """You are "Bram", {{ helpful }}.\n\n  # no comment\nFROM nowhere\\n"""\n'
+        'LICENSE """Apache-2.0 https://example.org"""\n'
+    )
+
+
+def test_no_adapter_and_no_template() -> None:
+    text = replace(PLAIN, system="x").text
+    assert "ADAPTER" not in text and "TEMPLATE" not in text
+
+
+@pytest.mark.parametrize("stop", ['say "stop"', "two\nlines"])
+def test_a_stop_that_cannot_be_quoted(stop: str) -> None:
+    with pytest.raises(ExportError, match=r"a stop token is .* which a Modelfile cannot express"):
+        assert replace(PLAIN, stops=[stop]).text
+
+
+@pytest.mark.parametrize("system", ['a """ b', 'she said "yes"', '"'])
+def test_a_system_prompt_that_cannot_be_quoted(system: str) -> None:
+    with pytest.raises(ExportError, match="system_prompt holds") as caught:
+        assert replace(PLAIN, system=system).text
+    assert caught.value.do

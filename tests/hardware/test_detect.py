@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from dlmbuild.hardware import detect
+from dlmbuild.hardware.detect import Machine, this_machine
+
+NVIDIA = "/proc/driver/nvidia/version"
+CPUINFO = "/proc/cpuinfo"
+Pretend = Callable[..., Machine]
+
+
+@pytest.fixture
+def pretend(monkeypatch: pytest.MonkeyPatch) -> Pretend:
+    """`pretend(system, processor, {path: text})` is the machine that is seen with these files."""
+
+    def pretend(system: str = "linux", processor: str = "x86_64", files: dict[str, str] | None = None) -> Machine:
+        monkeypatch.setattr(sys, "platform", system)
+        monkeypatch.setattr(platform, "machine", lambda: processor)
+        monkeypatch.setattr(detect, "Path", lambda name: _File(name, files or {}))
+        return Machine(detect._device(), detect._isa(), 4, 8 << 30)
+
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    return pretend
+
+
+class _File:
+    def __init__(self, name: str, files: dict[str, str]) -> None:
+        self._name, self._files = name, files
+
+    def exists(self) -> bool:
+        return self._name in self._files
+
+    def read_text(self) -> str:
+        if not self.exists():
+            raise FileNotFoundError(self._name)
+        return self._files[self._name]
+
+
+def cpu(flags: str) -> dict[str, str]:
+    return {CPUINFO: f"processor\t: 0\nflags\t\t: fpu {flags}\nbugs\t\t: avx512f\nprocessor\t: 1\nflags\t\t: avx512f\n"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "tier"),
+    [("sse2 avx avx2 avx512f", "cpu-avx512"), ("avx avx2", "cpu-avx2"), ("sse2 avx", "cpu-baseline")],
+)
+def test_the_tier_of_a_cpu_holds_its_instruction_set(pretend: Pretend, flags: str, tier: str) -> None:
+    assert pretend(files=cpu(flags)).tier == tier
+
+
+def test_other_systems(pretend: Pretend) -> None:
+    assert pretend("darwin", "arm64").tier == "mps"
+    assert pretend("darwin", "x86_64").tier == "cpu-baseline"
+    assert pretend("linux", "aarch64").tier == "cpu-neon"
+    assert pretend("win32", "AMD64").tier == "cpu-baseline"
+
+
+def test_a_gpu_and_how_to_hide_it(pretend: Pretend, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {NVIDIA: "NVRM version", **cpu("avx2")}
+    assert pretend(files=files).tier == "cuda"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    assert pretend(files=files).tier == "cuda"
+    for hidden in ("", "-1"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+        assert pretend(files=files).tier == "cpu-avx2"
+
+
+def test_this_machine() -> None:
+    found = this_machine()
+    assert found.device in ("cuda", "mps", "cpu")
+    assert found.cores >= 1
+    assert 1 << 28 < found.memory_bytes < 1 << 50
+    assert this_machine() is found
+
+
+def test_a_system_that_does_not_tell_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(name: str) -> int:
+        raise ValueError(name)
+
+    monkeypatch.setattr(os, "sysconf", refuse)
+    assert detect._memory() == 8 << 30

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from dlmbuild.doc.schema import Training
+from dlmbuild.errors import HardwareError
+from dlmbuild.hardware.detect import Machine
+from dlmbuild.hardware.plan import LINEAR_LAYERS, MAX_THREADS, resolve_plan
+
+MACHINE = Machine("cpu", "avx2", 4, 16 << 30)
+GPU = replace(MACHINE, device="cuda")
+BASE = {"context_length": 2048, "parameters": 135_000_000}
+RECIPE = {
+    "learning_rate": 2e-3,
+    "num_epochs": 4,
+    "micro_batch_size": 2,
+    "grad_accum": 1,
+    "lora_r": 8,
+    "lora_alpha": 16,
+    "lora_dropout": 0.0,
+    "lr_scheduler": "linear",
+    "warmup_ratio": 0.0,
+    "sequence_len": 1024,
+}
+WRITTEN: dict[str, Any] = {
+    "lora_r": 4,
+    "lora_alpha": 12,
+    "lora_dropout": 0.1,
+    "target_modules": ("v_proj", "q_proj", "v_proj"),
+    "sequence_len": 128,
+    "micro_batch_size": 3,
+    "grad_accum": 2,
+    "learning_rate": 5e-4,
+    "num_epochs": 7,
+    "lr_scheduler": "cosine",
+    "warmup_ratio": 0.25,
+    "precision": "bf16",
+    "seed": 7,
+}
+
+
+def training(**written: Any) -> dict[str, Any]:
+    """What document.json holds under "training" when this is written in the document."""
+    return Training(**written).model_dump(mode="json")
+
+
+def plan(machine: Machine = MACHINE, base: dict[str, int] | None = None, **written: Any) -> dict[str, Any]:
+    return resolve_plan(training(**written), RECIPE, base or BASE, machine)
+
+
+def test_auto_comes_from_the_recipe() -> None:
+    found = plan()
+    assert {name: found[name] for name in RECIPE} == RECIPE
+    assert found["target_modules"] == sorted(LINEAR_LAYERS)
+    assert (found["seed"], found["precision"], found["device"]) == (42, "fp32", "cpu")
+
+
+def test_what_is_written_wins() -> None:
+    found = plan(**WRITTEN)
+    assert {name: found[name] for name in WRITTEN} == {**WRITTEN, "target_modules": ["q_proj", "v_proj"]}
+
+
+@pytest.mark.parametrize("field", sorted(WRITTEN))
+def test_each_field_changes_the_plan_and_nothing_else_in_it(field: str) -> None:
+    before, after = plan(), plan(**{field: WRITTEN[field]})
+    assert [name for name in before if before[name] != after[name]] == [field]
+
+
+def test_every_field_of_the_document_is_in_the_plan_and_no_auto_is_left() -> None:
+    found = plan()
+    assert set(Training.model_fields) <= set(found)
+    assert set(WRITTEN) | {"adapter", "optimizer"} == set(Training.model_fields)  # those two allow one value today
+    assert "auto" not in found.values() and None not in found.values()
+
+
+def test_the_same_every_time() -> None:
+    assert plan() == plan(replace(MACHINE, memory_bytes=12 << 30))
+
+
+def test_a_recipe_never_asks_for_more_than_the_base_reads() -> None:
+    assert plan(base={**BASE, "context_length": 512})["sequence_len"] == 512
+
+
+def test_a_written_length_that_the_base_cannot_read_is_refused() -> None:
+    assert plan(sequence_len=2048)["sequence_len"] == 2048
+    with pytest.raises(HardwareError, match="sequence_len is 4096, the base reads 2048 at most") as caught:
+        plan(sequence_len=4096)
+    assert caught.value.field == "sequence_len"
+    assert "2048 or less" in caught.value.do
+
+
+@pytest.mark.parametrize("device", ["cpu", "mps"])
+def test_fp16_needs_a_gpu(device: str) -> None:
+    with pytest.raises(HardwareError, match=f"fp16, which is slow or not a number on {device}") as caught:
+        plan(replace(MACHINE, device=device), precision="fp16")
+    assert caught.value.field == "precision"
+    assert plan(GPU, precision="fp16")["precision"] == "fp16"
+
+
+def test_precision_follows_the_device() -> None:
+    assert plan(GPU)["precision"] == "bf16"
+    assert plan(replace(MACHINE, device="mps"))["precision"] == "fp32"
+    assert plan(GPU, precision="fp32")["precision"] == "fp32"
+
+
+def test_a_base_that_is_too_large_is_refused_before_anything_runs() -> None:
+    large = {**BASE, "parameters": 7_000_000_000}
+    with pytest.raises(HardwareError, match="takes about 34 GiB, and the machine has 16 GiB") as caught:
+        plan(base=large)
+    assert caught.value.field == ""
+    assert plan(GPU, base=large)
+
+
+def test_threads_are_bounded() -> None:
+    assert plan(replace(MACHINE, cores=128))["threads"] == MAX_THREADS
+    assert plan(replace(MACHINE, cores=1))["threads"] == 1

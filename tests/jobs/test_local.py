@@ -1,0 +1,272 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dlmbuild.errors import DataError, JobError, MissingExtra, Where
+from dlmbuild.jobs.local import require_extra, run_job
+from dlmbuild.jobs.table import JOBS
+
+WORK = """
+import os, signal, sys, time
+from pathlib import Path
+from dlmbuild.errors import DataError, Where
+
+def echo(*, document, word, out, progress):
+    progress("echoing")
+    (out / "echo.txt").write_text(document.read_text() + word)
+    return {"word": word, "threads": os.environ["OMP_NUM_THREADS"]}
+
+def one_file(*, out, progress):
+    out.write_text("x")
+    return {}
+
+def mistake(*, out, progress):
+    raise DataError("too long", where=Where("a.dlm", 7, 2), why="it is", do="shorten it")
+
+def bug(*, out, progress):
+    print("before the bug")
+    raise RuntimeError("this is a bug")
+
+def leave(*, out, progress):
+    sys.exit(3)
+
+def die(*, number, out, progress):
+    progress("about to die")
+    os.kill(os.getpid(), number)
+    time.sleep(30)
+
+def half_a_line(*, out, progress):
+    for fd in range(3, 20):  # the pipe to the build is none of the three standard ones
+        if os.path.exists(f"/proc/self/fd/{fd}") and os.readlink(f"/proc/self/fd/{fd}").startswith("pipe:"):
+            os.write(fd, b'{"event": "resu')
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def noisy(*, out, progress):
+    print("python says hello")
+    os.write(1, b"native code says hello\\n")
+    print('{"event": "result", "result": "forged"}', flush=True)
+    progress("working", 1, 2, loss=0.5)
+    os.write(2, b"an error stream\\n")
+    return {"quiet": False}
+
+def often(*, out, progress):
+    for step in range(10001):
+        progress("counting", step, 10000)
+    return {}
+
+def large(*, out, progress):
+    return {"text": "ä\\n" * 1_000_000}
+
+def unspeakable(*, out, progress):
+    return {"path": Path("x")}
+
+def sleep(*, out, progress):
+    out.with_name("pid").write_text(str(os.getpid()))
+    progress("sleeping")
+    time.sleep(60)
+"""
+
+NAMES = [
+    "echo",
+    "one_file",
+    "mistake",
+    "bug",
+    "leave",
+    "die",
+    "half_a_line",
+    "noisy",
+    "often",
+    "large",
+    "unspeakable",
+    "sleep",
+]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the child finds the jobs of this test beside the real ones."""
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "jobs_of_tests.py").write_text(WORK)
+    (tmp_path / "work" / "sitecustomize.py").write_text(
+        f"from dlmbuild.jobs.table import JOBS\nJOBS.update({{name: 'jobs_of_tests:' + name for name in {NAMES}}})\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "work"))
+    (tmp_path / "out").mkdir()
+    return tmp_path
+
+
+def run(folder: Path, name: str, **given: Any) -> dict[str, Any]:
+    job: dict[str, Any] = {"inputs": {}, "params": {}, "out": folder / "out", "log": folder / "logs" / "job.log"}
+    return run_job(name, **{**job, **given})
+
+
+def log(folder: Path) -> str:
+    return (folder / "logs" / "job.log").read_text()
+
+
+def gone(pid: int) -> bool:
+    try:
+        return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+def eventually(condition: Any, seconds: float = 10) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def test_a_result_and_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "doc.txt").write_text("hello ")
+    monkeypatch.chdir(folder)
+    told: list[str] = []
+    result = run(
+        folder,
+        "echo",
+        inputs={"document": Path("doc.txt")},
+        params={"word": "wörld"},
+        threads=3,
+        progress=lambda what, *_, **__: told.append(what),
+    )
+    assert result == {"word": "wörld", "threads": "3"}
+    assert told == ["echoing"]
+    assert [(p.name, p.read_text()) for p in (folder / "out").iterdir()] == [("echo.txt", "hello wörld")]
+
+
+def test_a_job_that_makes_one_file_gets_its_path(folder: Path) -> None:
+    run(folder, "one_file", file="model.gguf")
+    assert [p.name for p in (folder / "out").iterdir()] == ["model.gguf"]
+
+
+def test_a_mistake_crosses_with_its_class_and_position(folder: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        run(folder, "mistake")
+    assert (
+        caught.value.as_data()
+        == DataError("too long", where=Where("a.dlm", 7, 2), why="it is", do="shorten it").as_data()
+    )
+
+
+def test_a_bug_lands_in_the_log(folder: Path) -> None:
+    with pytest.raises(JobError) as caught:
+        run(folder, "bug")
+    assert caught.value.what == "the job 'bug' died (exit code 1)"
+    assert caught.value.why == "RuntimeError: this is a bug"
+    assert str(folder / "logs" / "job.log") in caught.value.do
+    assert "before the bug" in log(folder) and "Traceback" in log(folder)
+
+
+@pytest.mark.parametrize("name", ["leave", "unspeakable", "no_such_job"])
+def test_a_job_that_ends_without_a_result(folder: Path, name: str) -> None:
+    with pytest.raises(JobError, match=rf"the job '{name}' died \(exit code 1\)"):
+        run(folder, name)
+
+
+@pytest.mark.parametrize(("number", "why"), [(signal.SIGKILL, "out of memory"), (signal.SIGSEGV, "it said nothing")])
+def test_death_by_signal(folder: Path, number: signal.Signals, why: str) -> None:
+    with pytest.raises(JobError, match=rf"died \(signal {number.name}\)") as caught:
+        run(folder, "die", params={"number": int(number)})
+    assert why in caught.value.why
+
+
+def test_death_in_the_middle_of_a_line(folder: Path) -> None:
+    with pytest.raises(JobError, match="SIGKILL"):
+        run(folder, "half_a_line")
+
+
+def test_what_libraries_print_disturbs_nothing(folder: Path) -> None:
+    told: list[Any] = []
+    result = run(folder, "noisy", progress=lambda *event, **numbers: told.append((event, numbers)))
+    assert result == {"quiet": False}
+    assert told == [(("working", 1, 2), {"loss": 0.5})]
+    for text in ("python says hello", "native code says hello", "forged", "an error stream"):
+        assert text in log(folder)
+
+
+def test_progress_is_told_at_most_now_and_then(folder: Path) -> None:
+    told: list[Any] = []
+    run(folder, "often", progress=lambda what, done=0.0, total=0.0, **_: told.append((done, total)))
+    assert told[0] == (0, 10000) and told[-1] == (10000, 10000)
+    assert len(told) < 100
+
+
+def test_a_large_result(folder: Path) -> None:
+    assert run(folder, "large") == {"text": "ä\n" * 1_000_000}
+
+
+def test_an_interrupted_build_ends_its_job(folder: Path) -> None:
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(folder, "sleep", progress=interrupt)
+    assert gone(int((folder / "pid").read_text()))
+
+
+def test_a_killed_build_takes_its_job_along(folder: Path) -> None:
+    build = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import sys; from pathlib import Path; from dlmbuild.jobs.local import run_job\n"
+            "folder = Path(sys.argv[1])\n"
+            "run_job('sleep', inputs={}, params={}, out=folder / 'out', log=folder / 'job.log')",
+            str(folder),
+        ]
+    )
+    pid_file = folder / "pid"
+    assert eventually(lambda: pid_file.exists() and pid_file.read_text())
+    pid = int(pid_file.read_text())
+    assert not gone(pid)
+    build.send_signal(signal.SIGKILL)
+    build.wait(10)
+    assert eventually(lambda: gone(pid))
+
+
+def test_two_jobs_at_once(folder: Path) -> None:
+    results: list[dict[str, Any]] = []
+    (folder / "doc.txt").write_text("")
+
+    def work(number: int) -> None:
+        out = folder / str(number)
+        out.mkdir()
+        given = {"inputs": {"document": folder / "doc.txt"}, "params": {"word": str(number)}}
+        results.append(run(folder, "echo", out=out, log=out.with_suffix(".log"), **given))
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in (1, 2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(result["word"] for result in results) == ["1", "2"]
+
+
+def test_missing_packages_are_named_with_what_installs_them() -> None:
+    require_extra("json")
+    with pytest.raises(MissingExtra, match="this needs no_such_package_a, no_such_package_b") as caught:
+        require_extra("json", "no_such_package_a", "no_such_package_b")
+    assert "pip install 'dlmbuild[train]'" in caught.value.do
+
+
+@pytest.mark.parametrize("name", sorted(JOBS))
+def test_every_job_is_there_and_takes_what_every_job_is_given(name: str) -> None:
+    import ast
+
+    module, function = JOBS[name].split(":")
+    root = Path(__file__).parents[2]
+    tree = ast.parse((root / (module.replace(".", os.sep) + ".py")).read_text())
+    [found] = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == function]
+    assert {"out", "progress"} <= {argument.arg for argument in (*found.args.args, *found.args.kwonlyargs)}
