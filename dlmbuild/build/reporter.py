@@ -83,11 +83,9 @@ class Reporter:
         global _current
         self._stop_bars()
         _current = _Nobody()
-        if self._failed:
-            return
         for summary in self._summaries:
             self._line(summary)
-        if not self._ran and self._fresh:
+        if not self._failed and not self._ran and self._fresh:
             self._line(f"everything is up to date ({self._fresh} steps)")
 
     # -- the steps' side ---------------------------------------------------------------------------------------

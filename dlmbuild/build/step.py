@@ -9,7 +9,6 @@ built before is restored from objects instead of being built again.
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import shutil
@@ -29,7 +28,8 @@ from dlmbuild.io.atomic import staging_folder, sweep_staging, write_atomic
 from dlmbuild.io.digest import JSON
 from dlmbuild.io.progress import Progress
 from dlmbuild.io.statcache import StatCache
-from dlmbuild.store.built import note_built
+from dlmbuild.store.built import note_built, read_built
+from dlmbuild.store.disk import disk_error
 from dlmbuild.store.layout import Home
 from dlmbuild.store.objects import Objects
 from dlmbuild.store.outputs import Outputs
@@ -121,9 +121,15 @@ class Step:
             current = self.ingredients()
             self.guard()
             record = self.archive.records.load(current.key) if current else None
-            return record is not None and not self.outputs.mismatch(record.outputs, self.archive.cache)
+            if current is None or record is None or not self.is_noted(current.key):
+                return False
+            return not self.outputs.mismatch(record.outputs, self.archive.cache)
         except Exception:
             return False  # `run` meets it again and tells it in words; here doit would end with a traceback
+
+    def is_noted(self, key: str) -> bool:
+        """Whether the step's last build came to its very end: a kill before that leaves something untold."""
+        return read_built(self.lock_file.parent).get(self.slot) == key
 
     # -- doing it ----------------------------------------------------------------------------------------------
 
@@ -134,9 +140,8 @@ class Step:
         except DlmError as error:
             return TaskFailed(str(error))
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
-                return self._bug()
-            return TaskFailed(str(_disk_error(error, self.archive.home)))
+            told = disk_error(error, self.archive.home)
+            return TaskFailed(str(told)) if told else self._bug()
         except Exception:
             return self._bug()
         return None
@@ -145,6 +150,8 @@ class Step:
         from dlmbuild.store.exclusive import exclusive
 
         with exclusive(self.lock_file, self.name, lambda text: watcher().note(self.name, text)):
+            for place in {self.lock_file.parent, *(target.parent for target in self.outputs.targets)}:
+                sweep_staging(place)  # what a killed build left; the lock is ours
             current = self.ingredients()  # after the wait for the lock, and before any work
             if current is None:
                 raise self.missing_input()
@@ -155,13 +162,12 @@ class Step:
                 self.outputs.publish(record.outputs, self.archive.objects)
             else:
                 record = self._build(current)
-            note_built(self.lock_file.parent, self.slot, current.key)
             self.done(record, not known)
+            note_built(self.lock_file.parent, self.slot, current.key)
             watcher().in_place(self.name, "restored from an earlier build" if known else "", self.summary(record))
 
     def _build(self, current: Ingredients) -> Record:
         parent = self.lock_file.parent
-        sweep_staging(parent)  # what a killed build left; the lock is ours
         kept = self._kept(current.key)
         with staging_folder(parent) as out:
             notes = self.work(Workplace(out, current.params, watcher().progress(self.name), kept))
@@ -214,16 +220,3 @@ class Step:
             "io": {"capture": False},
             "meta": {"step": self},
         }
-
-
-def _disk_error(error: OSError, home: Home) -> DlmError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StoreError(
-            "the disk is full",
-            why=f"{error.filename or home.root} could not be written; nothing that was finished is lost",
-            do=f"free some space, or set DLM_HOME to a folder on another disk (now {home.root}), and run doit again",
-        )
-    return StoreError(
-        f"{error.filename or home.root} cannot be written: {error.strerror}",
-        do=f"make {home.root} writable, or set DLM_HOME to another folder",
-    )

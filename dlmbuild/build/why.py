@@ -84,7 +84,9 @@ def _find(task: Any, scratch: Path, instead: dict[Path, Path], unknown: dict[Pat
         mismatch = step.outputs.mismatch(record.outputs, step.archive.cache)
         for target in step.outputs.targets if mismatch else ():
             instead[target] = step.archive.objects.path(record.outputs[target.name])
-        return Finding(step.name, "restore" if mismatch else "ok", [mismatch] if mismatch else [])
+        if not mismatch and step.is_noted(now.key):
+            return Finding(step.name, "ok")
+        return Finding(step.name, "restore", [mismatch or "what is there is right, but its build was cut off"])
     except DlmError as error:
         unknown.update(dict.fromkeys(step.outputs.targets, step.name))
         return Finding(step.name, "fail", [str(error)])

@@ -78,7 +78,7 @@ def _own(words: list[str]) -> int:
 def _doit(words: list[str]) -> int:
     from doit.doit_cmd import DoitMain
 
-    code = int(DoitMain().run(words))
+    code = DoitMain().run(words) or 0  # some commands of doit return nothing when all went well
     # doit tells a failed task (1), an error in one (2) and a wrong command line (3) apart; here 2 is the command line.
     return {0: 0, 1: 1, 2: 1}.get(code, 2)
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from dlmbuild.lock.capture import pin
+
 
 @dataclass(frozen=True, slots=True)
 class Machine:
@@ -30,10 +32,17 @@ class Machine:
 @cache
 def this_machine() -> Machine:
     """What is found here. Set CUDA_VISIBLE_DEVICES to "" to plan for the CPU of a machine with a GPU."""
-    return Machine(_device(), _isa(), os.cpu_count() or 1, _memory())
+    return Machine(_device(), _isa(), _cores(), _memory())
+
+
+def _cores() -> int:
+    """Those that this process may use, where the system tells."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _device() -> str:
+    if pin("torch").endswith("+cpu"):
+        return "cpu"
     if os.environ.get("CUDA_VISIBLE_DEVICES", "0") not in ("", "-1") and Path("/proc/driver/nvidia/version").exists():
         return "cuda"
     if sys.platform == "darwin" and platform.machine() == "arm64":

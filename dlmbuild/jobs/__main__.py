@@ -14,6 +14,8 @@ from typing import Any
 
 from dlmbuild.errors import DlmError
 from dlmbuild.jobs.table import JOBS
+from dlmbuild.store.disk import disk_error
+from dlmbuild.store.layout import Home
 
 _PROGRESS_EVERY_SECONDS = 0.1
 
@@ -44,7 +46,10 @@ def main(spec_file: str) -> int:
     except DlmError as error:
         tell("error", error=error.as_data())
         return 1
-    except (Exception, SystemExit):
+    except (Exception, SystemExit) as error:
+        told = disk_error(error, Home.default()) if isinstance(error, OSError) else None
+        if told is not None:
+            tell("error", error=told.as_data())
         traceback.print_exc()
         return 1
     return 0

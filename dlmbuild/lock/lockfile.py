@@ -73,13 +73,24 @@ def read_project_lock(path: Path) -> dict[str, Lock]:
         raise LockError(
             "the lock cannot be read", where=Where(str(path)), why=str(error), do="take it from version control"
         ) from None
-    if data.get("lock_version") != LOCK_VERSION or not isinstance(data.get("documents"), dict):
+    documents = data.get("documents")
+    if isinstance(documents, dict) and not all(map(_is_lock, documents.values())):
+        raise LockError(
+            "the lock was changed by hand and says nothing that can be compared",
+            where=Where(str(path)),
+            do="take it from version control, or write it anew with: dlm lock",
+        )
+    if data.get("lock_version") != LOCK_VERSION or not isinstance(documents, dict):
         raise LockError(
             f"the lock has version {data.get('lock_version')!r}, this program reads {LOCK_VERSION}",
             where=Where(str(path)),
             do="update dlmbuild, or write the lock anew with: dlm lock",
         )
-    return dict(data["documents"])
+    return documents
+
+
+def _is_lock(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(table, dict) for table in value.values())
 
 
 def _write(path: Path, comment: str, data: dict[str, Any]) -> None:

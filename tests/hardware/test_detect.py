@@ -23,6 +23,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> Pretend:
         monkeypatch.setattr(sys, "platform", system)
         monkeypatch.setattr(platform, "machine", lambda: processor)
         monkeypatch.setattr(detect, "Path", lambda name: _File(name, files or {}))
+        monkeypatch.setattr(detect, "pin", lambda package: "2.13.0")
         return Machine(detect._device(), detect._isa(), 4, 8 << 30)
 
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
@@ -69,6 +70,12 @@ def test_a_gpu_and_how_to_hide_it(pretend: Pretend, monkeypatch: pytest.MonkeyPa
     for hidden in ("", "-1"):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
         assert pretend(files=files).tier == "cpu-avx2"
+
+
+def test_a_gpu_that_torch_was_not_built_for_does_not_count(pretend: Pretend, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(files={NVIDIA: "NVRM version", **cpu("avx2")})
+    monkeypatch.setattr(detect, "pin", lambda package: "2.13.0+cpu")
+    assert detect._device() == "cpu"
 
 
 def test_this_machine() -> None:
