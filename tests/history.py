@@ -172,32 +172,31 @@ class History:
 
     # -- builds ------------------------------------------------------------------------------------------------
 
-    def killed_build(self, how: signal.Signals) -> str:
-        """A build that is ended from outside at some instant."""
-        process = subprocess.Popen(
+    def start_build(self, seconds: float = 0.05) -> subprocess.Popen[str]:
+        """A build on its way, in which every heavy job takes so long."""
+        return subprocess.Popen(
             [str(SCRIPTS / "doit"), f"export:{QUANT}"],
             cwd=self.shop.folder,
-            env=self.shop.env(FAKE_SECONDS="0.05"),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            env=self.shop.env(FAKE_SECONDS=str(seconds)),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
+
+    def killed_build(self, how: signal.Signals) -> str:
+        """A build that is ended from outside at some instant."""
+        process = self.start_build()
         time.sleep(self.random.uniform(0.15, 1.3))
         process.send_signal(how)
-        process.wait()
+        process.communicate()
         return how.name
 
     def build_edited_meanwhile(self) -> str:
         """A build during which an input changes; what it comes to is only told by the next one."""
-        process = subprocess.Popen(
-            [str(SCRIPTS / "doit"), f"export:{QUANT}"],
-            cwd=self.shop.folder,
-            env=self.shop.env(FAKE_SECONDS="0.05"),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        process = self.start_build()
         time.sleep(self.random.uniform(0.1, 0.8))
         what = self.edit()
-        process.wait()
+        process.communicate()
         return f"{what} during a build"
 
     def step(self) -> str:

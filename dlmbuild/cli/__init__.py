@@ -15,6 +15,8 @@ COMMANDS = {
     "init": "start a project folder with a document to write in",
     "check": "say whether documents are well written, and where not",
     "prompt": "ask a built model a question",
+    "show": "what was built, and what uses the disk",
+    "gc": "make room: what nothing needs any more",
     "lock": "hold the project to what it was last trained under",
 }
 """Our own commands, each in the module of its name; every other word goes to doit."""

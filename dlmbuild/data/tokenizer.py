@@ -52,6 +52,11 @@ class Tokenizer:
         pad_id = _padding(tokens, special_tokens(config).get("pad_token"), {eos_id, *turn_end_ids})
         return cls(tokens, template, pad_id, eos_id, turn_end_ids)
 
+    @property
+    def stop_ids(self) -> list[int]:
+        """Tokens after which nothing more is said: the end of a text, and that of a turn if one token marks it."""
+        return [self.eos_id, *(self.turn_end_ids if len(self.turn_end_ids) == 1 else ())]
+
     def encode(self, text: str) -> list[int]:
         """Ids of a text that holds whatever special tokens it needs; none are added."""
         ids: list[int] = self._tokens.encode(text, add_special_tokens=False).ids

@@ -71,7 +71,7 @@ def reference_predictions(
                         max_new_tokens=_ANSWER_TOKENS,
                         do_sample=False,
                         pad_token_id=tokenizer.pad_id,
-                        eos_token_id=[tokenizer.eos_id, *tokenizer.turn_end_ids],
+                        eos_token_id=tokenizer.stop_ids,
                     )[0].tolist()
                 best = torch.log_softmax(model(torch.tensor([ids])).logits[0].float(), dim=-1).topk(2, dim=-1)
             stop = len(ids) if number < len(FIXED_TEXTS) else len(ids) - 1

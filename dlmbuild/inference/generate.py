@@ -50,7 +50,6 @@ def answer_with_adapter(
     settings = {"do_sample": False} if greedy else {
         "do_sample": True, "temperature": sampling["temperature"], "top_p": sampling["top_p"], "top_k": 0
     }  # fmt: skip
-    ends = [tokenizer.eos_id, *(tokenizer.turn_end_ids if len(tokenizer.turn_end_ids) == 1 else ())]
 
     def ask(messages: list[dict[str, str]]) -> str:
         ids = torch.tensor([tokenizer.encode(tokenizer.template.render(messages, ask=True))])
@@ -60,7 +59,7 @@ def answer_with_adapter(
                 attention_mask=torch.ones_like(ids),
                 max_new_tokens=sampling["max_tokens"],
                 pad_token_id=tokenizer.pad_id,
-                eos_token_id=ends,
+                eos_token_id=tokenizer.stop_ids,
                 **settings,
             )
         return tokenizer.decode(made[0, ids.shape[1] :].tolist()).strip()

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 STAGING_SUFFIX = ".staging"
 """Marks what a killed process may leave behind; whoever holds the lock of that place may delete it."""
@@ -34,11 +35,18 @@ def fsync_tree(folder: Path) -> None:
 
 def write_atomic(path: Path, data: bytes) -> None:
     """Replace the content of `path` in one step, creating its folder."""
+    with create_atomic(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def create_atomic(path: Path) -> Iterator[BinaryIO]:
+    """A file to write to that appears at `path` when the block ends well, and not at all otherwise."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}{STAGING_SUFFIX}")
     try:
         with temporary.open("wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

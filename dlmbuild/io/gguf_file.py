@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import secrets
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, NoReturn
 
 from dlmbuild.errors import DlmError, ExportError, Where
-from dlmbuild.io.atomic import STAGING_SUFFIX, fsync_path
+from dlmbuild.io.atomic import create_atomic
 
 MAGIC = b"GGUF"
 VERSION = 3
@@ -350,7 +349,6 @@ def create_gguf(
     path: Path, entries: Iterable[bytes], tensors: Sequence[Planned], alignment: int = ALIGNMENT
 ) -> Iterator[GgufSink]:
     """Write a GGUF file that appears at `path` when the block ends well, and not at all otherwise."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     listed = list(entries)
     head = [MAGIC, struct.pack("<IQQ", VERSION, len(tensors), len(listed)), *listed]
     offset = 0
@@ -360,17 +358,8 @@ def create_gguf(
         head.append(struct.pack("<IQ", TYPES[tensor.type].id, offset))
         offset = _aligned(offset + tensor.nbytes, alignment)
     header = b"".join(head)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}{STAGING_SUFFIX}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(header + bytes(-len(header) % alignment))
-            sink = GgufSink(file, tensors, alignment)
-            yield sink
-            sink.finish()
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    fsync_path(path.parent)
+    with create_atomic(path) as file:
+        file.write(header + bytes(-len(header) % alignment))
+        sink = GgufSink(file, tensors, alignment)
+        yield sink
+        sink.finish()

@@ -6,8 +6,6 @@ Format: https://github.com/huggingface/safetensors (8 bytes of header length, a 
 from __future__ import annotations
 
 import json
-import os
-import secrets
 import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from dlmbuild.errors import DlmError, Where
-from dlmbuild.io.atomic import STAGING_SUFFIX, fsync_path
+from dlmbuild.io.atomic import create_atomic
 from dlmbuild.io.json_file import parse_json_object, read_json_object
 
 if TYPE_CHECKING:
@@ -137,7 +135,6 @@ def create_safetensors(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Ite
     The block writes the data of the tensors in the order of their names, nothing between them. The bytes depend on
     nothing but names, shapes and data; `format: pt` is what transformers asks for.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name in sorted(shapes):
@@ -149,17 +146,8 @@ def create_safetensors(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Ite
         header[name] = {"dtype": "F32", "shape": list(shapes[name]), "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}{STAGING_SUFFIX}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(struct.pack("<Q", len(text)) + text)
-            yield file
-            if file.tell() != 8 + len(text) + end:
-                raise AssertionError("the data written does not fill the tensors")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    fsync_path(path.parent)
+    with create_atomic(path) as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        yield file
+        if file.tell() != 8 + len(text) + end:
+            raise AssertionError("the data written does not fill the tensors")

@@ -1,0 +1,49 @@
+"""Make room: what nothing needs any more. Says what would go; `--delete` lets it go."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from contextlib import ExitStack
+
+from dlmbuild.errors import UsageError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--delete", action="store_true", help="delete it; without this nothing is touched")
+    parser.add_argument("--versions", type=int, default=3, help="adapter versions to keep per document (default 3)")
+    parser.add_argument("--verbose", action="store_true", help="name each file")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from dlmbuild.io.statcache import StatCache
+    from dlmbuild.store.exclusive import exclusive
+    from dlmbuild.store.gc import folders, garbage
+    from dlmbuild.store.layout import Home
+    from dlmbuild.store.objects import Objects
+
+    if arguments.versions < 1:
+        raise UsageError("--versions must be at least 1", why="the version in use always stays")
+    home = Home.default()
+    with ExitStack() as locks:
+        for folder in folders(home) if arguments.delete else ():
+            # A build holds its lock while it works; nothing of it may go meanwhile.
+            locks.enter_context(exclusive(folder / ".lock", "dlm gc", lambda text: print(text, file=sys.stderr)))
+        found = list(garbage(home, Objects(home.objects, StatCache(home.stat_cache)), arguments.versions))
+        for item in found:
+            if arguments.verbose:
+                print(f"{_megabytes(item.bytes)}  {item.path.relative_to(home.root)}  ({item.why})")
+            if arguments.delete:
+                shutil.rmtree(item.path) if item.path.is_dir() else item.path.unlink(missing_ok=True)
+    total = _megabytes(sum(item.bytes for item in found)).strip()
+    if arguments.delete:
+        print(f"{len(found)} things deleted, {total}")
+    else:
+        print(f"{len(found)} things could go, {total} (large files count once for each name)")
+        print("  → dlm gc --delete" if found else "  nothing to do")
+    return 0
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:9.1f} MB"

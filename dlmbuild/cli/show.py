@@ -1,0 +1,48 @@
+"""Show what was built from the documents of this project: adapters, exports, trainings, and what uses the disk."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("document", nargs="?", help="name or path of one document (default: all of this project)")
+    parser.add_argument("--size", action="store_true", help="also what uses the disk")
+    parser.add_argument("--json", action="store_true", help="as JSON, for programs")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from dlmbuild.build.project import find_document, project_of
+    from dlmbuild.store.inspect import describe_store, disk_use
+
+    if arguments.document:
+        project, one = find_document(arguments.document, Path.cwd())
+        documents = [one]
+    else:
+        project = project_of(Path.cwd())
+        documents = project.documents
+    shown = {}
+    for document in documents:
+        facts: dict[str, Any] = {"document": str(document.path), "dlm_id": document.dlm_id, "base": document.base.text}
+        facts |= describe_store(document.store, document.dlm_id)
+        facts["store"] = str(document.store.root)
+        if arguments.size:
+            facts["bytes"] = disk_use(project.archive.home, document.store, project.base_folder(document.base))
+        shown[document.name] = facts
+    print(json.dumps(shown, indent=2, ensure_ascii=False) if arguments.json else "\n\n".join(map(_text, shown.items())))
+    return 0
+
+
+def _text(shown: tuple[str, dict[str, Any]]) -> str:
+    name, facts = shown
+    lines = [name]
+    for field, value in facts.items():
+        if field == "bytes":
+            lines += [f"  {kind + ':':<38}{size / 1e6:10.1f} MB" for kind, size in value.items()]
+        else:
+            text = ", ".join(value) if isinstance(value, list) else value
+            lines.append(f"  {field.replace('_', ' ') + ':':<18}{'none' if text in (None, '') else text}")
+    return "\n".join(lines)

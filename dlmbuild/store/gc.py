@@ -1,0 +1,102 @@
+"""What may go to make room, by one stated policy.
+
+Stays: whatever lies in place now (built.json of each store and base), the newest adapter versions of each document, and
+the records and objects that these need. Goes: older versions, exports' parts whose export was removed (`doit clean`),
+records and objects that nothing names any more, and what killed builds left lying.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from dlmbuild.io.atomic import STAGING_SUFFIX
+from dlmbuild.store.built import read_built
+from dlmbuild.store.layout import Home, Store
+from dlmbuild.store.objects import Objects
+from dlmbuild.store.outputs import AdapterVersions
+from dlmbuild.store.records import Records
+
+KEPT_VERSIONS = 3
+"""Adapter versions that each document keeps, the one in use among them."""
+
+_VARIANT = re.compile(r"(export|merge|smoke|quantize):(.+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Garbage:
+    """Something that may go."""
+
+    path: Path
+    why: str
+    bytes: int
+
+
+def garbage(home: Home, objects: Objects, kept_versions: int = KEPT_VERSIONS) -> Iterator[Garbage]:
+    """Everything that may go. The caller holds every lock of the home if it is going to delete it."""
+    started = time.time()
+    records = Records(home.records)
+    live: set[str] = set()
+    weights: set[str] = set()
+    exported = {path.name for path in (home.root / "store").glob("*/exports/*")}
+    for folder in folders(home):
+        store = Store(folder) if folder.parent.name == "store" else None
+        wanted = {path.name for path in (folder / "exports").glob("*")} if store else exported
+        for slot, key in read_built(folder).items():
+            variant = _VARIANT.fullmatch(slot)
+            if variant is None or variant[2] in wanted:
+                live.add(key)
+            elif store:
+                leftover = {"merge": f"model.{variant[2]}.gguf", "smoke": f"smoke.{variant[2]}.json"}
+                yield from _file(store.cache / leftover.get(variant[1], "-"), "its export was removed")
+            else:
+                yield from _file(folder / f"base.{variant[2]}.gguf", "no export uses it")
+        if store:
+            kept, old = _versions(store, kept_versions)
+            weights |= {objects.cache.digest(path / "adapter_model.safetensors") for path in kept}
+            for version in old:
+                yield Garbage(version, f"older than the newest {kept_versions} versions", _size(version))
+    named: set[str] = set()
+    dead = []
+    for path in sorted(home.records.glob("*/*.json")):
+        record = records.load(path.stem)
+        if record and (path.stem in live or record.outputs.get("adapter_model.safetensors") in weights):
+            named.update(record.outputs.values())
+        else:
+            dead.append(path)
+    for path in dead:
+        yield from _file(path, "nothing that stays was made by it")
+    for path in sorted(home.objects.glob("*/*")):
+        if path.name not in named and path.stat().st_ctime < started:
+            yield from _file(path, "no record that stays names it")
+    for path in home.root.rglob(f".*{STAGING_SUFFIX}"):
+        yield Garbage(path, "left by a build that was killed", _size(path))
+
+
+def folders(home: Home) -> list[Path]:
+    """Every store and base of a home."""
+    return sorted(path for kind in ("store", "bases") for path in (home.root / kind).glob("*") if path.is_dir())
+
+
+def _versions(store: Store, kept: int) -> tuple[list[Path], list[Path]]:
+    found = sorted((store.adapter / "versions").glob("v[0-9]*"), key=lambda path: int(path.name[1:]))
+    if not found:
+        return [], []
+    current = AdapterVersions(store.adapter).current()
+    newest = [path for path in found if path != current][-(kept - 1) :] if kept > 1 else []
+    stays = {current, *newest}
+    return [path for path in found if path in stays], [path for path in found if path not in stays]
+
+
+def _file(path: Path, why: str) -> Iterator[Garbage]:
+    if path.is_file():
+        yield Garbage(path, why, path.stat().st_size)
+
+
+def _size(path: Path) -> int:
+    if path.is_file():
+        return path.stat().st_size
+    return sum(part.stat().st_size for part in path.rglob("*") if part.is_file())

@@ -1,0 +1,52 @@
+"""What a document's store holds, and what uses the disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from dlmbuild.errors import StoreError
+from dlmbuild.store.layout import BaseFolder, Home, Store
+from dlmbuild.store.manifest import read_manifest
+from dlmbuild.store.outputs import AdapterVersions
+
+
+def describe_store(store: Store, dlm_id: str) -> dict[str, Any]:
+    """The adapter in use, how many versions there are, the exports, the trainings so far."""
+    try:
+        version: str | None = AdapterVersions(store.adapter).current().name
+    except StoreError:
+        version = None
+    runs = read_manifest(store.manifest, dlm_id)["training_runs"]
+    return {
+        "adapter_version": version,
+        "versions": len(list((store.adapter / "versions").glob("v[0-9]*"))),
+        "exports": sorted(path.name for path in (store.root / "exports").glob("*") if path.is_dir()),
+        "trainings": len(runs),
+        "last_trained": runs[-1]["ended_at"] if runs else None,
+        "train_loss": runs[-1].get("train_loss") if runs else None,
+    }
+
+
+def disk_use(home: Home, store: Store, base: BaseFolder) -> dict[str, int]:
+    """Bytes by kind. A file that lies under several names (a hard link) counts once, where it is found first."""
+    places = {
+        "adapters": store.adapter,
+        "exports": store.root / "exports",
+        "cache": store.cache,
+        "base": base.root,
+        "objects and records of all documents": home.root,
+    }
+    seen: set[tuple[int, int]] = set()
+    return {kind: _unseen(place.rglob("*"), seen) for kind, place in places.items()}
+
+
+def _unseen(paths: Iterable[Path], seen: set[tuple[int, int]]) -> int:
+    total = 0
+    for path in paths:
+        stat = path.lstat()
+        if path.is_file() and (stat.st_dev, stat.st_ino) not in seen:
+            seen.add((stat.st_dev, stat.st_ino))
+            total += stat.st_size
+    return total
