@@ -1,0 +1,255 @@
+"""Edits of every kind, and exactly the steps that each may run: more is a failure as much as less.
+
+The graph is the real one, the heavy jobs write digests (tests/history.py).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.history import ID, History
+from tests.workshop import BODY, HEAD, Ran, Workshop
+
+pytestmark = pytest.mark.model
+
+CHECK = {"check:tower"}
+PLAN = {"plan:tower"}
+DATASET = {"dataset:tower"}
+EXPORT = {"export:tower:Q4_K_M"}
+ADAPTER = {"train:tower", "parity:tower", "merge:tower:Q4_K_M", "smoke:tower:Q4_K_M", *EXPORT}
+NOTHING: set[str] = set()
+
+Edit = Callable[[Workshop], object]
+
+
+def text(old: str, new: str) -> Edit:
+    return lambda w: w.edit("tower", old, new)
+
+
+def key(line: str) -> Edit:
+    return text("dlm_version: 15\n", f"dlm_version: 15\n{line}\n")
+
+
+def training(value: str) -> Edit:
+    return text("training: {seed: 1}", f"training: {{seed: 1, {value}}}")
+
+
+def newline(w: Workshop) -> None:
+    path = w.folder / "tower.dlm"
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+
+
+def reorder_keys(w: Workshop) -> None:
+    w.edit("tower", "dlm_version: 15\nbase_model: file:./base\n", "base_model: file:./base\ndlm_version: 15\n")
+
+
+def swap_sections(w: Workshop) -> None:
+    prose, _, questions = BODY.partition("::instruction::")
+    w.edit("tower", BODY, f"::instruction::{questions}\n::prose::\n{prose}")
+
+
+def touch_everything(w: Workshop) -> None:
+    for path in [*w.folder.rglob("*"), *w.home.rglob("*")]:
+        if path.is_file() and "stat.sqlite" not in path.name:
+            os.utime(path)
+
+
+def rename(w: Workshop) -> None:
+    (w.folder / "tower.dlm").rename(w.folder / "keep.dlm")
+
+
+def edit_and_revert(w: Workshop) -> None:
+    w.edit("tower", "in fog", "at noon")
+    w.doit("train")
+    w.edit("tower", "at noon", "in fog")
+
+
+def remove(name: str) -> Edit:
+    return lambda w: (w.home / "store" / ID / name).unlink()
+
+
+def damage(name: str) -> Edit:
+    def edit(w: Workshop) -> None:
+        path = w.home / "store" / ID / name
+        path.chmod(0o644)
+        path.write_bytes(b"?" + path.read_bytes()[1:])
+
+    return edit
+
+
+def base_file(name: str, old: str, new: str) -> Edit:
+    def edit(w: Workshop) -> None:
+        path = w.folder / "base" / name
+        content = path.read_text()
+        assert old in content
+        path.write_text(content.replace(old, new))
+
+    return edit
+
+
+def lose_records(w: Workshop) -> None:
+    shutil.rmtree(w.home / "records")
+
+
+TABLE: dict[str, tuple[Edit, set[str], set[str]]] = {
+    # what happens: (edit, steps that are built, steps that are restored)
+    "nothing": (lambda w: None, NOTHING, NOTHING),
+    "a comment in the frontmatter": (key("# a comment"), CHECK, NOTHING),
+    "a comment after a value": (text("base_model: file:./base", "base_model: file:./base  # mine"), CHECK, NOTHING),
+    "the order of keys": (reorder_keys, CHECK, NOTHING),
+    "a default that is written out": (key("system_prompt: null"), CHECK, NOTHING),
+    "quotes around a value": (text("base_model: file:./base", "base_model: 'file:./base'"), CHECK, NOTHING),
+    "an older format version": (text("dlm_version: 15", "dlm_version: 14"), CHECK, NOTHING),
+    "blank lines between sections": (text("\n::instruction::", "\n\n\n::instruction::"), CHECK, NOTHING),
+    "blank lines at the end": (text("in fog.\n", "in fog.\n\n\n"), CHECK, NOTHING),
+    "blanks at a line's end": (text("\n\n### Q\nWhen", "  \n\n### Q\nWhen"), CHECK, NOTHING),
+    "blanks behind a header": (text("### A\nThe keeper", "### A   \nThe keeper"), CHECK, NOTHING),
+    "CRLF": (newline, CHECK, NOTHING),
+    "no newline at the end": (text("in fog.\n", "in fog."), CHECK, NOTHING),
+    "one answer": (text("in fog", "at noon"), CHECK | DATASET | ADAPTER, NOTHING),
+    "one question": (text("Who trims the lamp?", "Who trims our lamp?"), CHECK | DATASET | ADAPTER, NOTHING),
+    "a word of prose": (text("grey granite", "red granite"), CHECK | DATASET | ADAPTER, NOTHING),
+    "a new section": (text("in fog.\n", "in fog.\n\n::prose::\nMore.\n"), CHECK | DATASET | ADAPTER, NOTHING),
+    "the order of sections": (swap_sections, CHECK | DATASET | ADAPTER, NOTHING),
+    "a question turned into a probe": (
+        text("### Q\nWhen", "### Q !probe\nWhen"),
+        CHECK | DATASET | ADAPTER,
+        NOTHING,
+    ),
+    "a preference": (
+        text("in fog.\n", "in fog.\n\n::preference::\n### Prompt\na\n### Chosen\nb\n### Rejected\nc\n"),
+        CHECK | DATASET,  # it gives no rows, so nothing is trained
+        NOTHING,
+    ),
+    "the system prompt": (key("system_prompt: Be short."), CHECK | DATASET | ADAPTER, NOTHING),
+    "the temperature of the export": (
+        text("default_temperature: 0.0", "default_temperature: 0.7"),
+        CHECK | EXPORT,
+        NOTHING,
+    ),
+    "top_p of the export": (
+        text("default_temperature: 0.0", "default_temperature: 0.0, default_top_p: 0.9"),
+        CHECK | EXPORT,
+        NOTHING,
+    ),
+    "the default quantisation": (
+        text("default_temperature: 0.0", "default_temperature: 0.0, default_quant: Q8_0"),
+        CHECK,  # another default does not change what Q4_K_M is
+        NOTHING,
+    ),
+    "the seed": (text("seed: 1", "seed: 2"), CHECK | PLAN | ADAPTER, NOTHING),
+    "learning_rate": (training("learning_rate: 1e-3"), CHECK | PLAN | ADAPTER, NOTHING),
+    "num_epochs": (training("num_epochs: 2"), CHECK | PLAN | ADAPTER, NOTHING),
+    "micro_batch_size": (training("micro_batch_size: 1"), CHECK | PLAN | ADAPTER, NOTHING),
+    "grad_accum": (training("grad_accum: 3"), CHECK | PLAN | ADAPTER, NOTHING),
+    "lora_r": (training("lora_r: 4"), CHECK | PLAN | ADAPTER, NOTHING),
+    "lora_alpha": (training("lora_alpha: 4"), CHECK | PLAN | ADAPTER, NOTHING),
+    "lora_dropout": (training("lora_dropout: 0.2"), CHECK | PLAN | ADAPTER, NOTHING),
+    "target_modules": (training("target_modules: [q_proj]"), CHECK | PLAN | ADAPTER, NOTHING),
+    "lr_scheduler": (training("lr_scheduler: constant"), CHECK | PLAN | ADAPTER, NOTHING),
+    "warmup_ratio": (training("warmup_ratio: 0.1"), CHECK | PLAN | ADAPTER, NOTHING),
+    "precision": (training("precision: bf16"), CHECK | PLAN | ADAPTER, NOTHING),
+    "sequence_len": (training("sequence_len: 128"), CHECK | PLAN | DATASET | ADAPTER, NOTHING),
+    "a training value that auto means anyway": (training("num_epochs: 3"), CHECK | PLAN, NOTHING),
+    "every time stamp": (touch_everything, NOTHING, NOTHING),
+    "the document's name": (rename, NOTHING, NOTHING),
+    "an edit taken back": (
+        edit_and_revert,
+        NOTHING,
+        {"check:tower", "dataset:tower", "train:tower"},
+    ),
+    "a lost database": (lambda w: (w.folder / ".doit.db").unlink(), NOTHING, NOTHING),
+    "a lost stat cache": (lambda w: (w.home / "stat.sqlite").unlink(), NOTHING, NOTHING),
+    "a damaged adapter": (damage("adapter/versions/v0001/adapter_model.safetensors"), NOTHING, {"train:tower"}),
+    "a missing pointer": (remove("adapter/current.txt"), NOTHING, {"train:tower"}),
+    "a damaged plan": (damage("plan.json"), NOTHING, PLAN),
+    "a missing document.json": (remove("document.json"), NOTHING, CHECK),
+    "a damaged shard": (damage("dataset/document.jsonl"), NOTHING, DATASET),
+    "a missing Modelfile": (remove("exports/Q4_K_M/Modelfile"), NOTHING, EXPORT),
+    "a damaged export": (damage("exports/Q4_K_M/model.Q4_K_M.gguf"), NOTHING, EXPORT),
+    "a damaged merge": (damage("cache/model.Q4_K_M.gguf"), NOTHING, {"merge:tower:Q4_K_M"}),
+    "a missing report": (remove("cache/parity.json"), NOTHING, {"parity:tower"}),
+    "the manifest": (remove("manifest.json"), NOTHING, NOTHING),
+    "the store's lock": (remove("dlm.lock"), NOTHING, NOTHING),
+}
+
+
+@pytest.fixture(scope="module")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    history = History(tmp_path_factory.mktemp("once"), 0)
+    history.shop.doit("export:Q4_K_M")
+    return history.shop
+
+
+@pytest.fixture
+def shop(once: Workshop, tmp_path: Path) -> Workshop:
+    copy = Workshop(tmp_path / "project", tmp_path / "home")
+    shutil.copytree(once.folder, copy.folder)
+    shutil.copytree(once.home, copy.home)
+    copy.doit("export:Q4_K_M")  # the base lies elsewhere now: its task has another name once
+    return copy
+
+
+def without_base(ran: Ran) -> tuple[set[str], set[str]]:
+    steps, restored = set(ran.steps), set(ran.restored)
+    return {s.replace(":keep", ":tower") for s in steps}, {s.replace(":keep", ":tower") for s in restored}
+
+
+@pytest.mark.parametrize("what", TABLE)
+def test_exactly_these_steps_run(shop: Workshop, what: str) -> None:
+    edit, built, restored = TABLE[what]
+    edit(shop)
+    ran = shop.doit("export:Q4_K_M")
+    assert without_base(ran) == (built, restored)
+    again = shop.doit("export:Q4_K_M")
+    assert again.steps == again.restored == []
+
+
+def test_every_field_of_the_frontmatter_is_in_the_table() -> None:
+    from dlmbuild.doc.schema import Export, Frontmatter, Training
+
+    fields = {*Training.model_fields, *Export.model_fields, *Frontmatter.model_fields}
+    elsewhere = {
+        "training",
+        "export",
+        "dlm_id",
+        "dlm_version",
+        "base_model",
+        "adapter",
+        "optimizer",
+        "system_prompt",
+        "seed",
+        "default_quant",
+        "default_temperature",
+        "default_top_p",
+    }  # fmt: skip  (blocks; identity and base below; fields that take one value; rows under other words)
+    assert fields - elsewhere <= TABLE.keys()
+
+
+def test_a_second_document_another_quantisation_and_another_base(shop: Workshop) -> None:
+    assert len(TABLE) >= 40
+    (shop.folder / "harbour.dlm").write_text(
+        HEAD.format(dlm_id="01HZX3Q5J8K9M2N4P6R8T0V2W5", base="file:./base", more="") + "Ships wait.\n"
+    )
+    ran = shop.doit("export:Q4_K_M")
+    verbs = {step.partition(":")[0] for step in ran.steps}
+    assert verbs == {"check", "plan", "dataset", "train", "parity", "merge", "smoke", "export"}
+    assert all(":harbour" in step for step in ran.steps)
+    ran = shop.doit("export:tower:Q8_0")
+    assert [step.partition(":")[0] for step in ran.steps] == ["quantize", "merge", "smoke", "export"]
+    base_file("config.json", '"rope_theta"', '"rope_theta" ')(shop)
+    ran = shop.doit("export:tower:Q4_K_M")
+    assert {step.partition(":")[0] for step in ran.steps} >= {"base", "gguf", "quantize", "train", "export"}
+    assert "check:tower" not in ran.steps and "dataset:tower" not in ran.steps
+
+
+def test_lost_records_are_made_again_to_the_same_bytes(shop: Workshop) -> None:
+    before = (shop.home / "store" / ID / "exports" / "Q4_K_M" / "export_manifest.json").read_bytes()
+    lose_records(shop)
+    assert set(shop.doit("export:Q4_K_M").steps) >= EXPORT
+    assert (shop.home / "store" / ID / "exports" / "Q4_K_M" / "export_manifest.json").read_bytes() == before
