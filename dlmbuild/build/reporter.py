@@ -128,16 +128,15 @@ class Reporter:
     def _draw_bar(self, step: str, what: str, done: float, total: float, numbers: str) -> None:
         if self._bars is None:
             from rich.console import Console
-            from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+            from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
             from rich.progress import Progress as Bars
 
             columns = (
                 TextColumn("  {task.fields[step]}  {task.description}"),
-                BarColumn(bar_width=24),
+                BarColumn(bar_width=12),
                 TextColumn("{task.fields[numbers]}"),
-                TimeElapsedColumn(),
                 TextColumn("eta"),
-                TimeRemainingColumn(),
+                TimeRemainingColumn(compact=True),
             )
             self._bars = Bars(*columns, console=Console(file=self._out), transient=True)
             self._bars.start()

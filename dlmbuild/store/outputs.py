@@ -79,6 +79,7 @@ class Folder:
         index_object = objects.path(outputs[self.index.name])
         folder = self._folder(index_object)
         members = self._members(outputs, folder)
+        sweep_staging(folder)
         _place(members, objects)
         for path in folder.iterdir() if self.members else ():
             if path not in members and path.is_file():
