@@ -18,7 +18,7 @@ pytestmark = pytest.mark.real
 
 def test_the_base_distribution_checks_and_says_what_building_needs(tmp_path: Path) -> None:
     sources = tmp_path / "sources"  # pip builds in the source folder: not in ours
-    left_out = shutil.ignore_patterns(".git", "*.egg-info", "build", ".*_cache", "__pycache__")
+    left_out = shutil.ignore_patterns(".git", "*.egg-info", ".*_cache", "__pycache__", "venv", ".venv")
     shutil.copytree(REPOSITORY, sources, ignore=left_out)
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
     scripts = tmp_path / "venv" / "bin"
