@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 
 import pytest
 
@@ -75,6 +76,16 @@ def test_auto_values_come_from_the_lock(built: Workshop) -> None:
     assert '"learning_rate": 0.00012' in plan.read_text()
     built.doit("lock=update", "plan")
     assert '"learning_rate": 0.0002' in plan.read_text()
+
+
+def test_a_locked_recipe_is_for_its_base_only(built: Workshop) -> None:
+    _lock(built, r"learning_rate = [0-9e.-]+", "learning_rate = 0.00012")
+    shutil.copytree(built.folder / "base", built.folder / "other")
+    config = built.folder / "other" / "config.json"
+    config.write_text(config.read_text() + "\n")
+    built.edit("tower", "file:./base", "file:./other")
+    built.doit("plan")  # naming another base is an edit of the document, and no lock forbids it
+    assert '"learning_rate": 0.0002' in (built.store / "plan.json").read_text()
 
 
 def test_the_project_lock_holds_everybody(built: Workshop) -> None:

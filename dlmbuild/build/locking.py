@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from dlmbuild.build.project import Document, Project
+from dlmbuild.build.reading import base_identity
 from dlmbuild.hardware.detect import this_machine
 from dlmbuild.lock.capture import TRAINING_PINS, determinism, pins
 from dlmbuild.lock.lockfile import Lock, read_project_lock, read_store_lock
@@ -28,7 +29,9 @@ def planning_facts(document: Document, project: Project) -> dict[str, Any]:
     if lock is None:
         return here
     machine = {name: value for name, value in lock.get("hardware", {}).items() if name in here["machine"]}
-    recipe = lock.get("recipe", {})
+    # A recipe is for one base: another base of the document has one of its own.
+    same_base = lock.get("base", {}).get("name") == base_identity(project.base_folder(document.base))["name"]
+    recipe = lock.get("recipe", {}) if same_base else {}
     return {
         "machine": machine if machine.keys() == here["machine"].keys() else here["machine"],
         "recipe": recipe if recipe.keys() == here["recipe"].keys() else here["recipe"],
