@@ -26,7 +26,7 @@ def test_init_writes_a_project_that_is_well_written(workshop: Workshop) -> None:
     assert inside.dlm("check").out == "1 checked, all well written\n"
     assert "export:mybook:Q4_K_M" in inside.doit("list", "--all").out
     hooks = YAML(typ="safe").load(io.StringIO((book / ".pre-commit-config.yaml").read_text()))
-    assert [hook["entry"] for hook in hooks["repos"][0]["hooks"]] == ["dlm check", "doit"]
+    assert [hook["entry"] for hook in hooks["repos"][0]["hooks"]] == ["dlm check", "dlm build"]
 
 
 def test_two_projects_get_two_ids(workshop: Workshop) -> None:

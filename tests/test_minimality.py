@@ -253,3 +253,32 @@ def test_lost_records_are_made_again_to_the_same_bytes(shop: Workshop) -> None:
     lose_records(shop)
     assert set(shop.doit("export:Q4_K_M").steps) >= EXPORT
     assert (shop.home / "store" / ID / "exports" / "Q4_K_M" / "export_manifest.json").read_bytes() == before
+
+
+def test_dlm_build_knows_without_doit_that_there_is_nothing_to_do(shop: Workshop) -> None:
+    assert "up to date" in shop.dlm("build", "export:Q4_K_M").out  # doit said so, and it was noted
+    quick = shop.dlm("build", "export:Q4_K_M", PYTHONPROFILEIMPORTTIME="1")
+    assert "everything is up to date (11 steps)" in quick.out
+    imported = {line.rpartition("|")[2].strip() for line in quick.err.splitlines() if line.startswith("import time:")}
+    assert "dlmbuild.cli.build" in imported
+    assert not imported & {"doit", "sqlite3", "dlmbuild.build.project", "dlmbuild.store.layout", "argparse", "hashlib"}
+
+
+@pytest.mark.parametrize("what", [name for name, row in TABLE.items() if row[1] | row[2]])
+def test_dlm_build_misses_nothing(shop: Workshop, what: str) -> None:
+    shop.dlm("build", "export:Q4_K_M")
+    edit, built, restored = TABLE[what]
+    edit(shop)
+    assert without_base(shop.dlm("build", "export:Q4_K_M")) == (built, restored)
+
+
+def test_dlm_build_sees_a_new_document_and_another_lock_mode(shop: Workshop) -> None:
+    shop.dlm("build")
+    shop.dlm("build")
+    (shop.folder / "harbour.dlm").write_text(
+        HEAD.format(dlm_id="01HZX3Q5J8K9M2N4P6R8T0V2W5", base="file:./base", more="") + "Ships wait.\n"
+    )
+    assert "export:harbour:Q4_K_M" in shop.dlm("build").steps
+    (shop.folder / "harbour.dlm").unlink()
+    assert "(11 steps)" in shop.dlm("build").out
+    assert "(11 steps)" in shop.dlm("--ignore-lock", "build").out

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 from doit.exceptions import InvalidDodoFile
 
@@ -58,6 +59,9 @@ class BrokenDocument:
 class Project:
     """The documents that match `patterns` below `folder`."""
 
+    noticed: ClassVar[set[Path]] = set()
+    """Files and folders that decide which documents there are, of every project of this process."""
+
     def __init__(self, folder: Path, patterns: tuple[str, ...], lock_mode: Mode = "") -> None:
         self._folder = folder
         self._patterns = patterns
@@ -68,6 +72,7 @@ class Project:
     @cached_property
     def _all(self) -> list[Document | BrokenDocument]:
         found = sorted({path for pattern in self._patterns for path in self._folder.glob(pattern) if path.is_file()})
+        self.noticed.update(found, self._searched(), [self._folder / "dodo.py", self.lock_path])
         documents = [self._load(path.relative_to(self._folder)) for path in found]
         _refuse_clashes(documents)
         return documents
@@ -88,6 +93,14 @@ class Project:
 
     def base_folder(self, reference: Reference) -> BaseFolder:
         return self.archive.home.base(reference.key)
+
+    def _searched(self) -> Iterator[Path]:
+        """The folders in which a new document would be found."""
+        yield self._folder
+        for pattern in self._patterns:
+            parts = pattern.split("/")[:-1]
+            for depth in range(1, len(parts) + 1):
+                yield from (path for path in self._folder.glob("/".join(parts[:depth])) if path.is_dir())
 
     def _load(self, path: Path) -> Document | BrokenDocument:
         try:

@@ -37,8 +37,8 @@ class Reporter:
     # -- doit's side -------------------------------------------------------------------------------------------
 
     def initialize(self, tasks: Any, selected: Any) -> None:
-        global _current
-        _current = self
+        global _current, _last_run
+        _current, _last_run = self, (tasks, list(selected))
 
     def get_status(self, task: Any) -> None:
         pass
@@ -184,6 +184,12 @@ class _Nobody:
 
 
 _current: Reporter | _Nobody = _Nobody()
+_last_run: tuple[dict[str, Any], list[str]] | None = None
+
+
+def last_run() -> tuple[dict[str, Any], list[str]] | None:
+    """doit's tasks and the selected names of the last run in this process."""
+    return _last_run
 
 
 def watcher() -> Reporter | _Nobody:

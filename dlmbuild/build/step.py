@@ -131,6 +131,15 @@ class Step:
         """Whether the step's last build came to its very end: a kill before that leaves something untold."""
         return read_built(self.lock_file.parent).get(self.slot) == key
 
+    def watched(self) -> list[Path] | None:
+        """Every file that the step's being up to date depends on; None if it is not up to date."""
+        current = self.ingredients()
+        record = self.archive.records.load(current.key) if current else None
+        if current is None or record is None or not self.is_noted(current.key):
+            return None
+        made = [*self.outputs.files(record.outputs), self.archive.records.path(current.key)]
+        return [*self.inputs.values(), *self.reads, *made, self.lock_file.parent / "built.json"]
+
     # -- doing it ----------------------------------------------------------------------------------------------
 
     def run(self) -> TaskFailed | None:

@@ -49,6 +49,11 @@ def why(tasks: Mapping[str, Any], selected: Sequence[str]) -> list[Finding]:
         ]
 
 
+def steps_of(tasks: Mapping[str, Any], selected: Sequence[str]) -> list[Step]:
+    """The steps that `selected` needs."""
+    return [tasks[name].meta["step"] for name in _in_order(tasks, selected) if (tasks[name].meta or {}).get("step")]
+
+
 def _in_order(tasks: Mapping[str, Any], selected: Sequence[str]) -> Iterator[str]:
     seen: set[str] = set()
 

@@ -33,6 +33,10 @@ class Outputs(Protocol):
         """What is missing or is not what `outputs` says, in words; empty when all is well."""
         ...
 
+    def files(self, outputs: Digests) -> Sequence[Path]:
+        """Every file in the layout that `mismatch` looks at, while there is none."""
+        ...
+
     def publish(self, outputs: Digests, objects: Objects) -> None:
         """Bring the layout to `outputs`, whose objects are all present. Safe to repeat after a kill."""
         ...
@@ -52,6 +56,9 @@ class Files:
         if set(outputs) != set(self.paths):
             return "other files than the record names"
         return _first_mismatch({self.paths[name]: sha256 for name, sha256 in outputs.items()}, cache)
+
+    def files(self, outputs: Digests) -> Sequence[Path]:
+        return list(self.paths.values())
 
     def publish(self, outputs: Digests, objects: Objects) -> None:
         _place({self.paths[name]: sha256 for name, sha256 in outputs.items()}, objects)
@@ -74,6 +81,9 @@ class Folder:
     def mismatch(self, outputs: Digests, cache: StatCache) -> str:
         problem = _first_mismatch({self.index: outputs.get(self.index.name, "")}, cache)
         return problem or _first_mismatch(self._members(outputs, self._folder(self.index)), cache)
+
+    def files(self, outputs: Digests) -> Sequence[Path]:
+        return [self.index, *self._members(outputs, self._folder(self.index))]
 
     def publish(self, outputs: Digests, objects: Objects) -> None:
         index_object = objects.path(outputs[self.index.name])
@@ -132,6 +142,9 @@ class AdapterVersions:
             return _first_mismatch(self._members(outputs, self.current()), cache)
         except StoreError as error:
             return error.what
+
+    def files(self, outputs: Digests) -> Sequence[Path]:
+        return [*self.targets, self.root / "current.txt", *self._members(outputs, self.current())]
 
     def publish(self, outputs: Digests, objects: Objects) -> None:
         version = self._find(outputs, objects.cache) or self._add(outputs, objects)
