@@ -245,6 +245,8 @@ def test_both_ways_of_asking_answer(built: Workshop) -> None:
     assert built.dlm("prompt", "tower", "Who trims the lamp?", "--max-tokens", "4").err == ""
     asked = built.dlm("prompt", "--export", "Q4_K_M", "tower", "Who trims the lamp?", "--max-tokens", "4")
     assert asked.out.strip()
+    built.edit("tower", "rings in fog", "rings at noon")
+    assert "has changed since this was built" in built.dlm("prompt", "tower", "Who?", "--max-tokens", "1").err
     missing = built.dlm("prompt", "--export", "Q6_K", "tower", "Who?", code=1)
     assert "doit export:tower:Q6_K" in missing.err
 

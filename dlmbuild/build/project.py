@@ -63,7 +63,7 @@ class Project:
     """Files and folders that decide which documents there are, of every project of this process."""
 
     def __init__(self, folder: Path, patterns: tuple[str, ...], lock_mode: Mode = "") -> None:
-        self._folder = folder
+        self.folder = folder
         self._patterns = patterns
         self.lock_mode = lock_mode
         self.lock_path = folder / "dlm.lock"
@@ -71,9 +71,9 @@ class Project:
 
     @cached_property
     def _all(self) -> list[Document | BrokenDocument]:
-        found = sorted({path for pattern in self._patterns for path in self._folder.glob(pattern) if path.is_file()})
-        self.noticed.update(found, self._searched(), [self._folder / "dodo.py", self.lock_path])
-        documents = [self._load(path.relative_to(self._folder)) for path in found]
+        found = sorted({path for pattern in self._patterns for path in self.folder.glob(pattern) if path.is_file()})
+        self.noticed.update(found, self._searched(), [self.folder / "dodo.py", self.lock_path])
+        documents = [self._load(path.relative_to(self.folder)) for path in found]
         _refuse_clashes(documents)
         return documents
 
@@ -96,16 +96,16 @@ class Project:
 
     def _searched(self) -> Iterator[Path]:
         """The folders in which a new document would be found."""
-        yield self._folder
+        yield self.folder
         for pattern in self._patterns:
             parts = pattern.split("/")[:-1]
             for depth in range(1, len(parts) + 1):
-                yield from (path for path in self._folder.glob("/".join(parts[:depth])) if path.is_dir())
+                yield from (path for path in self.folder.glob("/".join(parts[:depth])) if path.is_dir())
 
     def _load(self, path: Path) -> Document | BrokenDocument:
         try:
             header = self._header(path)
-            reference = parse_reference(header["base_model"], (self._folder / path).parent)
+            reference = parse_reference(header["base_model"], (self.folder / path).parent)
         except DlmError as error:
             return BrokenDocument(path, self._all_mistakes(path, error))
         except OSError as error:
@@ -119,13 +119,13 @@ class Project:
         from dlmbuild.doc.document import parse_bytes
 
         try:
-            where = parse_bytes((self._folder / path).read_bytes(), str(path)).where("base_model")
+            where = parse_bytes((self.folder / path).read_bytes(), str(path)).where("base_model")
         except DlmError as error:
             return error
         return type(first)(first.what, where=where, why=first.why, do=first.do)
 
     def _header(self, path: Path) -> dict[str, str]:
-        sha256 = self.archive.cache.digest(self._folder / path)
+        sha256 = self.archive.cache.digest(self.folder / path)
         # The name of a document is checked as well, so it is part of what is remembered.
         memory = self.archive.home.root / "headers" / f"{sha256}-{path.stem}-{_HEADER_VERSION}.json"
         with contextlib.suppress(OSError, ValueError):
@@ -134,7 +134,7 @@ class Project:
                 return remembered
         from dlmbuild.doc.header import read_header
 
-        found = read_header((self._folder / path).read_bytes(), str(path))
+        found = read_header((self.folder / path).read_bytes(), str(path))
         header = {"dlm_id": found.dlm_id, "base_model": found.base_model, "default_quant": found.default_quant}
         with contextlib.suppress(OSError):  # only memory: where nothing can be written, the steps say so
             write_atomic(memory, canonical_json(header))

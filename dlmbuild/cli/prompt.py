@@ -7,9 +7,12 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dlmbuild.errors import StoreError, UsageError
+
+if TYPE_CHECKING:
+    from dlmbuild.build.project import Document, Project
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,6 +51,8 @@ def answers(document: str, questions: list[str], arguments: argparse.Namespace) 
     store = found.store
     if not store.document.exists():
         raise _unbuilt(found.name, "train", "nothing has been built from it yet")
+    if _changed(project, found):
+        print(f"{found.path} has changed since this was built; `doit` brings the model up to date", file=sys.stderr)
     data = read_json(store.document)
     params = {
         "questions": questions,
@@ -79,6 +84,15 @@ def answers(document: str, questions: list[str], arguments: argparse.Namespace) 
             threads=_threads(),
         )
     return list(result["answers"])
+
+
+def _changed(project: Project, document: Document) -> bool:
+    """Whether the document's file is another than the one that was last checked."""
+    from dlmbuild.store.built import read_built
+
+    record = project.archive.records.load(read_built(document.store.root).get("check", ""))
+    seen = record.ingredients.inputs.get("document") if record else None
+    return seen is not None and seen != project.archive.cache.digest(project.folder / document.path)
 
 
 def _sampling(arguments: argparse.Namespace, export: Mapping[str, Any]) -> dict[str, Any]:
