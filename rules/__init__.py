@@ -14,7 +14,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType, ModuleType, TracebackType
+from types import FrameType, TracebackType
 from typing import Any, cast
 
 from doit import get_var
@@ -24,7 +24,7 @@ from dlmbuild.build.checker import ExistenceChecker
 from dlmbuild.build.project import Project
 from dlmbuild.build.reporter import Reporter
 from dlmbuild.doc.names import QUANTISATIONS
-from dlmbuild.lock.severity import MODES, Mode
+from dlmbuild.lock import MODES, Mode
 
 from . import base, check, dataset, export, gguf, merge, parity, plan, quantize, smoke, train
 
@@ -33,11 +33,12 @@ STAGES = (check, base, plan, dataset, train, gguf, quantize, parity, merge, smok
 
 
 def project(*patterns: str) -> dict[str, Any]:
-    """doit's task creators for every document that matches a pattern below the current folder."""
+    """What a dodo.py needs to build every document that matches a pattern below the current folder."""
     _end_quietly()
     found = Project(Path.cwd(), patterns, _lock_mode())
-    namespace: dict[str, Any] = {
+    return {
         "DLM_PROJECT": found,
+        "task_documents": _creator(found),
         "DOIT_CONFIG": {
             "default_tasks": ["export"],
             "reporter": Reporter,
@@ -47,10 +48,6 @@ def project(*patterns: str) -> dict[str, Any]:
             "par_type": "thread",
         },
     }
-    for stage in STAGES:
-        verb = stage.__name__.rpartition(".")[2]
-        namespace[f"task_{verb}"] = _creator(stage, found)
-    return namespace
 
 
 def _lock_mode() -> Mode:
@@ -61,13 +58,17 @@ def _lock_mode() -> Mode:
     return cast(Mode, mode)
 
 
-def _creator(stage: ModuleType, found: Project) -> Callable[[], Iterator[Any]]:
+def _creator(found: Project) -> Callable[[], Iterator[Any]]:
     def create() -> Iterator[Any]:
-        if stage is not check:
-            yield from _blocked(found, per_quantisation=stage in (merge, smoke, export))
-        yield from stage.tasks(found)
+        for stage in STAGES:
+            verb = stage.__name__.rpartition(".")[2]
+            yield {"basename": verb, "name": None, "doc": stage.tasks.__doc__}
+            if stage is not check:
+                for task in _blocked(found, per_quantisation=stage in (merge, smoke, export)):
+                    yield {"basename": verb, **task}
+            for task in stage.tasks(found):
+                yield {"basename": verb, **task} if isinstance(task, dict) else task
 
-    create.__doc__ = stage.tasks.__doc__
     return create
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +23,8 @@ def tasks(project: Project) -> Iterator[dict[str, Any]]:
 def _base(reference: Reference, folder: BaseFolder, project: Project) -> Step:
     def params() -> Mapping[str, Any]:
 
-        known = reference.known
         if reference.kind == "package":
-            assert known is not None and known.package is not None
-            return {"package": asdict(known.package)}
+            return {"package": reference.pinned}
         if reference.kind == "hub":
             return {"hub": {"id": reference.id, "revision": reference.revision}}
         return {}

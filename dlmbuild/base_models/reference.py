@@ -15,16 +15,19 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from dlmbuild.base_models.registry import Recipe, Row, default_recipe, row, row_of_model
 from dlmbuild.errors import BaseModelError
 from dlmbuild.io.digest import sha256_bytes
 
+if TYPE_CHECKING:
+    from dlmbuild.base_models.registry import Recipe, Row
+
 Kind = Literal["package", "hub", "folder", "gguf"]
 
-_HUB_ID = re.compile(r"(?!.{97})(?!.*(?:--|\.\.|\.git$))\w(?:[\w.-]*\w)?/\w(?:[\w.-]*\w)?", re.ASCII)
-_REVISION = re.compile(r"(?!.*\.\.)[A-Za-z0-9][\w./-]{0,199}", re.ASCII)
+# Plain strings: compiled where one is needed, which an up-to-date build never does.
+_HUB_ID = r"(?a)(?!.{97})(?!.*(?:--|\.\.|\.git$))\w(?:[\w.-]*\w)?/\w(?:[\w.-]*\w)?"
+_REVISION = r"(?a)(?!.*\.\.)[A-Za-z0-9][\w./-]{0,199}"
 _LOCAL: dict[str, Kind] = {"file": "folder", "gguf": "gguf"}
 
 
@@ -45,15 +48,21 @@ class Reference:
     """hub: the commit, tag or branch that is asked for."""
     path: Path | None = None
     """folder, gguf: absolute."""
+    pinned: str = ""
+    """package: name, version and digest of what is taken out of it."""
 
     @property
     def known(self) -> Row | None:
         """The registry row that knows this model, by key or by its id on the hub; None for any other model."""
+        from dlmbuild.base_models.registry import row, row_of_model
+
         return row(self.row) if self.row is not None else row_of_model(self.id)
 
     @property
     def recipe(self) -> Recipe:
         """The training defaults for this base: the measured ones where there are any."""
+        from dlmbuild.base_models.registry import default_recipe
+
         return self.known.recipe if self.known else default_recipe()
 
 
@@ -84,7 +93,7 @@ def parse_reference(text: str, folder: Path) -> Reference:
 
 def _known(text: str) -> Reference:
     key, at, source = text.partition("@")
-    if _HUB_ID.fullmatch(key):
+    if re.fullmatch(_HUB_ID, key):
         raise BaseModelError(
             f"unknown base model {text!r}",
             why="a model of the hub is written with hf: and pinned to a revision",
@@ -97,6 +106,8 @@ def _known(text: str) -> Reference:
             why="a file or folder is written with its kind in front",
             do=f"write {scheme}:{text}",
         )
+    from dlmbuild.base_models.registry import row
+
     known = row(key)
     if at and source != "hub":
         raise BaseModelError(
@@ -105,7 +116,9 @@ def _known(text: str) -> Reference:
             do=f"write {key}, {key}@hub, or another revision as hf:{known.id}@{source or 'revision'}",
         )
     if known.package and not at:
-        return Reference(text=text, kind="package", key=key, row=key)
+        package = known.package
+        pinned = f"{package.name}=={package.version} {package.member_sha256}"
+        return Reference(text=text, kind="package", key=key, row=key, pinned=pinned)
     # Without a package `<key>` is the hub's copy already, so that both spellings share one folder.
     name = f"{key}-hub" if known.package else key
     return Reference(text=text, kind="hub", key=name, row=key, id=known.id, revision=known.revision)
@@ -113,7 +126,7 @@ def _known(text: str) -> Reference:
 
 def _on_hub(text: str, rest: str) -> Reference:
     hub_id, _, revision = rest.partition("@")
-    if not _HUB_ID.fullmatch(hub_id):
+    if not re.fullmatch(_HUB_ID, hub_id):
         raise BaseModelError(
             f"{text!r} names no model of the hub",
             why=f"{hub_id!r} is not of the form org/name",
@@ -125,7 +138,7 @@ def _on_hub(text: str, rest: str) -> Reference:
             why="a build must not change because somebody uploaded something",
             do=f"write {_pinned(hub_id)}",
         )
-    if not _REVISION.fullmatch(revision):
+    if not re.fullmatch(_REVISION, revision):
         raise BaseModelError(
             f"{revision!r} in {text!r} is no revision",
             why="a revision is a commit of 40 hex digits, a tag or a branch",
@@ -153,6 +166,8 @@ def _local(text: str, scheme: str, rest: str, folder: Path) -> Reference:
 
 
 def _pinned(hub_id: str) -> str:
+    from dlmbuild.base_models.registry import row_of_model
+
     known = row_of_model(hub_id)
     if known:
         return f"{known.key}@hub" if known.package else known.key

@@ -9,9 +9,7 @@ from typing import Any
 from dlmbuild.build.project import Document, Project
 from dlmbuild.build.reading import base_identity
 from dlmbuild.hardware.detect import this_machine
-from dlmbuild.lock.capture import TRAINING_PINS, determinism, pins
 from dlmbuild.lock.lockfile import Lock, read_project_lock, read_store_lock
-from dlmbuild.lock.severity import compare, decide
 
 
 def governing_lock(document: Document, project: Project) -> Lock | None:
@@ -24,17 +22,14 @@ def governing_lock(document: Document, project: Project) -> Lock | None:
 
 def planning_facts(document: Document, project: Project) -> dict[str, Any]:
     """Machine and recipe that `auto` values come from: the locked ones, so that no probe changes a plan later on."""
-    here = {"machine": asdict(this_machine()), "recipe": asdict(document.base.recipe)}
-    lock = None if project.lock_mode == "update" else governing_lock(document, project)
-    if lock is None:
-        return here
-    machine = {name: value for name, value in lock.get("hardware", {}).items() if name in here["machine"]}
+    lock: Lock = {} if project.lock_mode == "update" else governing_lock(document, project) or {}
+    here = asdict(this_machine())
+    machine = {name: value for name, value in lock.get("hardware", {}).items() if name in here}
     # A recipe is for one base: another base of the document has one of its own.
     same_base = lock.get("base", {}).get("name") == base_identity(project.base_folder(document.base))["name"]
-    recipe = lock.get("recipe", {}) if same_base else {}
     return {
-        "machine": machine if machine.keys() == here["machine"].keys() else here["machine"],
-        "recipe": recipe if recipe.keys() == here["recipe"].keys() else here["recipe"],
+        "machine": machine if machine.keys() == here.keys() else here,
+        "recipe": (lock.get("recipe") if same_base else None) or asdict(document.base.recipe),
     }
 
 
@@ -43,6 +38,9 @@ def keep_to_lock(document: Document, project: Project, *, base: Mapping[str, Any
 
     The base's identity is always compared; with `training` also the packages, the hardware tier and the flags.
     """
+    from dlmbuild.lock.capture import TRAINING_PINS, determinism, pins
+    from dlmbuild.lock.severity import compare, decide
+
     lock = governing_lock(document, project)
     if lock is None:
         return []

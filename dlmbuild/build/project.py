@@ -6,30 +6,29 @@ Parsing costs imports that an up-to-date build must not pay, so a header is reme
 from __future__ import annotations
 
 import contextlib
-import glob
 import json
-import runpy
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from doit.exceptions import InvalidDodoFile
 
+from dlmbuild import base_models
 from dlmbuild.base_models.reference import Reference, parse_reference
 from dlmbuild.build.step import Archive
 from dlmbuild.errors import DlmError, DocumentError, UsageError, Where
 from dlmbuild.io.atomic import write_atomic
 from dlmbuild.io.digest import canonical_json
-from dlmbuild.lock.severity import Mode
+from dlmbuild.lock import Mode
 from dlmbuild.store.layout import BaseFolder, Home, Store
 
-_HEADER_VERSION = "1"
+_HEADER_VERSION = "2"
+_REGISTRY = Path(base_models.__file__).with_name("registry.toml")
 
 
-@dataclass(frozen=True, slots=True)
-class Document:
+class Document(NamedTuple):
     """A document that can be built."""
 
     path: Path
@@ -44,8 +43,7 @@ class Document:
         return self.path.stem
 
 
-@dataclass(frozen=True, slots=True)
-class BrokenDocument:
+class BrokenDocument(NamedTuple):
     """A document with mistakes: its tasks exist, and fail with them."""
 
     path: Path
@@ -105,7 +103,11 @@ class Project:
     def _load(self, path: Path) -> Document | BrokenDocument:
         try:
             header = self._header(path)
-            reference = parse_reference(header["base_model"], (self.folder / path).parent)
+            remembered = header.get("reference")
+            if remembered:
+                reference = Reference(**remembered)
+            else:
+                reference = parse_reference(header["base_model"], (self.folder / path).parent)
         except DlmError as error:
             return BrokenDocument(path, self._all_mistakes(path, error))
         except OSError as error:
@@ -124,18 +126,26 @@ class Project:
             return error
         return type(first)(first.what, where=where, why=first.why, do=first.do)
 
-    def _header(self, path: Path) -> dict[str, str]:
+    def _header(self, path: Path) -> dict[str, Any]:
         sha256 = self.archive.cache.digest(self.folder / path)
         # The name of a document is checked as well, so it is part of what is remembered.
-        memory = self.archive.home.root / "headers" / f"{sha256}-{path.stem}-{_HEADER_VERSION}.json"
+        name = f"{sha256}-{path.stem}-{_HEADER_VERSION}-{_REGISTRY.stat().st_mtime_ns}.json"
+        memory = self.archive.home.root / "headers" / name
         with contextlib.suppress(OSError, ValueError):
             remembered = json.loads(memory.read_bytes())
-            if isinstance(remembered, dict) and remembered.keys() == {"dlm_id", "base_model", "default_quant"}:
+            if isinstance(remembered, dict) and remembered.keys() >= {"dlm_id", "base_model", "default_quant"}:
                 return remembered
         from dlmbuild.doc.header import read_header
 
         found = read_header((self.folder / path).read_bytes(), str(path))
-        header = {"dlm_id": found.dlm_id, "base_model": found.base_model, "default_quant": found.default_quant}
+        header: dict[str, Any] = {
+            "dlm_id": found.dlm_id,
+            "base_model": found.base_model,
+            "default_quant": found.default_quant,
+        }
+        reference = parse_reference(found.base_model, (self.folder / path).parent)
+        if reference.path is None:  # what lies on this disk is named by a path, which is not the document's
+            header["reference"] = {name: value for name, value in asdict(reference).items() if name != "path"}
         with contextlib.suppress(OSError):  # only memory: where nothing can be written, the steps say so
             write_atomic(memory, canonical_json(header))
         return header
@@ -143,6 +153,8 @@ class Project:
 
 def find_document(named: str, folder: Path) -> tuple[Project, Document]:
     """A document by its name in the project of `folder`, or by its path. Raises its own mistakes, or UsageError."""
+    import glob
+
     path = Path(named)
     if path.suffix == ".dlm" and path.is_file():
         project = Project(path.absolute().parent, (glob.escape(path.name),))
@@ -171,6 +183,8 @@ def project_of(folder: Path) -> Project:
             why="it says which documents belong to a project",
             do="go to the project's folder, or give the document's path",
         )
+    import runpy
+
     try:
         project = runpy.run_path(str(folder / "dodo.py")).get("DLM_PROJECT")
     except InvalidDodoFile as error:

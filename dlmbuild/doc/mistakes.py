@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Iterable
 from typing import Any, NoReturn
@@ -41,6 +40,8 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """The known word that is most like `word`, or "" if none is."""
     if len(word) > 64:  # a hostile word; comparing costs more than linear time
         return ""
+    import difflib
+
     matches = difflib.get_close_matches(word.lower(), list(known), n=1)
     return matches[0] if matches else ""
 

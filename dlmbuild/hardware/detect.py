@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import sys
 from dataclasses import dataclass
 from functools import cache
@@ -45,13 +44,18 @@ def _device() -> str:
         return "cpu"
     if os.environ.get("CUDA_VISIBLE_DEVICES", "0") not in ("", "-1") and Path("/proc/driver/nvidia/version").exists():
         return "cuda"
-    if sys.platform == "darwin" and platform.machine() == "arm64":
+    if sys.platform == "darwin" and _processor() == "arm64":
         return "mps"
     return "cpu"
 
 
+def _processor() -> str:
+    # As platform.machine() has it, which costs a module of its own.
+    return os.uname().machine if hasattr(os, "uname") else os.environ.get("PROCESSOR_ARCHITECTURE", "")
+
+
 def _isa() -> str:
-    if platform.machine().lower() in ("arm64", "aarch64"):
+    if _processor().lower() in ("arm64", "aarch64"):
         return "neon"
     try:
         flags = Path("/proc/cpuinfo").read_text().partition("flags")[2].partition("\n")[0].split()

@@ -6,7 +6,6 @@ A reader, and the next start after `kill -9` or a power cut, sees the old conten
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,7 +42,7 @@ def write_atomic(path: Path, data: bytes) -> None:
 def create_atomic(path: Path) -> Iterator[BinaryIO]:
     """A file to write to that appears at `path` when the block ends well, and not at all otherwise."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}{STAGING_SUFFIX}")
+    temporary = path.with_name(f".{path.name}.{os.urandom(6).hex()}{STAGING_SUFFIX}")
     try:
         with temporary.open("wb") as file:
             yield file
@@ -60,7 +59,7 @@ def create_atomic(path: Path) -> Iterator[BinaryIO]:
 def staging_folder(parent: Path) -> Iterator[Path]:
     """A fresh folder inside `parent` (so that renames stay on one filesystem); gone when the block ends."""
     parent.mkdir(parents=True, exist_ok=True)
-    folder = parent / f".{secrets.token_hex(6)}{STAGING_SUFFIX}"
+    folder = parent / f".{os.urandom(6).hex()}{STAGING_SUFFIX}"
     folder.mkdir()
     try:
         yield folder

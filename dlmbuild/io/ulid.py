@@ -5,8 +5,8 @@ Specification: https://github.com/ulid/spec
 
 from __future__ import annotations
 
+import os
 import re
-import secrets
 import time
 
 ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
@@ -15,7 +15,7 @@ _ULID = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
 
 def new_ulid() -> str:
     """A fresh identity, 26 characters."""
-    number = (time.time_ns() // 1_000_000) << 80 | secrets.randbits(80)
+    number = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10))
     return "".join(ALPHABET[number >> shift & 31] for shift in range(125, -1, -5))
 
 

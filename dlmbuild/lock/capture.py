@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 
 TRAINING_PINS = ("torch", "transformers", "peft", "trl", "accelerate", "tokenizers")
 EXPORT_PINS = ("gguf", "libggml-python", "xllamacpp")
@@ -21,12 +22,29 @@ def determinism(device: str) -> dict[str, object]:
 
 
 @cache
+def _installed() -> dict[str, str]:
+    """Package → version of everything installed, read from the names of the .dist-info folders.
+
+    That the names hold name and version is specified (packaging.python.org, "Recording installed projects"). It costs
+    one look into each folder of sys.path; importlib.metadata parses a file per package, which a build that has nothing
+    to do would feel.
+    """
+    found: dict[str, str] = {}
+    for folder in sys.path:
+        try:
+            names = os.listdir(folder or ".")  # noqa: PTH208 - names are all that is needed
+        except OSError:
+            continue
+        for name in names:
+            if name.endswith(".dist-info"):
+                package, _, version = name.removesuffix(".dist-info").rpartition("-")
+                found.setdefault(package.lower().replace("_", "-"), version)
+    return found
+
+
 def pin(package: str) -> str:
     """The installed version, or "" where the package is not installed."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return ""
+    return _installed().get(package, "")
 
 
 def pins(packages: tuple[str, ...]) -> dict[str, str]:

@@ -10,15 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from dlmbuild.errors import LockError
+from dlmbuild.lock import Mode
 from dlmbuild.lock.lockfile import Lock
-
-Mode = Literal["", "strict", "update", "ignore"]
-"""How a run treats the lock: as above; warnings refuse too; take what is here; as if there were none."""
-
-MODES: tuple[Mode, ...] = ("", "strict", "update", "ignore")
 
 
 @dataclass(frozen=True, slots=True)

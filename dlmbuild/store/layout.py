@@ -9,15 +9,14 @@ records/<aa>/<key>    what each finished step was made from
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from dlmbuild.errors import StoreError
 from dlmbuild.io.ulid import is_ulid
 
 
-@dataclass(frozen=True, slots=True)
-class Home:
+class Home(NamedTuple):
     """The folder that holds everything built."""
 
     root: Path
@@ -51,8 +50,7 @@ class Home:
         return BaseFolder(self.root / "bases" / key)
 
 
-@dataclass(frozen=True, slots=True)
-class Store:
+class Store(NamedTuple):
     """The files of one document."""
 
     root: Path
@@ -97,8 +95,7 @@ class Store:
         return self.root / "exports" / quant
 
 
-@dataclass(frozen=True, slots=True)
-class BaseFolder:
+class BaseFolder(NamedTuple):
     """The files of one base: `base.json`, a folder of checkpoint files per revision, and GGUFs made of it."""
 
     root: Path

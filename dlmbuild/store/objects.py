@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from dlmbuild.errors import StoreError
 from dlmbuild.io.atomic import STAGING_SUFFIX, fsync_path
@@ -21,8 +20,7 @@ LINK_FROM_BYTES = 64 << 20
 """Files of at least this size are linked into the layout, smaller ones copied."""
 
 
-@dataclass(frozen=True, slots=True)
-class Objects:
+class Objects(NamedTuple):
     """The object folder of one home."""
 
     root: Path
@@ -63,7 +61,7 @@ class Objects:
         """The digest of a file of the layout, which stays; its object is made again where somebody removed it."""
         sha256 = self.cache.digest(file)
         if not self.has(sha256):
-            temporary = self.root / f".{secrets.token_hex(6)}{STAGING_SUFFIX}"
+            temporary = self.root / f".{os.urandom(6).hex()}{STAGING_SUFFIX}"
             self.root.mkdir(parents=True, exist_ok=True)
             try:
                 _link_or_copy(file, temporary)
@@ -81,7 +79,7 @@ class Objects:
             raise StoreError(f"the object {sha256} is missing", why=f"{goal} is made from it", do="doit")
         source = self.path(sha256)
         goal.parent.mkdir(parents=True, exist_ok=True)
-        temporary = goal.with_name(f".{goal.name}.{secrets.token_hex(6)}{STAGING_SUFFIX}")
+        temporary = goal.with_name(f".{goal.name}.{os.urandom(6).hex()}{STAGING_SUFFIX}")
         try:
             _link_or_copy(source, temporary)
             temporary.replace(goal)

@@ -8,9 +8,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from dlmbuild.errors import StoreError
 from dlmbuild.io.atomic import fsync_tree, staging_folder, sweep_staging, write_atomic
@@ -42,8 +41,7 @@ class Outputs(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Files:
+class Files(NamedTuple):
     """Files with names known beforehand: name → path."""
 
     paths: Mapping[str, Path]
@@ -64,29 +62,28 @@ class Files:
         _place({self.paths[name]: sha256 for name, sha256 in outputs.items()}, objects)
 
 
-@dataclass(frozen=True, slots=True)
-class Folder:
+class Folder(NamedTuple):
     """An index file, and the files that go with it in a folder beside it.
 
     The folder's name is `members`, or, if that is empty, what the index holds under "revision".
     """
 
-    index: Path
+    index_file: Path
     members: str = ""
 
     @property
     def targets(self) -> Sequence[Path]:
-        return [self.index]
+        return [self.index_file]
 
     def mismatch(self, outputs: Digests, cache: StatCache) -> str:
-        problem = _first_mismatch({self.index: outputs.get(self.index.name, "")}, cache)
-        return problem or _first_mismatch(self._members(outputs, self._folder(self.index)), cache)
+        problem = _first_mismatch({self.index_file: outputs.get(self.index_file.name, "")}, cache)
+        return problem or _first_mismatch(self._members(outputs, self._folder(self.index_file)), cache)
 
     def files(self, outputs: Digests) -> Sequence[Path]:
-        return [self.index, *self._members(outputs, self._folder(self.index))]
+        return [self.index_file, *self._members(outputs, self._folder(self.index_file))]
 
     def publish(self, outputs: Digests, objects: Objects) -> None:
-        index_object = objects.path(outputs[self.index.name])
+        index_object = objects.path(outputs[self.index_file.name])
         folder = self._folder(index_object)
         members = self._members(outputs, folder)
         sweep_staging(folder)
@@ -94,20 +91,19 @@ class Folder:
         for path in folder.iterdir() if self.members else ():
             if path not in members and path.is_file():
                 path.unlink()
-        _place({self.index: outputs[self.index.name]}, objects)
+        _place({self.index_file: outputs[self.index_file.name]}, objects)
 
     def _folder(self, index: Path) -> Path:
         name = self.members or str(json.loads(index.read_bytes())["revision"])
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", name):
             raise StoreError(f"{name!r} cannot be the name of a folder", why=f"it comes from {index}")
-        return self.index.parent / name
+        return self.index_file.parent / name
 
     def _members(self, outputs: Digests, folder: Path) -> dict[Path, str]:
-        return {folder / name: sha256 for name, sha256 in outputs.items() if name != self.index.name}
+        return {folder / name: sha256 for name, sha256 in outputs.items() if name != self.index_file.name}
 
 
-@dataclass(frozen=True, slots=True)
-class AdapterVersions:
+class AdapterVersions(NamedTuple):
     """Adapter versions v0001, v0002, …; `current.txt` names the one in use and `adapter.json` says what is in it.
 
     Committing takes two steps: a version folder appears whole, then the pointer is renamed over. Versions are kept; an

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import sys
 from collections.abc import Callable
 
@@ -21,7 +20,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> Pretend:
 
     def pretend(system: str = "linux", processor: str = "x86_64", files: dict[str, str] | None = None) -> Machine:
         monkeypatch.setattr(sys, "platform", system)
-        monkeypatch.setattr(platform, "machine", lambda: processor)
+        monkeypatch.setattr(detect, "_processor", lambda: processor)
         monkeypatch.setattr(detect, "Path", lambda name: _File(name, files or {}))
         monkeypatch.setattr(detect, "pin", lambda package: "2.13.0")
         return Machine(detect._device(), detect._isa(), 4, 8 << 30)
