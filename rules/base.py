@@ -65,8 +65,8 @@ def _base(reference: Reference, folder: BaseFolder, project: Project) -> Step:
 
 def _files(reference: Reference) -> dict[str, Path]:
     """The files of a base that lies on this disk: they are compared by content like any source."""
-    if reference.path is None:
-        return {}
-    if reference.kind == "gguf" or not reference.path.is_dir():
+    if reference.kind == "gguf" and reference.path and reference.path.is_file():
         return {reference.path.name: reference.path}
-    return {path.name: path for path in sorted(reference.path.iterdir()) if path.is_file()}
+    if reference.kind == "folder" and reference.path and reference.path.is_dir():
+        return {path.name: path for path in sorted(reference.path.iterdir()) if path.is_file()}
+    return {}  # not on this disk, or not what it is said to be: fetching it says so

@@ -257,3 +257,19 @@ def test_preferences_are_said_not_to_be_trained(built: Workshop) -> None:
     path.write_text(path.read_text() + preference)
     ran = built.doit("dataset")
     assert "not trained: 1 preferences" in ran.out
+
+
+@pytest.mark.parametrize(
+    ("base", "told"),
+    [
+        ("gguf:./base", "base"),
+        ("file:./tower.dlm", "tower.dlm"),
+        ("file:./nowhere", "nowhere"),
+        ("gguf:./no.gguf", "no.gguf"),
+    ],
+)
+def test_a_base_that_is_not_what_it_is_said_to_be_is_refused_in_words(built: Workshop, base: str, told: str) -> None:
+    built.edit("tower", "file:./base", base)
+    ran = built.dlm("train", code=1)
+    assert told in ran.err and "→" in ran.err
+    assert "defect" not in ran.err and "Traceback" not in ran.err
