@@ -69,7 +69,7 @@ class Project:
 
     @cached_property
     def _all(self) -> list[Document | BrokenDocument]:
-        found = sorted({path for pattern in self._patterns for path in self.folder.glob(pattern) if path.is_file()})
+        found = sorted({path for pattern in self._patterns for path in self.folder.glob(pattern) if not path.is_dir()})
         self.noticed.update(found, self._searched(), [self.folder / "dodo.py", self.lock_path])
         documents = [self._load(path.relative_to(self.folder)) for path in found]
         _refuse_clashes(documents)
