@@ -122,3 +122,9 @@ def test_help_and_version(workshop: Workshop) -> None:
     assert workshop.dlm("--version").out.startswith("dlmbuild ")
     for command in ("init", "check", "prompt"):
         assert "usage: dlm" in workshop.dlm(command, "--help").out
+
+
+def test_a_terminal_that_knows_only_ascii_is_no_reason_to_fail(workshop: Workshop) -> None:
+    workshop.document("book", base="smollm2-135m")
+    workshop.doit("check", PYTHONIOENCODING="ascii")
+    assert "? doit train" in workshop.dlm("prompt", "book", "why?", code=1, PYTHONIOENCODING="ascii").err

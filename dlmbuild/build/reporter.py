@@ -5,6 +5,7 @@ On a terminal the running step has a live bar; anywhere else a line now and then
 
 from __future__ import annotations
 
+import io
 import sys
 import time
 from collections.abc import Callable
@@ -25,6 +26,9 @@ class Reporter:
 
     def __init__(self, outstream: IO[str], options: dict[str, Any]) -> None:
         self._out = outstream
+        for stream in (outstream, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="replace")  # a terminal without ✓ shows ? and the build goes on
         self._started: dict[str, float] = {}
         self._failed: list[str] = []
         self._ran = 0

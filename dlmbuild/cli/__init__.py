@@ -32,6 +32,9 @@ _SWITCHES = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the `dlm` script."""
     words = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # where → or an answer's letters cannot be shown, ? stands
     while words and words[0] in _SWITCHES:
         name, value = _SWITCHES[words.pop(0)]
         os.environ[name] = value

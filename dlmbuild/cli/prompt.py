@@ -69,9 +69,11 @@ def answers(document: str, questions: list[str], arguments: argparse.Namespace) 
         from dlmbuild.store.outputs import AdapterVersions
 
         require_extra("torch", "transformers", "peft")
-        inputs = {"base": checkpoint(project.base_folder(found.base))}
-        if not arguments.base:
-            inputs["adapter"] = AdapterVersions(store.adapter).current()
+        inputs = {} if arguments.base else {"adapter": AdapterVersions(store.adapter).current()}
+        base = project.base_folder(found.base)
+        if not base.facts.exists():
+            raise _unbuilt(found.name, f"base:{found.base.key}", "its base has not been fetched")
+        inputs["base"] = checkpoint(base)
     # Not below the store: a build that runs meanwhile sweeps what it finds there.
     with tempfile.TemporaryDirectory() as out:
         result = run_job(
