@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.tiny import make_tiny_base
 from tests.workshop import SCRIPTS, Workshop
 
 pytestmark = pytest.mark.model
@@ -151,6 +152,18 @@ def test_clean_removes_exports_and_keeps_training(built: Workshop) -> None:
 def test_forget_never_costs_a_training(built: Workshop) -> None:
     built.doit("forget")
     assert built.doit("export:Q4_K_M").steps == []
+
+
+def test_a_relative_base_starts_at_its_document(built: Workshop) -> None:
+    (built.folder / "dodo.py").write_text(
+        'from dlmbuild.rules import project\nglobals().update(project("*.dlm", "sub/*.dlm"))\n'
+    )
+    (built.folder / "sub").mkdir()
+    make_tiny_base(built.folder / "sub" / "base", layers=1)
+    built.document("deep").rename(built.folder / "sub" / "deep.dlm")
+    built.doit("plan:deep")
+    facts = [json.loads(path.read_bytes()) for path in (built.home / "bases").glob("*/base.json")]
+    assert 1 in [fact["layers"] for fact in facts]
 
 
 def test_two_documents_share_one_base(built: Workshop) -> None:
