@@ -40,7 +40,7 @@ def _base(reference: Reference, folder: BaseFolder, project: Project) -> Step:
         facts = run_job(
             "base",
             inputs={},
-            params={"reference": _resolved(reference), "folder": str(Path.cwd())},
+            params={"reference": reference.as_data()},
             out=place.out,
             log=folder.root / "base.log",
             progress=place.progress,
@@ -61,11 +61,6 @@ def _base(reference: Reference, folder: BaseFolder, project: Project) -> Step:
         lock_file=folder.lock_file,
         archive=project.archive,
     )
-
-
-def _resolved(reference: Reference) -> str:
-    """The reference with its path made absolute: it starts at the document, which only its parsing knew."""
-    return reference.text if reference.path is None else f"{reference.text.partition(':')[0]}:{reference.path}"
 
 
 def _files(reference: Reference) -> dict[str, Path]:

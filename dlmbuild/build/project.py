@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -24,7 +23,7 @@ from dlmbuild.io.digest import canonical_json
 from dlmbuild.lock import Mode
 from dlmbuild.store.layout import BaseFolder, Home, Store
 
-_HEADER_VERSION = "2"
+_HEADER_VERSION = "3"
 _REGISTRY = Path(base_models.__file__).with_name("registry.toml")
 
 
@@ -105,7 +104,7 @@ class Project:
             header = self._header(path)
             remembered = header.get("reference")
             if remembered:
-                reference = Reference(**remembered)
+                reference = Reference.from_data(remembered)
             else:
                 reference = parse_reference(header["base_model"], (self.folder / path).parent)
         except DlmError as error:
@@ -145,7 +144,7 @@ class Project:
         }
         reference = parse_reference(found.base_model, (self.folder / path).parent)
         if reference.path is None:  # what lies on this disk is named by a path, which is not the document's
-            header["reference"] = {name: value for name, value in asdict(reference).items() if name != "path"}
+            header["reference"] = reference.as_data()
         with contextlib.suppress(OSError):  # only memory: where nothing can be written, the steps say so
             write_atomic(memory, canonical_json(header))
         return header

@@ -74,7 +74,7 @@ def test_another_content_is_another_revision(make_checkpoint: MakeCheckpoint) ->
 
 def test_the_job_reads_its_reference_as_text(tmp_path: Path, make_checkpoint: MakeCheckpoint) -> None:
     make_checkpoint("documents/base")
-    facts = fetch_base("file:./base", str(tmp_path / "documents"), tmp_path / "out", silent)
+    facts = fetch_base(parse_reference("file:./base", tmp_path / "documents").as_data(), tmp_path / "out", silent)
     assert facts["layers"] == 1
 
 
