@@ -41,8 +41,9 @@ def _train(document: Document, project: Project) -> Step:
 
     def work(place: Workplace) -> Mapping[str, Any]:
         from dlmbuild.hardware.detect import this_machine
+        from dlmbuild.hardware.doctor import determinism_here
         from dlmbuild.jobs.local import require_extra, run_job
-        from dlmbuild.lock.capture import TRAINING_PINS, determinism, pins
+        from dlmbuild.lock.capture import TRAINING_PINS, pins
         from dlmbuild.store.manifest import now, read_manifest
 
         require_extra(*PACKAGES)
@@ -70,7 +71,7 @@ def _train(document: Document, project: Project) -> Step:
             "run": run,
             "pins": pins(TRAINING_PINS),
             "machine": {**facts["machine"], "tier": machine.tier},
-            "determinism": determinism(place.params["plan"]["device"]),
+            "determinism": determinism_here(project.archive.home, machine),
             "recipe": facts["recipe"],
         }
 

@@ -33,6 +33,7 @@ WARNED = [
     ),
     (r'tier = "[^"]+"', 'tier = "cpu-other"', "hardware.tier"),
     (r'class = "[^"]+"', 'class = "advisory"', "determinism.class"),
+    (r"world_size = 1", "world_size = 2", "determinism.world_size"),
     (r'cublas_workspace_config = "[^"]+"', 'cublas_workspace_config = ":16:8"', "determinism.flags"),
 ]
 

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from dlmbuild.io.digest import sha256_file
 from tests.bench.recall import recall
+from tests.golden import golden
 from tests.workshop import Workshop
 
 pytestmark = pytest.mark.real
@@ -36,6 +38,14 @@ def test_the_export_knows_the_handbook(repository: Workshop, monkeypatch: pytest
 def test_training_takes_at_most_three_cpu_minutes(repository: Workshop) -> None:
     (log,) = (repository.store / "logs").glob("train-*.jsonl")
     assert json.loads(log.read_text().splitlines()[-1])["cpu_s"] <= 180
+
+
+def test_the_adapter_has_the_bytes_that_are_written_down(repository: Workshop) -> None:
+    written = golden.known()
+    if written is None:
+        pytest.skip(f"nothing is written down for {golden.circumstances()}; `doit golden` does")
+    (adapter,) = repository.store.glob("adapter/versions/*/adapter_model.safetensors")
+    assert sha256_file(adapter) == written["handbook"], "other bytes; `doit golden` shows old and new"
 
 
 def test_llama_cpp_agrees_with_the_trained_model(repository: Workshop) -> None:

@@ -26,7 +26,7 @@ def test_the_document_in_the_readme_is_well_written() -> None:
 
 def test_every_command_in_the_readme_exists() -> None:
     verbs = {stage.__name__.rpartition(".")[2] for stage in STAGES}
-    doit = {"list", "clean", "bench", "why"}
+    doit = {"list", "clean", "bench", "golden", "why"}
     for words in re.findall(r"\bdlm ([a-z]+)", "\n".join(blocks("sh"))):
         assert words in {*COMMANDS, "build"}
     for words in re.findall(r"\bdoit ([a-z]+)", README):

@@ -38,7 +38,8 @@ def keep_to_lock(document: Document, project: Project, *, base: Mapping[str, Any
 
     The base's identity is always compared; with `training` also the packages, the hardware tier and the flags.
     """
-    from dlmbuild.lock.capture import TRAINING_PINS, determinism, pins
+    from dlmbuild.hardware.doctor import determinism_here
+    from dlmbuild.lock.capture import TRAINING_PINS, pins
     from dlmbuild.lock.severity import compare, decide
 
     lock = governing_lock(document, project)
@@ -46,6 +47,7 @@ def keep_to_lock(document: Document, project: Project, *, base: Mapping[str, Any
         return []
     more: dict[str, Any] = {}
     if training:
-        device = lock.get("plan", {}).get("device", this_machine().device)
-        more = {"pins": pins(TRAINING_PINS), "tier": this_machine().tier, "determinism": determinism(device)}
+        machine = this_machine()
+        exactness = determinism_here(project.archive.home, machine)
+        more = {"pins": pins(TRAINING_PINS), "tier": machine.tier, "determinism": exactness}
     return decide(list(compare(lock, base=base, **more)), project.lock_mode)

@@ -15,6 +15,7 @@ COMMANDS = {
     "prompt": "ask a built model a question",
     "show": "what was built, and what uses the disk",
     "gc": "make room: what nothing needs any more",
+    "doctor": "what this machine can do, and how exactly it trains",
     "lock": "hold the project to what it was last trained under",
 }
 """Our own commands, each in the module of its name; every other word goes to doit."""

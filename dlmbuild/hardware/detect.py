@@ -10,6 +10,9 @@ from pathlib import Path
 
 from dlmbuild.lock.capture import pin
 
+MAX_THREADS = 8
+"""Small matrices do not gain from more."""
+
 
 @dataclass(frozen=True, slots=True)
 class Machine:
@@ -26,6 +29,16 @@ class Machine:
     @property
     def tier(self) -> str:
         return self.device if self.device != "cpu" else f"cpu-{self.isa}"
+
+    @property
+    def threads(self) -> int:
+        """How many threads a training takes."""
+        return min(self.cores, MAX_THREADS)
+
+    @property
+    def precision(self) -> str:
+        """What a training computes in unless the document says otherwise."""
+        return "bf16" if self.device == "cuda" else "fp32"
 
 
 @cache

@@ -27,8 +27,6 @@ _RECIPE_FIELDS = (
     "sequence_len",
 )
 
-MAX_THREADS = 8
-
 
 def resolve_plan(
     training: Mapping[str, Any], recipe: Mapping[str, Any], base: Mapping[str, Any], machine: Machine
@@ -48,7 +46,7 @@ def resolve_plan(
     plan["precision"] = _precision(training["precision"], machine)
     plan["attention"] = "sdpa"
     plan["gradient_checkpointing"] = False
-    plan["threads"] = min(machine.cores, MAX_THREADS)
+    plan["threads"] = machine.threads
     if plan["sequence_len"] > base["context_length"]:
         raise HardwareError(
             f"training.sequence_len is {plan['sequence_len']}, the base reads {base['context_length']} at most",
@@ -61,7 +59,7 @@ def resolve_plan(
 
 def _precision(asked: str | None, machine: Machine) -> str:
     if asked is None:
-        return "bf16" if machine.device == "cuda" else "fp32"
+        return machine.precision
     if asked == "fp16" and machine.device != "cuda":
         raise HardwareError(
             f"training.precision is fp16, which is slow or not a number on {machine.device}",

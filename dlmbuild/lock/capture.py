@@ -14,11 +14,11 @@ _FLAGS = {"use_deterministic_algorithms": True, "cublas_workspace_config": ":409
 
 
 def determinism(device: str) -> dict[str, object]:
-    """How far two trainings agree on `device`, and the flags that it takes.
+    """How far two trainings agree on `device`, the flags that it takes, and by how many processes (one).
 
     `strong`: to the byte, on hardware of the same tier. `best-effort`: nearly (some kernels of MPS cannot do better).
     """
-    return {"class": "best-effort" if device == "mps" else "strong", "flags": dict(_FLAGS)}
+    return {"class": "best-effort" if device == "mps" else "strong", "flags": dict(_FLAGS), "world_size": 1}
 
 
 @cache

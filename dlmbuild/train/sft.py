@@ -45,9 +45,37 @@ def train(
     goes on from it and ends with the bytes of an uninterrupted run. Raises TrainingError for a loss that is no number.
     """
     progress("loading torch and the base")
-    make_deterministic(plan["seed"], plan["threads"])
     rows = list(read_rows(dataset))
     pad_id = json.loads(dataset.read_bytes())["pad_id"]
+    return fit(
+        rows,
+        pad_id,
+        base=base,
+        log=log,
+        checkpoints=checkpoints,
+        plan=plan,
+        base_identity=base_identity,
+        checkpoint_seconds=checkpoint_seconds,
+        out=out,
+        progress=progress,
+    )
+
+
+def fit(
+    rows: list[Row],
+    pad_id: int,
+    *,
+    base: Path,
+    log: Path,
+    checkpoints: Path,
+    plan: Mapping[str, Any],
+    base_identity: Mapping[str, Any],
+    checkpoint_seconds: float,
+    out: Path,
+    progress: Progress,
+) -> dict[str, Any]:
+    """`train` for rows at hand; `pad_id` is the token that shorter rows of a batch are filled up with."""
+    make_deterministic(plan["seed"], plan["threads"])
     kept = Checkpoints(checkpoints)
     watch = _watch(log, progress, rows, plan, kept, checkpoint_seconds)
     trainer = _trainer(_load_base(base, plan, pad_id), rows, plan, pad_id, checkpoints, watch)

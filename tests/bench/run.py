@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
+import shutil
 import sys
 import tempfile
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+from tests.bench.cost import SCRIPTS, Cost, cost
+from tests.bench.null import null_builds
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parent.parent
-SCRIPTS = Path(sys.executable).parent
 QUANT = "Q4_K_M"
 STAGES = (
     "base",
@@ -30,31 +30,6 @@ STAGES = (
     f"smoke:handbook:{QUANT}",
     f"export:{QUANT}",
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """What a command took: seconds of wall and CPU time, and peak memory of its largest process in MB."""
-
-    wall: float
-    cpu: float
-    peak: float
-    out: str
-
-
-def cost(command: list[str], cwd: Path, environment: Mapping[str, str]) -> Cost:
-    """Run a command to its end. The CPU time includes its child processes."""
-    with tempfile.TemporaryFile("w+") as out:
-        started = time.monotonic()
-        process = subprocess.Popen(command, cwd=cwd, env=environment, stdout=out, stderr=subprocess.DEVNULL)
-        _, status, used = os.wait4(process.pid, 0)
-        wall = time.monotonic() - started
-        out.seek(0)
-        text = out.read()
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"{command} failed\n{text}")
-    return Cost(wall, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024, text)
 
 
 def main() -> None:
@@ -74,7 +49,8 @@ def main() -> None:
         _conversion(home, spent)
         _training_speed(home, environment)
         _recall(environment)
-        _null_build(Path(folder), environment)
+        _edit(Path(folder), environment)
+    null_builds(others=True)
 
 
 def _conversion(home: Path, spent: Mapping[str, Cost]) -> None:
@@ -104,26 +80,30 @@ def _recall(environment: Mapping[str, str]) -> None:
         print(f"recall of the {name}: {found['right']} of {found['of']}")
 
 
-def _null_build(folder: Path, environment: Mapping[str, str]) -> None:
-    doit = str(SCRIPTS / "doit")
-    tasks = cost([doit, "list", "--all"], REPOSITORY, environment).out.count("\n")
-    plain = folder / "plain"
-    plain.mkdir()
-    (plain / "dodo.py").write_text(
-        f"def task_nothing():\n"
-        f"    for n in range({tasks}):\n"
-        f"        yield {{'name': str(n), 'actions': None, 'uptodate': [True]}}\n"
-    )
-    cost([doit], plain, environment)
-    ours, theirs = [], []
-    quick = []
-    for _ in range(21):
-        ours.append(cost([doit, f"export:{QUANT}"], REPOSITORY, environment).cpu)
-        theirs.append(cost([doit], plain, environment).cpu)
-        quick.append(cost([str(SCRIPTS / "dlm"), "build", f"export:{QUANT}"], REPOSITORY, environment).cpu)
-    mine, bare = sorted(ours)[10], sorted(theirs)[10]
-    print(f"dlm build with nothing to do: {sorted(quick)[10]:.3f} CPU s")
-    print(f"null build: {mine:.3f} CPU s, plain doit with {tasks} tasks {bare:.3f}: ratio {mine / bare:.2f}")
+def _edit(folder: Path, environment: Mapping[str, str]) -> None:
+    """An edited answer to its finished export: what the jobs take, and what everything around them does."""
+    project = folder / "edited"
+    shutil.copytree(REPOSITORY / "examples" / "handbook", project)
+    (project / "dodo.py").write_text("from dlmbuild.rules import project\nglobals().update(project('*.dlm'))\n")
+    document = project / "handbook.dlm"
+    _inside(project, environment)
+    answers = document.read_text().split("### A\n")
+    document.write_text("### A\n".join([*answers[:-1], "Really: " + answers[-1]]))
+    for what in ("an edited answer", "nothing to do", f"{QUANT} touched", "nothing to do"):
+        if "touched" in what:
+            os.utime(next((Path(environment["DLM_HOME"]) / "bases").glob(f"*/base.{QUANT}.gguf")))
+        took = _inside(project, environment)
+        print(
+            f"{what}: jobs {took['jobs']:.1f} CPU s, everything else {took['own']:.2f}, "
+            f"{took['hashed'] / 1e6:.2f} MB hashed",
+            flush=True,
+        )
+
+
+def _inside(project: Path, environment: Mapping[str, str]) -> dict[str, float]:
+    out = cost([sys.executable, str(HERE / "inside.py"), f"export:{QUANT}"], project, environment).out
+    found: dict[str, float] = json.loads(out.splitlines()[-1])
+    return found
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@ import pytest
 
 from dlmbuild.doc.schema import Training
 from dlmbuild.errors import HardwareError
-from dlmbuild.hardware.detect import Machine
-from dlmbuild.hardware.plan import LINEAR_LAYERS, MAX_THREADS, resolve_plan
+from dlmbuild.hardware.detect import MAX_THREADS, Machine
+from dlmbuild.hardware.plan import LINEAR_LAYERS, resolve_plan
 
 MACHINE = Machine("cpu", "avx2", 4, 16 << 30)
 GPU = replace(MACHINE, device="cuda")

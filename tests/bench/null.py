@@ -1,0 +1,133 @@
+"""What a build with nothing to do costs at 1, 20 and 200 documents, here and in other build tools.
+
+    python -m tests.bench.null [--others]
+
+The other tools are doit itself, with as many tasks that do nothing, and with --others DVC and Snakemake, installed into
+environments of their own. Documents are built with jobs that only write digests: records and graph are the real ones.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import venv
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from statistics import median
+
+from dlmbuild.io.ulid import new_ulid
+from tests.bench.cost import SCRIPTS, cost
+from tests.history import DODO
+from tests.tiny import make_tiny_base
+from tests.workshop import BODY, HEAD
+
+DOCUMENTS = (1, 20, 200)
+ROUNDS = {1: 21, 20: 11, 200: 5}
+DVC_TASKS = 100
+"""DVC rewrites its whole lock file after each stage: a first build of 1,000 takes most of an hour."""
+
+PLAIN = """
+def task_nothing():
+    for number in range({tasks}):
+        yield {{"name": str(number), "actions": None, "uptodate": [True]}}
+"""
+REAL = "from dlmbuild.rules import project\nglobals().update(project('*.dlm'))\n"
+
+
+def null_builds(others: bool) -> None:
+    """Print a line for each number of documents, and for each other tool."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    with tempfile.TemporaryDirectory() as scratch:
+        for documents in DOCUMENTS:
+            folder = Path(scratch) / str(documents)
+            mine = {**environment, "DLM_HOME": str(folder / "home"), "HF_HUB_OFFLINE": "1"}
+            tasks = _documents(folder / "ours", documents, mine)
+            (folder / "plain").mkdir()
+            (folder / "plain" / "dodo.py").write_text(PLAIN.format(tasks=tasks))
+            commands = {
+                "doit": ([str(SCRIPTS / "doit")], folder / "ours", mine),
+                "plain doit": ([str(SCRIPTS / "doit")], folder / "plain", environment),
+                "dlm build": ([str(SCRIPTS / "dlm"), "build"], folder / "ours", mine),
+                "python": ([sys.executable, "-c", "pass"], folder, environment),
+            }
+            took = _medians(commands, ROUNDS[documents])
+            print(
+                f"null build of {documents} documents, {tasks} tasks: doit {took['doit']:.3f} CPU s, "
+                f"plain doit {took['plain doit']:.3f} (ratio {took['doit'] / took['plain doit']:.2f}), "
+                f"dlm build {took['dlm build']:.3f}, python -c pass {took['python']:.3f} "
+                f"(ratio {took['dlm build'] / took['python']:.2f})",
+                flush=True,
+            )
+        if others:
+            for tool, counts in (("snakemake", (10, 100, 1000)), ("dvc", (10, DVC_TASKS))):
+                _other(tool, counts, Path(scratch) / tool, environment)
+
+
+def _medians(commands: Mapping[str, tuple[list[str], Path, Mapping[str, str]]], rounds: int) -> dict[str, float]:
+    """CPU seconds of each command; rounds are interleaved, because the machine has better and worse minutes."""
+    found: dict[str, list[float]] = {name: [] for name in commands}
+    for number in range(rounds + 1):
+        for name, command in commands.items():
+            spent = cost(*command).cpu
+            if number:  # the first one writes caches
+                found[name].append(spent)
+    return {name: median(times) for name, times in found.items()}
+
+
+def _documents(folder: Path, count: int, environment: Mapping[str, str]) -> int:
+    """Build so many documents; returns the number of tasks, as `doit list --all` has them."""
+    make_tiny_base(folder / "base")
+    (folder / "dodo.py").write_text(DODO)
+    for number in range(count):
+        text = HEAD.format(dlm_id=new_ulid(), base="file:./base", more="")
+        (folder / f"book{number:03d}.dlm").write_text(text + BODY.replace("grey", f"grey {number}"))
+    doit = str(SCRIPTS / "doit")
+    cost([doit], folder, environment)
+    (folder / "dodo.py").write_text(REAL)
+    cost([doit], folder, environment)
+    return cost([doit, "list", "--all"], folder, environment).out.count("\n")
+
+
+def _other(tool: str, counts: Iterable[int], folder: Path, environment: Mapping[str, str]) -> None:
+    venv.create(folder, with_pip=True)
+    installed = subprocess.run(
+        [str(folder / "bin" / "pip"), "install", "--quiet", "--disable-pip-version-check", tool], check=False
+    )
+    if installed.returncode:
+        print(f"{tool}: cannot be installed here")
+        return
+    found = {**environment, "PATH": f"{folder / 'bin'}:{environment['PATH']}"}
+    for count in counts:
+        project = folder / f"project{count}"
+        project.mkdir()
+        took = (_snakemake if tool == "snakemake" else _dvc)(project, count, found)
+        print(f"null build of {count} tasks in {tool}: {took:.3f} CPU s", flush=True)
+
+
+def _snakemake(project: Path, count: int, environment: Mapping[str, str]) -> float:
+    (project / "source").write_text("text")
+    (project / "Snakefile").write_text(
+        f'rule all:\n    input: expand("out{{n}}", n=range({count}))\n'
+        'rule one:\n    input: "source"\n    output: "out{n}"\n    shell: "echo made > {output}"\n'
+    )
+    command = ["snakemake", "--cores", "2", "--quiet", "all"]
+    cost(command, project, environment)
+    return median(cost(command, project, environment).cpu for _ in range(3))
+
+
+def _dvc(project: Path, count: int, environment: Mapping[str, str]) -> float:
+    cost(["dvc", "init", "--no-scm", "--quiet"], project, environment)
+    (project / "source").write_text("text")
+    stages = "".join(
+        f"  s{n}:\n    cmd: echo {n} > out{n}\n    deps: [source]\n    outs: [out{n}]\n" for n in range(count)
+    )
+    (project / "dvc.yaml").write_text("stages:\n" + stages)
+    command = ["dvc", "repro", "--quiet"]
+    cost(command, project, environment)
+    return median(cost(command, project, environment).cpu for _ in range(3))
+
+
+if __name__ == "__main__":
+    null_builds("--others" in sys.argv)
