@@ -43,6 +43,9 @@ def _still_up_to_date(note: str, words: list[str]) -> int | None:
         for path, stat in data["stats"].items():
             if _stat(path) != stat:
                 return None
+        for path, names in data["folders"].items():
+            if _names(path) != names:
+                return None
         return int(data["steps"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
@@ -64,11 +67,13 @@ def _write(note: str, words: list[str], tasks: dict[str, object], selected: list
         if watched is None:
             return  # it was ignored, or changed again: the next build has to look
         paths.update(watched)
+    folders = {str(path.absolute()): _names(str(path)) for path in Project.noticed if path.is_dir()}
     paths.update(Project.noticed)
-    stats = {str(path.absolute()): _stat(str(path)) for path in paths}
+    stats = {str(path.absolute()): _stat(str(path)) for path in paths if str(path.absolute()) not in folders}
     stats.update({path: _stat(path) for path in _installed()})
+    noted = {"about": _about(words), "steps": len(steps), "stats": stats, "folders": folders}
     with contextlib.suppress(OSError):  # only a shortcut
-        write_atomic(Path(note), canonical_json({"about": _about(words), "steps": len(steps), "stats": stats}))
+        write_atomic(Path(note), canonical_json(noted))
 
 
 def _about(words: list[str]) -> list[object]:
@@ -94,5 +99,13 @@ def _stat(path: str) -> list[int] | None:
         found = os.stat(path)  # noqa: PTH116
     except OSError:
         return None
-    # A folder's own size and inode say nothing more than its times.
     return [found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino]
+
+
+def _names(folder: str) -> int | None:
+    """What lies in a folder in which documents are looked for, without the database that each run of doit opens there."""
+    try:
+        names = sorted(name for name in os.listdir(folder) if not name.startswith(".doit.db"))  # noqa: PTH208
+    except OSError:
+        return None
+    return zlib.crc32("\0".join(names).encode("utf-8", "surrogateescape"))
