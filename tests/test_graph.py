@@ -254,6 +254,31 @@ def test_two_builds_in_two_homes_are_the_same_bytes(built: Workshop, tmp_path: P
             assert theirs.read_bytes() == mine.read_bytes(), mine
 
 
+def test_asking_during_a_build_is_answered_by_what_was_built_before(built: Workshop) -> None:
+    question = ("tower", "Who trims the lamp?", "--max-tokens", "4")
+    before = built.dlm("prompt", *question).out
+    built.edit("tower", "The bell rings in fog.", "The bell rings at noon, and in fog, and once more at night.")
+    build = subprocess.Popen(
+        [str(SCRIPTS / "doit"), "export:Q4_K_M"],
+        cwd=built.folder,
+        env=built.env(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert build.stdout is not None
+    for line in build.stdout:
+        if "train:tower  " in line:
+            break
+    during = [built.dlm("prompt", *question).out, built.dlm("prompt", "--export", "Q4_K_M", *question).out]
+    while build.poll() is None:  # versions, adapter and export are replaced while they are being read
+        during.append(built.dlm("prompt", *question).out)
+    assert build.wait() == 0
+    after = built.dlm("prompt", *question).out
+    assert during[0] == before
+    assert set(during) - {during[1]} <= {before, after}
+
+
 def test_both_ways_of_asking_answer(built: Workshop) -> None:
     assert built.dlm("prompt", "tower", "Who trims the lamp?", "--max-tokens", "4").err == ""
     asked = built.dlm("prompt", "--export", "Q4_K_M", "tower", "Who trims the lamp?", "--max-tokens", "4")
