@@ -45,12 +45,14 @@ class DlmError(ValueError):
     """A mistake that a person can mend."""
 
     exit_code = 1
+    advice = ""
+    """What to do where an error says nothing of its own about it."""
 
     def __init__(self, what: str, *, where: Where | None = None, why: str = "", do: str = "") -> None:
         self.what = what
         self.where = where
         self.why = why
-        self.do = do
+        self.do = do or self.advice
         super().__init__(what)
 
     def __str__(self) -> str:
@@ -100,7 +102,7 @@ class InvalidDocument(DlmError):
 
 
 class BaseModelError(DlmError):
-    pass
+    advice = "fetch or save the base again, or take another one"
 
 
 class LicenceError(DlmError):

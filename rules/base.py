@@ -22,7 +22,6 @@ def tasks(project: Project) -> Iterator[dict[str, Any]]:
 
 def _base(reference: Reference, folder: BaseFolder, project: Project) -> Step:
     def params() -> Mapping[str, Any]:
-
         if reference.kind == "package":
             return {"package": reference.pinned}
         if reference.kind == "hub":
@@ -49,15 +48,25 @@ def _base(reference: Reference, folder: BaseFolder, project: Project) -> Step:
         (place.out / "base.json").write_bytes(readable_json(facts))
         return {"source": facts["source"], "parameters": facts["parameters"]}
 
+    def guard() -> None:
+        # A link may have come since the base was built, or lie in a folder whose content was built elsewhere.
+        if reference.kind != "folder" or not reference.path or not reference.path.is_dir():
+            return
+        if any(path.is_symlink() for path in reference.path.iterdir()):
+            from dlmbuild.base_models.checkpoint import checkpoint_files
+
+            checkpoint_files(reference.path)
+
     return Step(
         name=f"base:{reference.key}",
         doc=f"the pretrained model {reference.text}",
-        rule="base/2",
+        rule="base/3",
         inputs=_files(reference),
         params=params,
         reads=(),
         outputs=Folder(folder.facts),
         work=work,
+        guard=guard,
         lock_file=folder.lock_file,
         archive=project.archive,
     )

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dlmbuild.build.project import Document, Project
 from dlmbuild.build.reading import checkpoint, read_json, tokenizer_files
 from dlmbuild.build.reporter import watcher
 from dlmbuild.build.step import Step, Workplace
+from dlmbuild.errors import DataError, Where
 from dlmbuild.io.digest import sha256_json
 from dlmbuild.store.outputs import Folder
+
+if TYPE_CHECKING:
+    from dlmbuild.data.rows import RowTooLongError
+    from dlmbuild.data.tokenizer import Tokenizer
 
 
 def tasks(project: Project) -> Iterator[dict[str, Any]]:
@@ -30,32 +35,47 @@ def _dataset(document: Document, project: Project) -> Step:
             "system_prompt": data["system_prompt"],
             "tokenizer": tokenizer_files(base),
             "sequence_len": read_json(store.plan)["sequence_len"],
+            "pairs": document.prefers,
         }
 
     def work(place: Workplace) -> Mapping[str, Any]:
+        from dlmbuild.data.pairs import pairs_of, write_pairs
         from dlmbuild.data.rows import RowTooLongError, rows_of
         from dlmbuild.data.shards import write_dataset
         from dlmbuild.data.tokenizer import Tokenizer
+        from dlmbuild.doc.schema import MAX_SEQUENCE_LEN
         from dlmbuild.jobs.local import require_extra
 
         require_extra("tokenizers", "jinja2")
         sections = read_json(store.document)["sections"]
         tokenizer = Tokenizer.from_base(checkpoint(base))
-        limit = place.params["sequence_len"]
-        untrained = _untrained(sections)
+        limit, prompt = place.params["sequence_len"], place.params["system_prompt"]
+        longest = min(read_json(base.facts)["context_length"], MAX_SEQUENCE_LEN)
+        untrained = _untrained(sections, document)
+        spelled = _control_tokens(document, tokenizer)
         for text in untrained.values():
-            watcher().note(name, text)
+            watcher().note(name, f"not trained: {text}")
+        if spelled:
+            watcher().note(
+                name,
+                f"{len(spelled)} times control tokens of the base are spelled, first {spelled[0]}: they are plain text "
+                "here; an Ollama or a llama-server that is asked the same takes them as the tokens themselves",
+            )
+        if day := tokenizer.template.asks_for_the_date:
+            watcher().note(name, f"the base's template asks for today's date: what is trained says {day}, on any day")
+        rows = rows_of(sections, prompt, tokenizer, limit, longest)
         try:
-            rows = list(rows_of(sections, place.params["system_prompt"], tokenizer, limit))
+            counts = write_dataset(rows, tokenizer, limit, place.out, instead=" and ".join(untrained.values()))
+            if document.prefers:
+                counts |= write_pairs(pairs_of(sections, prompt, tokenizer, limit, longest), tokenizer, place.out)
         except RowTooLongError as error:
             raise _located(error, document) from None
-        counts = write_dataset(rows, tokenizer, limit, place.out)
-        return {"counts": counts, "untrained": untrained}
+        return {"counts": counts, "untrained": untrained, "control_tokens": len(spelled)}
 
     return Step(
         name=name,
         doc=f"rows of {document.name}",
-        rule="dataset/1",
+        rule="dataset/2",
         inputs={},
         params=params,
         reads=(store.document, store.plan, base.facts),
@@ -67,23 +87,38 @@ def _dataset(document: Document, project: Project) -> Step:
     )
 
 
-def _untrained(sections: list[dict[str, Any]]) -> dict[str, str]:
+def _untrained(sections: list[dict[str, Any]], document: Document) -> dict[str, str]:
     """What is in the document and gives no training rows, in words."""
     triples = sum(len(s["triples"]) for s in sections if s["type"] == "preference")
     probes = sum(bool(p.get("probe")) for s in sections if s["type"] == "instruction" for p in s["pairs"])
     found = {}
-    if triples:
-        found["preference"] = f"not trained: {triples} preferences (this version has no preference training yet)"
+    if triples and not document.prefers:
+        found["preference"] = f"{triples} preferences (training.preference.enabled is false)"
     if probes:
-        found["probe"] = f"not trained: {probes} probe questions (they are there to be asked)"
+        found["probe"] = f"{probes} probe questions (they are there to be asked)"
     return found
 
 
-def _located(error: Any, document: Document) -> Any:
-    """The same error with the line of the answer: data carries no positions, so the document is asked again."""
-    from dlmbuild.doc.document import parse
-    from dlmbuild.errors import DataError, Where
+def _control_tokens(document: Document, tokenizer: Tokenizer) -> list[Where]:
+    """Where the document spells control tokens of its base."""
+    from dlmbuild.io.text import read_text
 
-    pair = parse(document.path).sections[error.section].pairs[error.pair]
-    where = Where(str(document.path), pair.answer_line, 1)
+    path = str(document.path)
+    lines = enumerate(read_text(document.path).split("\n"), 1)
+    return [Where(path, line, at.start() + 1) for line, text in lines for at in tokenizer.control.find(text)]
+
+
+def _located(error: RowTooLongError, document: Document) -> DataError:
+    """The same error with its line: data carries no positions, so the document is asked again."""
+    from dlmbuild.doc.document import parse
+    from dlmbuild.doc.sections import Instruction, Preference
+
+    parsed = parse(document.path)
+    where, section = parsed.where("system_prompt"), parsed.sections[error.section]
+    if error.part != "system_prompt" and isinstance(section, Instruction):
+        pair = section.pairs[error.pair]
+        where = Where(str(document.path), pair.line if error.part == "question" else pair.answer_line, 1)
+    elif error.part != "system_prompt" and isinstance(section, Preference):
+        triple = section.triples[error.pair]
+        where = Where(str(document.path), triple.line if error.part == "question" else triple.chosen_line, 1)
     return DataError(error.what, where=where, why=error.why, do=error.do)

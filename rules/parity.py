@@ -65,7 +65,7 @@ def _parity(document: Document, project: Project) -> Step:
     return Step(
         name=f"parity:{document.name}",
         doc=f"the adapter of {document.name} as GGUF, compared with the trained model",
-        rule="parity/1",
+        rule="parity/2",
         inputs={"adapter": store.adapter / "adapter.json", "f16": base.gguf("F16")},
         params=params,
         reads=(store.document, base.facts),

@@ -12,6 +12,8 @@ from dlmbuild.build.reporter import watcher
 from dlmbuild.build.step import Step, Workplace
 from dlmbuild.store.outputs import Files
 
+_OF_THE_BASE = ("context_length", "linear_layers", "parameters")
+
 
 def tasks(project: Project) -> Iterator[dict[str, Any]]:
     """resolve the training parameters"""
@@ -24,22 +26,27 @@ def _plan(document: Document, project: Project) -> Step:
     name = f"plan:{document.name}"
 
     def params() -> Mapping[str, Any]:
-        facts = read_json(base.facts)
+        facts, training = read_json(base.facts), read_json(document.store.document)["training"]
         return {
-            "training": read_json(document.store.document)["training"],
-            "base": {**base_identity(base), **{name: facts[name] for name in ("context_length", "parameters")}},
+            "training": {key: value for key, value in training.items() if not key.startswith("sources")},
+            "base": {**base_identity(base), **{name: facts[name] for name in _OF_THE_BASE}},
             **planning_facts(document, project),
         }
 
     def work(place: Workplace) -> Mapping[str, Any]:
         from dlmbuild.doc.document import parse
-        from dlmbuild.errors import HardwareError
+        from dlmbuild.errors import HardwareError, InvalidDocument
         from dlmbuild.hardware.detect import Machine
-        from dlmbuild.hardware.plan import resolve_plan
+        from dlmbuild.hardware.plan import refused_modules, resolve_plan
         from dlmbuild.io.digest import readable_json
 
         given = place.params
         keep_to_lock(document, project, base=given["base"], training=False)
+        if refused := refused_modules(given["training"], given["base"]):
+            parsed = parse(document.path)
+            for at, error in refused.items():
+                error.where = parsed.where("training", "target_modules", at)
+            raise InvalidDocument(list(refused.values()))
         try:
             plan = resolve_plan(given["training"], given["recipe"], given["base"], Machine(**given["machine"]))
         except HardwareError as error:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from dlmbuild.build.locking import keep_to_lock, planning_facts
@@ -26,7 +26,6 @@ def tasks(project: Project) -> Iterator[dict[str, Any]]:
 def _train(document: Document, project: Project) -> Step:
     base, store = project.base_folder(document.base), document.store
     dataset = store.root / "dataset.json"
-    versions = AdapterVersions(store.adapter)
     name = f"train:{document.name}"
 
     def params() -> Mapping[str, Any]:
@@ -34,70 +33,18 @@ def _train(document: Document, project: Project) -> Step:
 
         # Newer minor releases keep an adapter valid; what it was trained with is in its record and in dlm.lock.
         return {
-            "plan": read_json(store.plan),
+            "plan": _of_this_phase(read_json(store.plan)),
             "base": base_identity(base),
             "torch": pin("torch").partition(".")[0],
         }
 
     def work(place: Workplace) -> Mapping[str, Any]:
-        from dlmbuild.hardware.detect import this_machine
-        from dlmbuild.hardware.doctor import determinism_here
-        from dlmbuild.jobs.local import require_extra, run_job
-        from dlmbuild.lock.capture import TRAINING_PINS, pins
-        from dlmbuild.store.manifest import now, read_manifest
-
-        require_extra(*PACKAGES)
-        for warning in keep_to_lock(document, project, base=place.params["base"], training=True):
-            watcher().note(name, warning)
-        facts = planning_facts(document, project)
-        machine = this_machine()
-        number = len(read_manifest(store.manifest, document.dlm_id)["training_runs"]) + 1
-        started = now().replace(":", "").replace("-", "")
-        log = store.logs / f"train-{number:06d}-{started}.jsonl"
-        run = run_job(
-            "train",
-            inputs={"base": checkpoint(base), "dataset": dataset, "log": log, "checkpoints": place.kept},
-            params={
-                "plan": place.params["plan"],
-                "base_identity": place.params["base"],
-                "checkpoint_seconds": float(os.environ.get("DLM_CHECKPOINT_SECONDS", "60")),
-            },
-            out=place.out,
-            log=log.with_suffix(".log"),
-            progress=place.progress,
-            threads=place.params["plan"]["threads"],
-        )
-        return {
-            "run": run,
-            "pins": pins(TRAINING_PINS),
-            "machine": {**facts["machine"], "tier": machine.tier},
-            "determinism": determinism_here(project.archive.home, machine),
-            "recipe": facts["recipe"],
-        }
+        inputs = {"base": checkpoint(base), "dataset": dataset}
+        return training_run("train", name, document, project, place, inputs=inputs, plan=place.params["plan"])
 
     def guard() -> None:
         if project.lock_mode == "strict":
             keep_to_lock(document, project, base=base_identity(base), training=True)
-
-    def done(record: Record, built: bool) -> None:
-        from dlmbuild.lock.lockfile import document_lock, write_store_lock
-        from dlmbuild.store.manifest import append_run
-
-        notes = record.notes
-        lock = document_lock(
-            base=base_identity(base),
-            pins=notes["pins"],
-            machine=notes["machine"],
-            determinism=notes["determinism"],
-            recipe=notes["recipe"],
-            plan=record.ingredients.params["plan"],
-            license=read_json(base.facts)["license"],
-        )
-        if project.lock_mode != "ignore":
-            write_store_lock(store.dlm_lock, lock)
-        if built:
-            run = {"adapter_version": versions.current().name, "key": record.ingredients.key, **notes["run"]}
-            append_run(store.manifest, document.dlm_id, "training_runs", {**run, "status": "ok"})
 
     return Step(
         name=name,
@@ -106,10 +53,87 @@ def _train(document: Document, project: Project) -> Step:
         inputs={"dataset": dataset},
         params=params,
         reads=(store.plan, base.facts),
-        outputs=versions,
+        outputs=AdapterVersions(store.adapter, "sft" if document.prefers else ""),
         work=work,
         lock_file=store.lock_file,
         archive=project.archive,
         guard=guard,
-        done=done,
+        done=lambda record, built: note_run(document, project, record, built),
     )
+
+
+def _of_this_phase(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """What is written about preferences never trains the rows again."""
+    return {name: value for name, value in plan.items() if name != "preference"}
+
+
+def training_run(
+    job: str,
+    name: str,
+    document: Document,
+    project: Project,
+    place: Workplace,
+    *,
+    inputs: Mapping[str, Path],
+    plan: Mapping[str, Any],
+) -> Mapping[str, Any]:
+    """Run the job of one phase of training, under the lock; returns the notes for the record."""
+    from dlmbuild.hardware.detect import this_machine
+    from dlmbuild.hardware.doctor import determinism_here
+    from dlmbuild.jobs.local import require_extra, run_job
+    from dlmbuild.lock.capture import TRAINING_PINS, pins
+    from dlmbuild.store.manifest import now, read_manifest
+    from dlmbuild.train.state import seconds_between_checkpoints
+
+    require_extra(*PACKAGES)
+    for warning in keep_to_lock(document, project, base=place.params["base"], training=True):
+        watcher().note(name, warning)
+    facts = planning_facts(document, project)
+    machine = this_machine()
+    number = len(read_manifest(document.store.manifest, document.dlm_id)["training_runs"]) + 1
+    started = now().replace(":", "").replace("-", "")
+    log = document.store.logs / f"{job}-{number:06d}-{started}.jsonl"
+    run = run_job(
+        job,
+        inputs={**inputs, "log": log, "checkpoints": place.kept},
+        params={
+            "plan": plan,
+            "base_identity": place.params["base"],
+            "checkpoint_seconds": seconds_between_checkpoints(),
+        },
+        out=place.out,
+        log=log.with_suffix(".log"),
+        progress=place.progress,
+        threads=plan["threads"],
+    )
+    return {
+        "run": run,
+        "pins": pins(TRAINING_PINS),
+        "machine": {**facts["machine"], "tier": machine.tier},
+        "determinism": determinism_here(project.archive.home, machine),
+        "recipe": facts["recipe"],
+    }
+
+
+def note_run(document: Document, project: Project, record: Record, built: bool) -> None:
+    """Write the store's lock, and, of a phase that was really trained, the run into the manifest."""
+    from dlmbuild.lock.lockfile import document_lock, write_store_lock
+    from dlmbuild.store.manifest import append_run
+
+    base, store, notes = project.base_folder(document.base), document.store, record.notes
+    lock = document_lock(
+        base=base_identity(base),
+        pins=notes["pins"],
+        machine=notes["machine"],
+        determinism=notes["determinism"],
+        recipe=notes["recipe"],
+        plan=record.ingredients.params["plan"],
+        license=read_json(base.facts)["license"],
+    )
+    if project.lock_mode != "ignore":
+        write_store_lock(store.dlm_lock, lock)
+    if built:
+        phase = "sft" if record.ingredients.rule.startswith("train/") and document.prefers else ""
+        version = AdapterVersions(store.adapter, phase).current().name
+        run = {"adapter_version": version, "key": record.ingredients.key, **notes["run"]}
+        append_run(store.manifest, document.dlm_id, "training_runs", {**run, "status": "ok"})

@@ -9,15 +9,16 @@ import math
 import shutil
 import stat
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dlmbuild.base_models.registry import Row
+from dlmbuild.base_models.registry import Row, load_registry
 from dlmbuild.errors import BaseModelError, Where
 from dlmbuild.io.digest import JSON, sha256_file
 from dlmbuild.io.json_file import read_json_object
 from dlmbuild.io.progress import Progress
-from dlmbuild.io.safetensors_file import INDEX, read_checkpoint
+from dlmbuild.io.safetensors_file import INDEX, StoredTensor, read_checkpoint
 
 CONFIG, TOKENIZER, WEIGHTS = "config.json", "tokenizer.json", "model.safetensors"
 OPTIONAL = (
@@ -46,8 +47,8 @@ def copy_checkpoint(source: Path, out: Path, *, inside: Path, vouched: Row | Non
     Links are followed as far as they stay within `inside`. `vouched` is the registry row of the model, if it has one.
     """
     names = checkpoint_files(source, inside)
-    _describe(source)
     _refuse_foreign_code(source, vouched)
+    _describe(source)
     sizes = {name: (source / name).stat().st_size for name in names}
     require_space(out, sum(sizes.values()))
     done = 0
@@ -60,10 +61,15 @@ def copy_checkpoint(source: Path, out: Path, *, inside: Path, vouched: Row | Non
 def inspect(folder: Path) -> dict[str, JSON]:
     """The facts about a checkpoint folder: shape of the model, number of parameters, digest of every file.
 
-    Raises BaseModelError if a file is missing, damaged, or says that the model is quantised.
+    Raises BaseModelError if a file is missing, damaged, or says that the model is quantised or of an unknown kind, and
+    if a weight is not a number.
     """
     names = checkpoint_files(folder)
-    return {**_describe(folder), "files": {name: sha256_file(folder / name) for name in names}}
+    facts = _describe(folder)
+    for name, tensor in read_checkpoint(folder, BaseModelError).items():
+        if not tensor.is_finite():
+            raise _damaged(tensor.path, f"the tensor {name!r} holds an infinity or something that is not a number")
+    return {**facts, "files": {name: sha256_file(folder / name) for name in names}}
 
 
 def checkpoint_files(folder: Path, inside: Path | None = None) -> list[str]:
@@ -133,6 +139,14 @@ def _describe(folder: Path) -> dict[str, JSON]:
     architectures = config.get("architectures")
     if not (isinstance(architectures, list) and len(architectures) == 1 and isinstance(architectures[0], str)):
         raise _damaged(folder / CONFIG, "'architectures' is not a list of one name")
+    known = sorted({row.architecture for row in load_registry().values()})
+    if architectures[0] not in known:
+        raise BaseModelError(
+            f"the base has the architecture {architectures[0]!r}",
+            where=Where(str(folder / CONFIG)),
+            why=f"known are {', '.join(known)}",
+            do="take a base of one of these",
+        )
     return {
         "architecture": architectures[0],
         "parameters": parameters,
@@ -141,8 +155,17 @@ def _describe(folder: Path) -> dict[str, JSON]:
         "vocab_size": _count(config, "vocab_size", folder),
         "context_length": _count(config, "max_position_embeddings", folder),
         "tied": tied,
+        "linear_layers": _linear_layers(tensors),
         "dtype": _DTYPES[counts.most_common(1)[0][0]],
     }
+
+
+def _linear_layers(tensors: Mapping[str, StoredTensor]) -> list[JSON]:
+    """The names of the linear layers inside blocks: what an adapter may adapt. Experts are none in transformers."""
+    paths = [name.split(".") for name, tensor in tensors.items() if len(tensor.shape) == 2]
+    return sorted(
+        {path[-2] for path in paths if path[-1] == "weight" and "layers" in path[:-2] and "experts" not in path}
+    )
 
 
 def _weight_files(folder: Path, present: set[str]) -> set[str]:

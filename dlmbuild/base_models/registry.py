@@ -46,6 +46,9 @@ class Recipe:
     warmup_ratio: float
     sequence_len: int
     """Tokens."""
+    preference_learning_rate: float
+    """Of the phase that trains on preferences, as the epochs that follow."""
+    preference_epochs: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ def planning_facts(document: Document, project: Project) -> dict[str, Any]:
     same_base = lock.get("base", {}).get("name") == base_identity(project.base_folder(document.base))["name"]
     return {
         "machine": machine if machine.keys() == here.keys() else here,
-        "recipe": (lock.get("recipe") if same_base else None) or asdict(document.base.recipe),
+        "recipe": {**asdict(document.base.recipe), **(lock.get("recipe", {}) if same_base else {})},
     }
 
 

@@ -23,7 +23,7 @@ from dlmbuild.io.digest import canonical_json
 from dlmbuild.lock import Mode
 from dlmbuild.store.layout import BaseFolder, Home, Store
 
-_HEADER_VERSION = "3"
+_HEADER_VERSION = "4"
 _REGISTRY = Path(base_models.__file__).with_name("registry.toml")
 
 
@@ -36,6 +36,8 @@ class Document(NamedTuple):
     base: Reference
     default_quant: str
     store: Store
+    prefers: bool = False
+    """Whether its adapter is trained on preferences, after the rows."""
 
     @property
     def name(self) -> str:

@@ -90,6 +90,8 @@ class Step:
     """Whether the work takes milliseconds and needs nothing heavy: a dry run then does it, in a scratch folder."""
     places: Callable[[], Mapping[str, str]] = dict
     """Parts of what a light step makes (`sections[2]`) → what a person calls them (`section 3, line 41`)."""
+    also_watched: Callable[[], Sequence[Path]] = tuple
+    """Files and folders that `params` looks at, besides `inputs` and `reads`."""
     clean: bool = False
     guard: Callable[[], None] = lambda: None
     """Raises a DlmError where what lies here must not be used, however up to date it is."""
@@ -137,7 +139,7 @@ class Step:
         if current is None or record is None or not self.is_noted(current.key):
             return None
         made = [*self.outputs.files(record.outputs), self.archive.records.path(current.key)]
-        return [*self.inputs.values(), *self.reads, *made, self.lock_file.parent / "built.json"]
+        return [*self.inputs.values(), *self.reads, *self.also_watched(), *made, self.lock_file.parent / "built.json"]
 
     # -- doing it ----------------------------------------------------------------------------------------------
 
@@ -147,11 +149,9 @@ class Step:
             self._build_or_restore()
         except DlmError as error:
             return TaskFailed(str(error))
-        except OSError as error:
+        except Exception as error:
             told = disk_error(error, self.archive.home)
             return TaskFailed(str(told)) if told else self._bug()
-        except Exception:
-            return self._bug()
         return None
 
     def _build_or_restore(self) -> None:

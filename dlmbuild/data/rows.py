@@ -6,13 +6,19 @@ first token to the last. Nothing is ever cut off: long prose is divided, an answ
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from dlmbuild.data.tokenizer import Tokenizer
 from dlmbuild.errors import DataError
 from dlmbuild.io.digest import sha256_json
+
+_STRETCH = 1 << 15
+"""Characters that are encoded at a time: tokenizers take memory in proportion, over a hundred bytes for each."""
+_WORDS = re.compile(r".+(?:(?<=\S)(?= )|(?<=\n)(?=\S))", re.DOTALL)
+"""As much as ends before a word: before the space in front of it, or behind the end of the line before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +41,40 @@ class Row:
 
 
 class RowTooLongError(DataError):
-    """A question and answer that do not fit into a row; `section` and `pair` count from 0."""
+    """A question and answer that do not fit into a row; `section` and `pair` count from 0.
 
-    def __init__(self, section: int, pair: int, tokens: int, limit: int) -> None:
-        self.section, self.pair = section, pair
+    `part` is what takes most of the room: "question", "answer" or "system_prompt". `tokens` are those of the whole row,
+    `parts` those of each part; if they were not counted because the text is far too long, `at_least` is true.
+    """
+
+    _MEND = {  # noqa: RUF012 - nobody changes it
+        "question": "shorten the question",
+        "answer": "shorten the answer, or split it in two",
+        "system_prompt": "shorten system_prompt, which stands before every question",
+    }
+
+    def __init__(
+        self,
+        place: tuple[int, int],
+        parts: Mapping[str, int],
+        tokens: int,
+        limit: int,
+        most: int,
+        *,
+        at_least: bool = False,
+    ) -> None:
+        self.section, self.pair = place
+        self.part = max(parts, key=lambda part: parts[part])
+        counted = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in parts.items() if count)
+        do = self._MEND[self.part]
+        if tokens <= most and not at_least:
+            do += f", or set training.sequence_len to {tokens} or more"
+        elif limit < most:
+            do += f"; training.sequence_len can be {most} at most on this base"
         super().__init__(
-            f"this question and its answer are {tokens} tokens long, and a row holds {limit}",
-            why="cutting an answer off would teach the model to break off",
-            do=f"shorten the answer, split it in two, or set training.sequence_len to {tokens} or more",
+            f"this question and its answer are {'at least ' * at_least}{tokens} tokens long, and a row holds {limit}",
+            why=f"cutting an answer off would teach the model to break off; of these tokens: {counted}",
+            do=do,
         )
 
 
@@ -56,37 +88,53 @@ def conversation(question: str, answer: str | None, system_prompt: str | None) -
 
 
 def rows_of(
-    sections: Sequence[dict[str, Any]], system_prompt: str | None, tokenizer: Tokenizer, sequence_len: int
+    sections: Sequence[dict[str, Any]],
+    system_prompt: str | None,
+    tokenizer: Tokenizer,
+    sequence_len: int,
+    longest: int | None = None,
 ) -> Iterator[Row]:
-    """The rows of a document's sections (as in document.json), in their order.
+    """The rows of a document's sections (as in document.json), in their order, each of at most `sequence_len` tokens.
 
-    Preference sections give no rows here: they are for preference training. Probes are asked, never trained.
+    Preference sections give no rows here: they are for preference training. Probes are asked, never trained. Raises
+    RowTooLongError; `longest` is what sequence_len could be set to at most.
     """
     for number, section in enumerate(sections):
         if section["type"] == "instruction":
             for pair_number, pair in enumerate(section["pairs"]):
                 if pair.get("probe"):
                     continue
-                messages = conversation(pair["question"], pair["answer"], system_prompt)
-                given, learned = map(tokenizer.encode, tokenizer.template.answer(messages))
-                length = len(given) + len(learned)
-                if length > sequence_len:
-                    raise RowTooLongError(number, pair_number, length, sequence_len)
-                yield Row("instruction", (*given, *learned), len(given))
+                parts = {"question": pair["question"], "answer": pair["answer"], "system_prompt": system_prompt or ""}
+                yield row_of(parts, tokenizer, (number, pair_number), sequence_len, longest or sequence_len)
         elif section["type"] == "prose":
             for ids in _divide(section["text"], tokenizer, sequence_len):
                 yield Row("prose", tuple(ids), 0)
 
 
+def row_of(parts: Mapping[str, str], tokenizer: Tokenizer, place: tuple[int, int], limit: int, most: int) -> Row:
+    # A text of a hundred megabytes needs no tokenizer to be found too long.
+    fewest = {name: -(-len(text) // tokenizer.longest_token) for name, text in parts.items()}
+    if sum(fewest.values()) > most:
+        raise RowTooLongError(place, fewest, sum(fewest.values()), limit, most, at_least=True)
+    messages = conversation(parts["question"], parts["answer"], parts["system_prompt"])
+    given, learned = map(tokenizer.encode_pieces, tokenizer.answer(messages))
+    if len(given) + len(learned) > limit:
+        counts = {name: len(tokenizer.encode(text)) for name, text in parts.items()}
+        raise RowTooLongError(place, counts, len(given) + len(learned), limit, most)
+    return Row("instruction", (*given, *learned), len(given))
+
+
 def _divide(text: str, tokenizer: Tokenizer, limit: int) -> Iterator[list[int]]:
     """Token lists of at most `limit`: as many whole paragraphs as fit, a paragraph that is too long in pieces.
 
-    The end of the text, and only that, is marked with the end-of-text token.
+    The end of the text, and only that, is marked with the end-of-text token. A paragraph of more than `_STRETCH`
+    characters counts as several: see `_stretches`.
     """
-    paragraphs = [tokenizer.encode(p) for p in _paragraphs(text)]
-    paragraphs[-1].append(tokenizer.eos_id)
     row: list[int] = []
-    for ids in paragraphs:
+    for stretch, last in _stretches(text):
+        ids = tokenizer.encode(stretch)
+        if last:
+            ids.append(tokenizer.eos_id)
         if row and len(row) + len(ids) > limit:
             yield row
             row = []
@@ -98,7 +146,18 @@ def _divide(text: str, tokenizer: Tokenizer, limit: int) -> Iterator[list[int]]:
         yield row
 
 
-def _paragraphs(text: str) -> list[str]:
-    """The text cut before each paragraph; joined again they are the text."""
-    pieces = text.split("\n\n")
-    return [pieces[0], *("\n\n" + piece for piece in pieces[1:])]
+def _stretches(text: str) -> Iterator[tuple[str, bool]]:
+    """The text cut before each paragraph, and a paragraph that is too long where a word ends; whether it is the last.
+
+    The tokens are those of the uncut paragraph: no pre-tokenizer has a piece that goes on over a cut like this. Only
+    where `_STRETCH` characters hold no white space to cut at is the cut anywhere.
+    """
+    start = 0
+    while start < len(text):
+        paragraph = text.find("\n\n", start + 2 if text.startswith("\n\n", start) else start)
+        end = paragraph if paragraph >= 0 else len(text)
+        if end - start > _STRETCH:
+            word = _WORDS.match(text, start, start + _STRETCH)
+            end = word.end() if word else start + _STRETCH
+        yield text[start:end], end == len(text)
+        start = end

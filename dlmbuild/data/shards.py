@@ -5,6 +5,7 @@ A shard holds the rows of one source (today the document itself), so that an edi
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -14,34 +15,40 @@ from typing import Any
 from dlmbuild.data.rows import Row
 from dlmbuild.data.tokenizer import Tokenizer
 from dlmbuild.errors import DataError, StoreError
-from dlmbuild.io.digest import canonical_json, readable_json, sha256_bytes
+from dlmbuild.io.digest import canonical_json, readable_json, sha256_file
 
 DOCUMENT_SHARD = "document.jsonl"
 
 
-def write_dataset(rows: Iterable[Row], tokenizer: Tokenizer, sequence_len: int, out: Path) -> dict[str, Any]:
-    """Write the shards and `dataset.json` into `out`; returns the counts.
+def write_dataset(
+    rows: Iterable[Row], tokenizer: Tokenizer, sequence_len: int, out: Path, *, instead: str = ""
+) -> dict[str, Any]:
+    """Write the shards and `dataset.json` into `out`, one row at a time; returns the counts.
 
-    Raises DataError where there is nothing to train.
+    Raises DataError where there is nothing to train; `instead` says what the document holds then.
     """
-    found = list(rows)
-    if not found:
+    kinds: Counter[str] = Counter()
+    tokens = learned = longest = 0
+    digest = hashlib.sha256()
+    with (out / DOCUMENT_SHARD).open("wb") as shard:
+        for row in rows:
+            line = canonical_json(row.as_data())
+            shard.write(line)
+            digest.update(line)
+            kinds[row.kind] += 1
+            tokens += len(row.ids)
+            learned += len(row.ids) - row.given
+            longest = max(longest, len(row.ids))
+    if not kinds:
+        (out / DOCUMENT_SHARD).unlink()
         raise DataError(
             "the document has nothing to train",
-            why="it holds neither prose nor an answered question",
+            why=f"it holds {instead}, and no more" if instead else "it holds neither prose nor an answered question",
             do="write a paragraph, or an ::instruction:: section with ### Q and ### A",
         )
-    shard = b"".join(canonical_json(row.as_data()) for row in found)
-    (out / DOCUMENT_SHARD).write_bytes(shard)
-    kinds = Counter(row.kind for row in found)
-    counts = {
-        "rows": dict(kinds),
-        "tokens": sum(len(row.ids) for row in found),
-        "learned_tokens": sum(len(row.ids) - row.given for row in found),
-        "longest_row": max(len(row.ids) for row in found),
-    }
+    counts = {"rows": dict(kinds), "tokens": tokens, "learned_tokens": learned, "longest_row": longest}
     index = {
-        "shards": {DOCUMENT_SHARD: sha256_bytes(shard)},
+        "shards": {DOCUMENT_SHARD: digest.hexdigest()},
         "sequence_len": sequence_len,
         "pad_id": tokenizer.pad_id,
         "counts": counts,
@@ -54,9 +61,10 @@ def read_rows(index_file: Path) -> Iterator[Row]:
     """The rows of a dataset, its shards checked against their digests."""
     index = json.loads(index_file.read_bytes())
     for name, sha256 in sorted(index["shards"].items()):
-        shard = (index_file.parent / "dataset" / name).read_bytes()
-        if sha256_bytes(shard) != sha256:
+        shard = index_file.parent / "dataset" / name
+        if sha256_file(shard) != sha256:
             raise StoreError(f"shard {name} is not what dataset.json says", do="doit dataset")
-        for line in shard.splitlines():
-            data = json.loads(line)
-            yield Row(data["kind"], tuple(data["ids"]), data["given"])
+        with shard.open("rb") as lines:
+            for line in lines:
+                data = json.loads(line)
+                yield Row(data["kind"], tuple(data["ids"]), data["given"])

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ Message = dict[str, str]
 """{"role": "system" | "user" | "assistant", "content": …}"""
 
 _SENTINEL = "Sentinel7Text"
+_DATE = date(2024, 7, 26)
+"""The day that a template is told when it asks for today's. transformers and llama.cpp tell it the day on which they
+run, so rows would differ from one day to the next; templates of Llama 3 take this one where nobody tells them."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,12 @@ class ChatTemplate:
         try:
             source = file.read_text("utf-8") if file.exists() else config.get("chat_template")
         except (OSError, UnicodeDecodeError) as error:
-            raise BaseModelError(f"the base's chat template cannot be read: {error}", where=Where(str(file))) from None
+            raise BaseModelError(
+                "the base's chat template cannot be read",
+                where=Where(str(file)),
+                why=str(error),
+                do="save the template again as UTF-8 text, or fetch the base again",
+            ) from None
         if not isinstance(source, str) or not source.strip():
             raise BaseModelError(
                 "the base has no chat template",
@@ -58,6 +67,7 @@ class ChatTemplate:
             raise DataError(
                 f"the base's chat template refuses this conversation: {error}",
                 why="roles: " + ", ".join(message["role"] for message in messages),
+                do="take another base, or mend its chat template; some allow no system_prompt",
             ) from None
         return text
 
@@ -99,22 +109,39 @@ class ChatTemplate:
             )
         return after
 
+    @property
+    def asks_for_the_date(self) -> str:
+        """The day that is written for today's into what is trained; "" where the template does not ask."""
+        return _DATE.strftime("%d %B %Y") if "strftime_now" in self.source else ""
+
     @cached_property
     def _compiled(self) -> Any:
-        from jinja2.ext import loopcontrols
+        from jinja2 import nodes
+        from jinja2.ext import Extension, loopcontrols
         from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+        class Generation(Extension):
+            """`{% generation %}` … `{% endgeneration %}` says which part is an answer; it renders what is in it."""
+
+            tags = {"generation"}  # noqa: RUF012 - jinja2 declares it so
+
+            def parse(self, parser: Any) -> nodes.Node:
+                line = next(parser.stream).lineno
+                return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)
 
         def raise_exception(message: str) -> None:
             import jinja2
 
             raise jinja2.TemplateError(message)
 
-        def tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None, **_: Any) -> str:
-            return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent)
+        def tojson(value: Any, ensure_ascii: bool = False, **layout: Any) -> str:
+            return json.dumps(value, ensure_ascii=ensure_ascii, **layout)
 
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+        extensions = [Generation, loopcontrols]
+        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=extensions)
         environment.filters["tojson"] = tojson
         environment.globals["raise_exception"] = raise_exception
+        environment.globals["strftime_now"] = _DATE.strftime
         return environment.from_string(self.source)
 
 

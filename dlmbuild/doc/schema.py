@@ -18,6 +18,9 @@ from dlmbuild.io.ulid import is_ulid
 NEWEST_VERSION = 15
 """The version of the public format that this program reads; older ones differ by keys that are refused below."""
 
+MAX_SEQUENCE_LEN = 32768
+"""Tokens of the longest row that can be asked for."""
+
 UNBUILT_KEYS = {
     "training": {"preference", "dpo", "cpt", "gate", "cache", "audio", "adapters", "sources", "sources_policy"},
 }
@@ -63,7 +66,7 @@ class Training(Block):
     lora_alpha: Auto | Count = "auto"
     lora_dropout: Auto | Fraction = "auto"
     target_modules: Auto | Annotated[tuple[Text, ...], Field(min_length=1)] = "auto"
-    sequence_len: Auto | Annotated[int, Field(ge=64, le=32768)] = "auto"
+    sequence_len: Auto | Annotated[int, Field(ge=64, le=MAX_SEQUENCE_LEN)] = "auto"
     micro_batch_size: Auto | Count = "auto"
     grad_accum: Auto | Count = "auto"
     learning_rate: Auto | Annotated[float, Field(gt=0, le=1)] = "auto"

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from dlmbuild.data.control import Piece
 from dlmbuild.errors import SmokeError
 from dlmbuild.inference.llama_cpp import LlamaCpp
 from dlmbuild.io.digest import readable_json
@@ -40,7 +41,7 @@ def compare(
     probes = json.loads(reference.read_bytes())["probes"]
     runtime = LlamaCpp(gguf, lora=lora)
     for probe in probes:
-        _same_tokens(runtime.tokenize(probe["text"]), probe, gguf.name)
+        _same_tokens(runtime.tokenize(Piece(*piece) for piece in probe["pieces"]), probe, gguf.name)
     agreed, ties, first_difference = 0, 0, ""
     gaps: list[float] = []
     positions = list(_positions(probes))
@@ -84,7 +85,7 @@ def _positions(probes: list[dict[str, Any]]) -> Iterator[tuple[str, list[int], l
         if "compared" in probe:
             compared = probe["compared"]
             for offset, (best, logprobs) in enumerate(zip(compared["best"], compared["logprob"], strict=True)):
-                yield probe["text"], compared["ids"][: compared["first"] + offset], best, logprobs
+                yield _text(probe), compared["ids"][: compared["first"] + offset], best, logprobs
 
 
 def _same_tokens(found: list[int], probe: dict[str, Any], name: str) -> None:
@@ -95,7 +96,11 @@ def _same_tokens(found: list[int], probe: dict[str, Any], name: str) -> None:
         (i for i, (a, b) in enumerate(zip(found, expected, strict=False)) if a != b), min(len(found), len(expected))
     )
     raise SmokeError(
-        f"llama.cpp reads {probe['text']!r} as other tokens than the model was trained on",
+        f"llama.cpp reads {_text(probe)!r} as other tokens than the model was trained on",
         why=f"from token {at + 1} on {name} gives {found[at : at + 3]}, the base's tokenizer {expected[at : at + 3]}",
         do="this base's tokenizer is not carried over faithfully, so nothing was exported; take another base",
     )
+
+
+def _text(probe: dict[str, Any]) -> str:
+    return "".join(text for text, _ in probe["pieces"])

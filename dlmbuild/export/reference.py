@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from dlmbuild.data.control import Piece
 from dlmbuild.data.rows import conversation
 from dlmbuild.data.tokenizer import Tokenizer
+from dlmbuild.inference.numbers import no_numbers
 from dlmbuild.io.digest import canonical_json
 from dlmbuild.io.progress import Progress
 
@@ -25,10 +27,10 @@ _ANSWER_TOKENS = 16
 _QUESTIONS = 10
 
 
-def probe_texts(questions: Sequence[str], system_prompt: str | None, tokenizer: Tokenizer) -> list[str]:
+def probe_texts(questions: Sequence[str], system_prompt: str | None, tokenizer: Tokenizer) -> list[list[Piece]]:
     """The texts that both sides tokenise: the fixed ones, and the document's questions as they are asked."""
-    asked = [tokenizer.template.render(conversation(q, None, system_prompt), ask=True) for q in questions]
-    return [*FIXED_TEXTS, *asked]
+    asked = [tokenizer.question(conversation(question, None, system_prompt)) for question in questions]
+    return [*([Piece(text, False)] for text in FIXED_TEXTS), *asked]
 
 
 def reference_predictions(
@@ -40,10 +42,11 @@ def reference_predictions(
     out: Path,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Write reference.json: the ids of each probe text, and the trained model's choice at each compared position.
+    """Write reference.json: each probe text and its ids, and the trained model's choice at each compared position.
 
     At every position of the fixed texts, and along the first tokens of its own answers to (at most ten of) the
     document's questions, the two likeliest next tokens and the natural logs of their probabilities. Computed in fp32.
+    Raises SmokeError where they are no numbers.
     """
     import torch
 
@@ -57,8 +60,8 @@ def reference_predictions(
     probes: list[dict[str, Any]] = []
     for number, text in enumerate(texts):
         progress("asking the trained model", number, len(texts))
-        ids = tokenizer.encode(text)
-        probe: dict[str, Any] = {"text": text, "ids": ids}
+        ids = tokenizer.encode_pieces(text)
+        probe: dict[str, Any] = {"pieces": text, "ids": ids}
         if number < len(compared):
             start = 1
             with torch.no_grad():
@@ -74,6 +77,8 @@ def reference_predictions(
                         eos_token_id=tokenizer.stop_ids,
                     )[0].tolist()
                 best = torch.log_softmax(model(torch.tensor([ids])).logits[0].float(), dim=-1).topk(2, dim=-1)
+            if not torch.isfinite(best.values).all():
+                raise no_numbers("the trained model")
             stop = len(ids) if number < len(FIXED_TEXTS) else len(ids) - 1
             probe["compared"] = {
                 "ids": ids,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dlmbuild.base_models.pretokenizers import pre_name
+from dlmbuild.data.control import is_control
 from dlmbuild.errors import ExportError, Where
 from dlmbuild.io.gguf_file import bool_entry, i32s_entry, string_entry, strings_entry, u32_entry
 from dlmbuild.io.json_file import read_json_object
@@ -66,7 +67,8 @@ def _tokens(tokenizer: dict[str, Any], vocab: int, where: Where) -> tuple[list[s
         if not isinstance(one, dict):
             raise ExportError(f"the added token {one!r} is damaged", where=where)
         text = one.get("content")
-        pairs.append((text, one.get("id"), _CONTROL if one.get("special") or _looks_special(text) else _USER_DEFINED))
+        control = isinstance(text, str) and is_control(text, bool(one.get("special")))
+        pairs.append((text, one.get("id"), _CONTROL if control else _USER_DEFINED))
     for text, token, kind in pairs:
         if type(token) is not int or not 0 <= token < vocab or not isinstance(text, str) or not text:
             raise ExportError(
@@ -79,11 +81,6 @@ def _tokens(tokenizer: dict[str, Any], vocab: int, where: Where) -> tuple[list[s
         raise ExportError("a token of the vocabulary was added a second time with another id", where=where)
     ordered = [by_id.get(token, (f"[PAD{token}]", _UNUSED)) for token in range(vocab)]
     return [text for text, _ in ordered], [kind for _, kind in ordered]
-
-
-def _looks_special(text: Any) -> bool:
-    # The official converter treats these as control tokens whatever the tokenizer says, since some say it wrong.
-    return isinstance(text, str) and text.startswith("<|") and text.endswith("|>")
 
 
 def _merges(tokenizer: dict[str, Any], ids: dict[str, int], where: Where) -> list[str]:

@@ -8,11 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dlmbuild.errors import HardwareError
+from dlmbuild.doc.mistakes import nearest, shown
+from dlmbuild.errors import DocumentError, HardwareError
 from dlmbuild.hardware.detect import Machine
-
-LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-"""All linear layers of a llama block: attention alone learns less at the same size (LoRA Without Regret, 2025)."""
 
 _RECIPE_FIELDS = (
     "learning_rate",
@@ -41,7 +39,8 @@ def resolve_plan(
     if training["sequence_len"] == "auto":  # a recipe for any base may ask for more than this one reads
         plan["sequence_len"] = min(plan["sequence_len"], base["context_length"])
     modules = training["target_modules"]
-    plan["target_modules"] = sorted(LINEAR_LAYERS) if modules == "auto" else sorted(set(modules))
+    # All linear layers: attention alone learns less at the same size (LoRA Without Regret, 2025).
+    plan["target_modules"] = sorted(base["linear_layers"] if modules == "auto" else set(modules))
     plan["device"] = machine.device
     plan["precision"] = _precision(training["precision"], machine)
     plan["attention"] = "sdpa"
@@ -54,7 +53,42 @@ def resolve_plan(
             do=f"set training.sequence_len to {base['context_length']} or less",
         )
     _refuse_too_large(base, machine)
+    preference = training.get("preference")
+    if preference and preference["enabled"]:
+        plan["preference"] = _preference(preference, recipe)
     return plan
+
+
+def _preference(asked: Mapping[str, Any], recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that the second phase puts over those of the first; only what its method uses."""
+    values = asked["hyperparams"]
+    phase = {"method": asked["method"], "loss_type": asked["loss_type"]}
+    if asked["method"] == "dpo":
+        phase |= {"beta": values["beta"], "reference": asked["reference"]}
+    else:
+        phase |= {"alpha": values["alpha"]}
+    for field in ("learning_rate", "num_epochs"):
+        auto = recipe[f"preference_{field.removeprefix('num_')}"]
+        phase[field] = auto if values[field] == "auto" else values[field]
+    return phase
+
+
+def refused_modules(training: Mapping[str, Any], base: Mapping[str, Any]) -> dict[int, DocumentError]:
+    """What is wrong with items of training.target_modules, by their number from 0; `base` is as in `resolve_plan`."""
+    layers: list[str] = base["linear_layers"]
+    modules = [] if training["target_modules"] == "auto" else training["target_modules"]
+    refused = {}
+    for at, name in enumerate(modules):
+        if name not in layers:
+            near = nearest(name, layers) or nearest(name.rpartition(".")[2], layers)
+            refused[at] = DocumentError(
+                f"training.target_modules names {shown(name)}, which is no linear layer in the blocks of this base",
+                why=f"those are {', '.join(layers) or 'none'}",
+                do=f'did you mean "{near}"?'
+                if near
+                else "write some of these, or delete the key: `auto` is all of them",
+            )
+    return refused
 
 
 def _precision(asked: str | None, machine: Machine) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from dlmbuild.data.rows import conversation
 from dlmbuild.data.tokenizer import Tokenizer
 from dlmbuild.inference.llama_cpp import LlamaCpp
+from dlmbuild.inference.numbers import no_numbers
 from dlmbuild.io.progress import Progress
 
 
@@ -51,8 +52,13 @@ def answer_with_adapter(
         "do_sample": True, "temperature": sampling["temperature"], "top_p": sampling["top_p"], "top_k": 0
     }  # fmt: skip
 
+    def require_numbers(_: Any, scores: Any) -> Any:
+        if not torch.isfinite(scores.max()):  # those that are out of the question are minus infinity
+            raise no_numbers("the base" if adapter is None else "the trained model", trained=adapter is not None)
+        return scores
+
     def ask(messages: list[dict[str, str]]) -> str:
-        ids = torch.tensor([tokenizer.encode(tokenizer.template.render(messages, ask=True))])
+        ids = torch.tensor([tokenizer.encode_pieces(tokenizer.question(messages))])
         with torch.no_grad():
             made = model.generate(
                 input_ids=ids,
@@ -60,6 +66,7 @@ def answer_with_adapter(
                 max_new_tokens=sampling["max_tokens"],
                 pad_token_id=tokenizer.pad_id,
                 eos_token_id=tokenizer.stop_ids,
+                logits_processor=[require_numbers],
                 **settings,
             )
         return tokenizer.decode(made[0, ids.shape[1] :].tolist()).strip()
@@ -81,7 +88,7 @@ def answer_with_export(
     runtime = LlamaCpp(model)
 
     def ask(messages: list[dict[str, str]]) -> str:
-        text, _ = runtime.chat(
+        text = runtime.answer(
             messages,
             max_tokens=sampling["max_tokens"],
             temperature=sampling["temperature"],

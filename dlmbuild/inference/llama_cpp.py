@@ -9,11 +9,18 @@ from __future__ import annotations
 import json
 import os
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from dlmbuild.data.control import ControlTokens, Piece
 from dlmbuild.errors import SmokeError
+from dlmbuild.inference.numbers import no_numbers
+from dlmbuild.io.gguf_file import read_header
+
+_CONTROL = (2, 3)
+"""Token types (LLAMA_TOKEN_TYPE_UNKNOWN and _CONTROL) that llama.cpp finds in a text only where it is told to."""
 
 
 class LlamaCpp:
@@ -22,6 +29,7 @@ class LlamaCpp:
     def __init__(self, model: Path, *, lora: Path | None = None, context: int = 4096) -> None:
         import xllamacpp
 
+        self._model = model
         params = xllamacpp.CommonParams()
         params.model.path = str(model)
         params.n_ctx = context
@@ -38,15 +46,31 @@ class LlamaCpp:
         try:
             self._server = xllamacpp.Server(params)
         except Exception as error:
-            raise SmokeError(f"llama.cpp does not load {model.name}", why=str(error)) from None
+            raise SmokeError(
+                f"llama.cpp does not load {model.name}",
+                why=str(error),
+                do="look into the log beside the store's other files, or export another quantisation",
+            ) from None
 
-    def tokenize(self, text: str) -> list[int]:
-        """Ids of a text in which special tokens are written out; none are added."""
-        return list(self._post("/tokenize", {"content": text, "parse_special": True, "add_special": False})["tokens"])
+    def tokenize(self, pieces: Iterable[Piece]) -> list[int]:
+        """Ids of a rendered conversation, none added."""
+        ids: list[int] = []
+        for piece in pieces:
+            asked = {"content": piece.text, "parse_special": piece.control, "add_special": False}
+            ids += self._post("/tokenize", asked)["tokens"]
+        return ids
 
-    def apply_template(self, messages: Sequence[dict[str, str]]) -> str:
-        """The conversation as llama.cpp renders it with the template inside the GGUF, up to the answer."""
-        return str(self._post("/apply-template", {"messages": list(messages)})["prompt"])
+    def question(self, messages: Sequence[dict[str, str]]) -> list[int]:
+        """Ids of a conversation as the template inside the GGUF renders it, up to the answer."""
+        mark = self._control.mark([message["content"] for message in messages])
+        hidden = [{**message, "content": self._control.hide(message["content"], mark)} for message in messages]
+        rendered = str(self._post("/apply-template", {"messages": hidden})["prompt"])
+        ids = self.tokenize(self._control.pieces(rendered, mark))
+        # Where the vocabulary asks for a token in front of every text, the server leaves it out of what it renders.
+        first = self._metadata.get("tokenizer.ggml.bos_token_id")
+        if self._metadata.get("tokenizer.ggml.add_bos_token") and first is not None and ids[:1] != [first]:
+            ids.insert(0, first)
+        return ids
 
     def next_token(self, ids: Sequence[int], *, candidates: int) -> tuple[int, dict[int, float]]:
         """The likeliest next token, and the likeliest `candidates` with the natural log of their probabilities.
@@ -55,27 +79,34 @@ class LlamaCpp:
         """
         asked = {"n_predict": 1, "temperature": 0, "n_probs": candidates, "return_tokens": True, "cache_prompt": True}
         reply = self._post("/completion", {"prompt": list(ids), **asked})
-        shown = (reply.get("completion_probabilities") or [{"top_logprobs": []}])[0]["top_logprobs"]
+        shown = self._shown(reply)
         return int(reply["tokens"][0]), {int(c["id"]): float(c["logprob"]) for c in shown}
 
-    def chat(
+    def answer(
         self, messages: Sequence[dict[str, str]], *, max_tokens: int, temperature: float, seed: int, top_p: float = 1.0
-    ) -> tuple[str, bool]:
-        """The answer to a conversation, and whether it ended by itself rather than at `max_tokens`."""
-        reply = self._server.handle_chat_completions(
-            {
-                "messages": list(messages),
-                "max_tokens": max_tokens,
-                "temperature": temperature,
-                "top_p": top_p,
-                "seed": seed,
-                "cache_prompt": False,
-            }
-        )
-        if "choices" not in reply:
-            raise SmokeError("llama.cpp answered with an error", why=str(reply.get("error", reply))[:500])
-        choice = reply["choices"][0]
-        return str(choice["message"]["content"] or ""), choice["finish_reason"] == "stop"
+    ) -> str:
+        """The answer to a conversation, up to where it ends by itself or has `max_tokens`."""
+        sampling = {"n_predict": max_tokens, "temperature": temperature, "top_p": top_p, "seed": seed, "n_probs": 1}
+        reply = self._post("/completion", {"prompt": self.question(messages), **sampling, "cache_prompt": False})
+        self._shown(reply)
+        return str(reply["content"])
+
+    def _shown(self, reply: dict[str, Any]) -> list[dict[str, Any]]:
+        """The candidates for the first token of a reply. Raises SmokeError where their logs are no numbers."""
+        tokens = reply.get("completion_probabilities")
+        shown: list[dict[str, Any]] = tokens[0]["top_logprobs"] if tokens else []
+        if any(candidate["logprob"] is None for candidate in shown):
+            raise no_numbers(self._model.name)
+        return shown
+
+    @cached_property
+    def _metadata(self) -> dict[str, Any]:
+        return read_header(self._model).metadata
+
+    @cached_property
+    def _control(self) -> ControlTokens:
+        tokens, types = (self._metadata[f"tokenizer.ggml.{name}"] for name in ("tokens", "token_type"))
+        return ControlTokens(token for token, kind in zip(tokens, types, strict=True) if kind in _CONTROL)
 
     def _post(self, path: str, data: dict[str, Any]) -> dict[str, Any]:
         request = urllib.request.Request(

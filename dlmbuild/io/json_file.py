@@ -10,6 +10,7 @@ from dlmbuild.errors import DlmError, Where
 
 MAX_BYTES = 128 << 20
 """The largest tokenizer.json known is about 35 MB."""
+_MEND = "mend the file, or fetch or save again what it belongs to"
 
 
 def read_json_object(path: Path, error: type[DlmError]) -> dict[str, Any]:
@@ -20,7 +21,7 @@ def read_json_object(path: Path, error: type[DlmError]) -> dict[str, Any]:
             raise error(f"more than {MAX_BYTES} bytes of JSON", where=where, do="name the right file")
         data = path.read_bytes()
     except OSError as problem:
-        raise error("the file cannot be read", where=where, why=problem.strerror or str(problem)) from None
+        raise error("the file cannot be read", where=where, why=problem.strerror or str(problem), do=_MEND) from None
     return parse_json_object(data, where, error)
 
 
@@ -29,9 +30,9 @@ def parse_json_object(data: bytes, where: Where, error: type[DlmError]) -> dict[
     try:
         value = json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
     except (ValueError, RecursionError) as problem:
-        raise error("this is not sound JSON", where=where, why=str(problem)) from None
+        raise error("this is not sound JSON", where=where, why=str(problem), do=_MEND) from None
     if not isinstance(value, dict):
-        raise error(f"an object was expected, and {type(value).__name__} found", where=where)
+        raise error(f"an object was expected, and {type(value).__name__} found", where=where, do=_MEND)
     return value
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -18,6 +19,7 @@ from dlmbuild.store.disk import disk_error
 from dlmbuild.store.layout import Home
 
 _PROGRESS_EVERY_SECONDS = 0.1
+_LONGEST_MESSAGE = 500
 
 
 def main(spec_file: str) -> int:
@@ -47,10 +49,13 @@ def main(spec_file: str) -> int:
         tell("error", error=error.as_data())
         return 1
     except (Exception, SystemExit) as error:
-        told = disk_error(error, Home.default()) if isinstance(error, OSError) else None
+        told = disk_error(error, Home.default())
         if told is not None:
             tell("error", error=told.as_data())
-        traceback.print_exc()
+        else:
+            tell("bug", error="".join(traceback.format_exception_only(error)).strip()[:_LONGEST_MESSAGE])
+        with contextlib.suppress(OSError):  # the disk with the log may be full
+            traceback.print_exc()
         return 1
     return 0
 

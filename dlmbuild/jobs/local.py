@@ -50,6 +50,7 @@ def run_job(
     log.parent.mkdir(parents=True, exist_ok=True)
     result: dict[str, Any] | None = None
     failure: DlmError | None = None
+    bug = ""
     with log.open("wb") as log_file:
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "dlmbuild.jobs", str(spec_file)],
@@ -70,6 +71,8 @@ def run_job(
                     progress(event["what"], event["done"], event["total"], **event["numbers"])
                 elif event["event"] == "result":
                     result = event["result"]
+                elif event["event"] == "bug":
+                    bug = event["error"]
                 else:
                     failure = DlmError.from_data(event["error"])
             process.wait()
@@ -79,7 +82,7 @@ def run_job(
     if failure is not None:
         raise failure
     if result is None or process.returncode:
-        raise _died(name, process.returncode, log)
+        raise _died(name, process.returncode, bug, log)
     return result
 
 
@@ -107,9 +110,9 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _died(name: str, returncode: int, log: Path) -> JobError:
+def _died(name: str, returncode: int, bug: str, log: Path) -> JobError:
     how = f"signal {signal.Signals(-returncode).name}" if returncode < 0 else f"exit code {returncode}"
-    why = "the system was probably out of memory" if returncode == -signal.SIGKILL else _last_words(log)
+    why = "the system was probably out of memory" if returncode == -signal.SIGKILL else bug or _last_words(log)
     return JobError(f"the job {name!r} died ({how})", why=why, do=f"the whole output is in {log}")
 
 

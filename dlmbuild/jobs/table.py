@@ -11,6 +11,7 @@ JOBS = {
     "gguf": "dlmbuild.export.base_gguf:convert_base",
     "quantize": "dlmbuild.export.quantize:quantize_base",
     "train": "dlmbuild.train.sft:train",
+    "prefer": "dlmbuild.train.preference:prefer",
     "selftest": "dlmbuild.train.selftest:five_steps",
     "adapter_gguf": "dlmbuild.export.adapter_gguf:convert_adapter",
     "merge": "dlmbuild.export.merge:merge_quantized",

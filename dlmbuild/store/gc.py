@@ -85,9 +85,11 @@ def _versions(store: Store, kept: int) -> tuple[list[Path], list[Path]]:
     found = sorted((store.adapter / "versions").glob("v[0-9]*"), key=lambda path: int(path.name[1:]))
     if not found:
         return [], []
-    current = AdapterVersions(store.adapter).current()
-    newest = [path for path in found if path != current][-(kept - 1) :] if kept > 1 else []
-    stays = {current, *newest}
+    used = {AdapterVersions(store.adapter).current()}
+    if AdapterVersions(store.adapter, "sft").pointer.exists():
+        used.add(AdapterVersions(store.adapter, "sft").current())
+    newest = [path for path in found if path not in used][-(kept - 1) :] if kept > 1 else []
+    stays = {*used, *newest}
     return [path for path in found if path in stays], [path for path in found if path not in stays]
 
 

@@ -39,6 +39,11 @@ class Home(NamedTuple):
     def stat_cache(self) -> Path:
         return self.root / "stat.sqlite"
 
+    @property
+    def sources(self) -> Path:
+        """What is remembered of documents' sources: only a shortcut."""
+        return self.root / "sources"
+
     def store(self, dlm_id: str) -> Store:
         """The store of one document. Raises StoreError for an id that is not a ULID: ids become paths."""
         if not is_ulid(dlm_id):

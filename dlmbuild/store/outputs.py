@@ -107,31 +107,43 @@ class AdapterVersions(NamedTuple):
     """Adapter versions v0001, v0002, …; `current.txt` names the one in use and `adapter.json` says what is in it.
 
     Committing takes two steps: a version folder appears whole, then the pointer is renamed over. Versions are kept; an
-    adapter that an earlier version holds is pointed to again instead of being stored twice.
+    adapter that an earlier version holds is pointed to again instead of being stored twice. A phase that another one
+    follows has a pointer of its own among the same versions: `sft.txt` and `sft.json`.
     """
 
     root: Path
+    phase: str = ""
+    """"" for the last phase, whose versions are the ones in use."""
+
+    @property
+    def index(self) -> Path:
+        """The file that says what is in the version pointed to."""
+        return self.root / (f"{self.phase}.json" if self.phase else "adapter.json")
+
+    @property
+    def pointer(self) -> Path:
+        return self.root / (f"{self.phase}.txt" if self.phase else "current.txt")
 
     @property
     def targets(self) -> Sequence[Path]:
-        return [self.root / "adapter.json"]
+        return [self.index]
 
     def current(self) -> Path:
-        """The version folder in use. Raises StoreError where there is none."""
+        """The version folder pointed to. Raises StoreError where there is none."""
         try:
-            name = (self.root / "current.txt").read_text("utf-8", "replace").strip()
+            name = self.pointer.read_text("utf-8", "replace").strip()
         except OSError:
             name = ""
         if not re.fullmatch(r"versions/v[0-9]{4,}", name):
             raise StoreError(
-                f"{self.root / 'current.txt'} names no adapter version",
+                f"{self.pointer} names no adapter version",
                 why="nothing has been trained yet, or the file was changed",
                 do="doit train",
             )
         return self.root / name
 
     def mismatch(self, outputs: Digests, cache: StatCache) -> str:
-        problem = _first_mismatch({self.root / "adapter.json": outputs.get("adapter.json", "")}, cache)
+        problem = _first_mismatch({self.index: outputs.get("adapter.json", "")}, cache)
         if problem:
             return problem
         try:
@@ -140,12 +152,12 @@ class AdapterVersions(NamedTuple):
             return error.what
 
     def files(self, outputs: Digests) -> Sequence[Path]:
-        return [*self.targets, self.root / "current.txt", *self._members(outputs, self.current())]
+        return [*self.targets, self.pointer, *self._members(outputs, self.current())]
 
     def publish(self, outputs: Digests, objects: Objects) -> None:
         version = self._find(outputs, objects.cache) or self._add(outputs, objects)
-        _place({self.root / "adapter.json": outputs["adapter.json"]}, objects)
-        write_atomic(self.root / "current.txt", f"versions/{version.name}\n".encode())
+        _place({self.index: outputs["adapter.json"]}, objects)
+        write_atomic(self.pointer, f"versions/{version.name}\n".encode())
 
     def _versions(self) -> list[Path]:
         # Whatever else a person keeps here, a copy of a version for example, is not ours.

@@ -7,14 +7,31 @@ files still match is ever resumed from. They belong to one key: other rows or se
 from __future__ import annotations
 
 import json
+import math
+import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from dlmbuild.errors import UsageError
 from dlmbuild.io.atomic import fsync_tree, write_atomic
 from dlmbuild.io.digest import readable_json, sha256_file
 
 _SEAL = "sealed.json"
+_EVERY = "DLM_CHECKPOINT_SECONDS"
+
+
+def seconds_between_checkpoints(environment: Mapping[str, str] = os.environ) -> float:
+    """$DLM_CHECKPOINT_SECONDS, or a minute. Raises UsageError for what is no number of seconds."""
+    written = environment.get(_EVERY) or "60"
+    try:
+        seconds = float(written)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise UsageError(f"{_EVERY} is {written!r}, not a number of seconds", do="unset it, or set it to 60")
+    return seconds
 
 
 @dataclass(frozen=True, slots=True)

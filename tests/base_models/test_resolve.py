@@ -8,7 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from dlmbuild.base_models import resolve
 from dlmbuild.base_models.reference import parse_reference
@@ -142,6 +144,54 @@ def test_code_that_comes_with_weights_is_refused(make_checkpoint: MakeCheckpoint
     (folder / name).write_text(json.dumps({**data, "auto_map": {"AutoModel": "modeling.Model"}}))
     error = refused(folder)
     assert "auto_map" in error.what and name in str(error.where)
+
+
+def test_an_architecture_that_no_row_of_the_registry_has(make_checkpoint: MakeCheckpoint) -> None:
+    error = refused(make_checkpoint(architectures=["MambaForCausalLM"]))
+    assert "MambaForCausalLM" in error.what and "config.json" in str(error.where)
+    assert "LlamaForCausalLM" in error.why and "Qwen3ForCausalLM" in error.why
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
+def test_a_weight_that_is_not_a_number(make_checkpoint: MakeCheckpoint, number: float, dtype: str) -> None:
+    folder = make_checkpoint()
+    weights = np.zeros(36, np.float32)
+    weights[17] = 3e38 if dtype != "F16" else 0
+    sound = _stored(weights, dtype)
+    (folder / "model.safetensors").write_bytes(sound)
+    assert fetch_folder(folder, folder.parent / "sound")["parameters"] == 36
+    weights[35] = number
+    (folder / "model.safetensors").write_bytes(_stored(weights, dtype))
+    error = refused(folder)
+    assert "'w' holds an infinity or something that is not a number" in error.why and "fetch" in error.do
+
+
+def _stored(weights: NDArray[np.float32], dtype: str) -> bytes:
+    with np.errstate(over="ignore"):
+        f16 = weights.astype(np.float16)
+    bf16 = (weights.view(np.uint32) >> 16).astype(np.uint16)
+    data = {"F32": weights, "F16": f16, "BF16": bf16}[dtype].tobytes()
+    described = {"dtype": dtype, "shape": [weights.size], "data_offsets": [0, len(data)]}
+    return header(json.dumps({"w": described}).encode(), data)
+
+
+def test_the_linear_layers_of_a_base(
+    tmp_path: Path, make_checkpoint: MakeCheckpoint, write_tensors: WriteTensors
+) -> None:
+    folder = make_checkpoint()
+    shapes = {
+        f"model.layers.{layer}.self_attn.{name}.weight": (4, 4) for layer in (0, 1) for name in ("q_proj", "o_proj")
+    }
+    others: Shapes = {
+        "model.embed_tokens.weight": (8, 4),
+        "model.layers.0.norm.weight": (4,),
+        "model.layers.0.moe.experts.3.w1.weight": (4, 4),
+        "lm_head.weight": (8, 4),
+        "weight": (2, 2),
+    }
+    write_tensors(folder / "model.safetensors", {**shapes, **others})
+    assert fetch_folder(folder, tmp_path / "out")["linear_layers"] == ["o_proj", "q_proj"]
 
 
 def test_a_quantised_checkpoint_is_refused(make_checkpoint: MakeCheckpoint) -> None:

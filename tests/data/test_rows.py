@@ -28,9 +28,13 @@ def prose(text: str) -> dict[str, Any]:
 
 
 def rows(
-    sections: list[dict[str, Any]], tokenizer: Tokenizer, limit: int = 512, system: str | None = None
+    sections: list[dict[str, Any]],
+    tokenizer: Tokenizer,
+    limit: int = 512,
+    system: str | None = None,
+    longest: int | None = None,
 ) -> list[Row]:
-    return list(rows_of(sections, system, tokenizer, limit))
+    return list(rows_of(sections, system, tokenizer, limit, longest))
 
 
 def test_a_conversation() -> None:
@@ -60,7 +64,10 @@ def test_what_is_given_is_what_the_model_will_be_asked(tokenizer: Tokenizer) -> 
     for answer in ("The keeper.", "\n\nIndented", " x", "", "assistant"):
         [row] = rows([questions(("Who?", answer))], tokenizer)
         asked = tokenizer.template.render(conversation("Who?", None, None), ask=True)
-        assert list(row.ids[: row.given]) == tokenizer.encode(asked)
+        assert list(row.ids[: row.given]) == tokenizer.encode(asked, control=True)
+        assert list(row.ids[: row.given]) == tokenizer.encode_pieces(
+            tokenizer.question(conversation("Who?", None, None))
+        )
         assert tokenizer.decode(row.ids[row.given :], special=True) == answer + END
 
 
@@ -106,7 +113,7 @@ def test_an_answer_that_does_not_fit_is_refused_with_its_place(tokenizer: Tokeni
     sections = [prose("One."), questions(("A?", "a"), ("B?", long)), questions(("C?", long))]
     needed = len(rows([questions(("B?", long))], tokenizer, 4096)[0].ids)
     with pytest.raises(RowTooLongError) as caught:
-        rows(sections, tokenizer, needed - 1)
+        rows(sections, tokenizer, needed - 1, longest=4096)
     assert (caught.value.section, caught.value.pair) == (1, 1)
     assert isinstance(caught.value, DataError)
     assert f"{needed} tokens long, and a row holds {needed - 1}" in caught.value.what
@@ -127,3 +134,47 @@ def test_a_system_prompt_is_part_of_every_question_and_of_no_prose(tokenizer: To
     without, with_prompt = rows(sections, tokenizer), rows(sections, tokenizer, system="Be brief.")
     assert without[0] == with_prompt[0]
     assert without[1] != with_prompt[1]
+
+
+@pytest.mark.parametrize("unit", ["word and word, ", "line\n", "3.14 and\n\tb  c\n", "漢字。", "x"])
+def test_a_paragraph_of_any_length_is_encoded_piece_by_piece(tokenizer: Tokenizer, unit: str) -> None:
+    text = unit * (100_000 // len(unit))
+    found = [token for row in rows([prose(text)], tokenizer, 512) for token in row.ids]
+    assert found.pop() == tokenizer.eos_id
+    assert tokenizer.decode(found, special=True) == text
+    if any(char.isspace() for char in unit):  # cut where no token goes over the cut
+        assert found == tokenizer.encode(text)
+
+
+def test_a_question_that_is_far_too_long_is_refused_without_being_encoded(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Tokenizer, "encode", None)
+    monkeypatch.setattr(Tokenizer, "answer", None)
+    with pytest.raises(RowTooLongError, match=r"at least \d+ tokens long, and a row holds 512") as caught:
+        rows([questions(("q" * 1_000_000, "a"))], tokenizer, 512, longest=2048)
+    assert caught.value.part == "question"
+    assert caught.value.do == "shorten the question; training.sequence_len can be 2048 at most on this base"
+
+
+@pytest.mark.parametrize("part", ["question", "answer", "system_prompt"])
+def test_what_is_long_is_blamed_and_no_impossible_length_advised(tokenizer: Tokenizer, part: str) -> None:
+    texts = {"question": "Who?", "answer": "The keeper.", "system_prompt": "Be brief."}
+    texts[part] = "The keeper climbs. " * 40
+    sections = [questions((texts["question"], texts["answer"]))]
+    length = len(rows(sections, tokenizer, 4096, texts["system_prompt"])[0].ids)
+
+    def refusal(longest: int) -> RowTooLongError:
+        with pytest.raises(RowTooLongError) as caught:
+            rows(sections, tokenizer, 64, texts["system_prompt"], longest)
+        return caught.value
+
+    counts = {name: len(tokenizer.encode(text)) for name, text in texts.items()}
+    assert refusal(length).part == part
+    assert refusal(length).why.endswith(
+        f"question {counts['question']}, answer {counts['answer']}, system prompt {counts['system_prompt']}"
+    )
+    assert refusal(length).do.startswith(f"shorten {'' if part == 'system_prompt' else 'the '}{part}")
+    assert refusal(length).do.endswith(f", or set training.sequence_len to {length} or more")
+    assert refusal(length - 1).do.endswith(f"; training.sequence_len can be {length - 1} at most on this base")
+    assert "sequence_len" not in refusal(64).do

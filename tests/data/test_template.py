@@ -30,6 +30,10 @@ SHY = (  # ends an answer only when it is short
     "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% if m.content | length < 20 %}<end>{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
+GENERATION = (
+    "{% for m in messages %}{% generation %}{% set end = '<end>' %}[{{ m.role }}]{{ m.content }}{{ end }}"
+    "{% endgeneration %}{{ end }}{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"
+)
 
 
 def template(source: str) -> ChatTemplate:
@@ -159,7 +163,7 @@ def test_special_tokens_in_both_spellings() -> None:
 
 
 @pytest.mark.model
-@pytest.mark.parametrize("source", [CHAT_TEMPLATE, LLAMA, FORGETFUL, SHY, PLAIN])
+@pytest.mark.parametrize("source", [CHAT_TEMPLATE, LLAMA, FORGETFUL, SHY, PLAIN, GENERATION])
 def test_equal_to_transformers(base: Path, source: str) -> None:
     from transformers import AutoTokenizer
 
@@ -176,3 +180,9 @@ def test_equal_to_transformers(base: Path, source: str) -> None:
         for ask in (True, False):
             expected = theirs.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask)
             assert ours.render(messages, ask=ask) == expected, json.dumps(messages)
+
+
+def test_a_template_that_asks_for_the_date_is_told_the_same_day_always() -> None:
+    found = template("It is {{ strftime_now('%d %B %Y') }}. " + GENERATION)
+    assert found.render(ASKED, ask=True) == "It is 26 July 2024. [user]Who trims the lamp?<end>[assistant]"
+    assert found.asks_for_the_date == "26 July 2024" and template(PLAIN).asks_for_the_date == ""

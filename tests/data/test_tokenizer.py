@@ -26,7 +26,7 @@ def add_special(base: Path, *tokens: str) -> None:
 
 
 def test_special_tokens_are_read_and_none_are_added(tokenizer: Tokenizer) -> None:
-    ids = tokenizer.encode("<|im_start|>user\nWho?<|im_end|>")
+    ids = tokenizer.encode("<|im_start|>user\nWho?<|im_end|>", control=True)
     assert ids[0] == START and ids[-1] == END and ids.count(START) == 1
     assert tokenizer.decode(ids) == "user\nWho?"
     assert tokenizer.decode(ids, special=True) == "<|im_start|>user\nWho?<|im_end|>"

@@ -5,14 +5,15 @@ from typing import Any
 
 import pytest
 
-from dlmbuild.doc.schema import Training
+from dlmbuild.doc.schema import UNBUILT_BLOCKS, Training
 from dlmbuild.errors import HardwareError
 from dlmbuild.hardware.detect import MAX_THREADS, Machine
-from dlmbuild.hardware.plan import LINEAR_LAYERS, resolve_plan
+from dlmbuild.hardware.plan import refused_modules, resolve_plan
 
 MACHINE = Machine("cpu", "avx2", 4, 16 << 30)
 GPU = replace(MACHINE, device="cuda")
-BASE = {"context_length": 2048, "parameters": 135_000_000}
+LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+BASE: dict[str, Any] = {"context_length": 2048, "parameters": 135_000_000, "linear_layers": LAYERS}
 RECIPE = {
     "learning_rate": 2e-3,
     "num_epochs": 4,
@@ -47,14 +48,14 @@ def training(**written: Any) -> dict[str, Any]:
     return Training(**written).model_dump(mode="json")
 
 
-def plan(machine: Machine = MACHINE, base: dict[str, int] | None = None, **written: Any) -> dict[str, Any]:
+def plan(machine: Machine = MACHINE, base: dict[str, Any] | None = None, **written: Any) -> dict[str, Any]:
     return resolve_plan(training(**written), RECIPE, base or BASE, machine)
 
 
 def test_auto_comes_from_the_recipe() -> None:
     found = plan()
     assert {name: found[name] for name in RECIPE} == RECIPE
-    assert found["target_modules"] == sorted(LINEAR_LAYERS)
+    assert found["target_modules"] == sorted(LAYERS)
     assert (found["seed"], found["precision"], found["device"]) == (42, "fp32", "cpu")
 
 
@@ -71,8 +72,9 @@ def test_each_field_changes_the_plan_and_nothing_else_in_it(field: str) -> None:
 
 def test_every_field_of_the_document_is_in_the_plan_and_no_auto_is_left() -> None:
     found = plan()
-    assert set(Training.model_fields) <= set(found)
-    assert set(WRITTEN) | {"adapter", "optimizer"} == set(Training.model_fields)  # those two allow one value today
+    fields = set(Training.model_fields) - {key.rpartition(".")[2] for key in UNBUILT_BLOCKS}
+    assert fields <= set(found)
+    assert set(WRITTEN) | {"adapter", "optimizer"} == fields  # those two allow one value today
     assert "auto" not in found.values() and None not in found.values()
 
 
@@ -117,3 +119,14 @@ def test_a_base_that_is_too_large_is_refused_before_anything_runs() -> None:
 def test_threads_are_bounded() -> None:
     assert plan(replace(MACHINE, cores=128))["threads"] == MAX_THREADS
     assert plan(replace(MACHINE, cores=1))["threads"] == 1
+
+
+def test_modules_that_the_base_does_not_have_are_refused_one_by_one() -> None:
+    assert refused_modules(training(), BASE) == {}
+    assert refused_modules(training(target_modules=("q_proj", "down_proj")), BASE) == {}
+    refused = refused_modules(training(target_modules=("q_proj", "qproj", "lm_head", ".*", "self_attn.k_proj")), BASE)
+    assert list(refused) == [1, 2, 3, 4]
+    assert 'names "qproj", which is no linear layer' in refused[1].what
+    assert all(", ".join(LAYERS) in error.why for error in refused.values())
+    assert [refused[at].do for at in (1, 4)] == ['did you mean "q_proj"?', 'did you mean "k_proj"?']
+    assert "`auto` is all of them" in refused[2].do and "`auto` is all of them" in refused[3].do

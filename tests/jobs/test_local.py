@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from dlmbuild.errors import DataError, JobError, MissingExtra, Where
+from dlmbuild.errors import DataError, JobError, MissingExtra, StoreError, Where
 from dlmbuild.jobs.local import require_extra, run_job
 from dlmbuild.jobs.table import JOBS
 
@@ -35,6 +35,20 @@ def mistake(*, out, progress):
 def bug(*, out, progress):
     print("before the bug")
     raise RuntimeError("this is a bug")
+
+def chatty_bug(*, out, progress):
+    import atexit
+    atexit.register(print, "a library says goodbye")
+    try:
+        raise KeyError("first")
+    except KeyError as error:
+        print("a library logs", file=sys.stderr)
+        raise ValueError("of two\\nlines") from error
+
+def full_disk(*, words, out, progress):
+    class SafetensorError(Exception):
+        pass
+    raise SafetensorError(words)
 
 def leave(*, out, progress):
     sys.exit(3)
@@ -80,6 +94,8 @@ NAMES = [
     "one_file",
     "mistake",
     "bug",
+    "chatty_bug",
+    "full_disk",
     "leave",
     "die",
     "half_a_line",
@@ -167,6 +183,28 @@ def test_a_bug_lands_in_the_log(folder: Path) -> None:
     assert caught.value.why == "RuntimeError: this is a bug"
     assert str(folder / "logs" / "job.log") in caught.value.do
     assert "before the bug" in log(folder) and "Traceback" in log(folder)
+
+
+def test_the_exception_is_told_and_not_the_last_line_of_the_log(folder: Path) -> None:
+    with pytest.raises(JobError) as caught:
+        run(folder, "chatty_bug")
+    assert caught.value.why == "ValueError: of two\nlines"
+    assert "a library logs" in log(folder) and "KeyError: 'first'" in log(folder)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "Error while serializing: I/O error: No space left on device (os error 28)",
+        "Disk quota exceeded (os error 122)",
+        "database or disk is full",
+        "[enforce fail at inline_container.cc:672] . unexpected pos 77184 vs 77072",
+    ],
+)
+def test_a_full_disk_in_the_words_of_a_library(folder: Path, words: str) -> None:
+    with pytest.raises(StoreError, match="the disk is full") as caught:
+        run(folder, "full_disk", params={"words": words})
+    assert "free some space" in caught.value.do and "SafetensorError" in log(folder)
 
 
 @pytest.mark.parametrize("name", ["leave", "unspeakable", "no_such_job"])

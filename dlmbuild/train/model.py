@@ -1,0 +1,56 @@
+"""The base as a trainer takes it, and the adapter on it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def load_base(base: Path, plan: Mapping[str, Any], pad_id: int) -> Any:
+    """The pretrained model of the folder `base`, in the plan's precision, ready for training."""
+    import torch
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[plan["precision"]]
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        base, dtype=dtype, attn_implementation=plan["attention"], local_files_only=True, trust_remote_code=False
+    )
+    model.config.pad_token_id = pad_id
+    model.config.use_cache = False
+    return model
+
+
+def lora_config(plan: Mapping[str, Any]) -> Any:
+    """PEFT's configuration for the adapter that a plan asks for."""
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=plan["lora_r"],
+        lora_alpha=plan["lora_alpha"],
+        lora_dropout=plan["lora_dropout"],
+        target_modules=list(plan["target_modules"]),
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+
+
+def with_adapter(model: Any, base: Path, adapter: Path) -> Any:
+    """The base, loaded from the folder `base`, with the adapter of an earlier phase on it, to be trained further."""
+    from peft import PeftModel
+
+    adapted = PeftModel.from_pretrained(model, str(adapter), is_trainable=True)
+    # The adapter names its base by identity, which PEFT would look up on a hub to see whether its vocabulary grew.
+    adapted.peft_config["default"].base_model_name_or_path = str(base)
+    return adapted
+
+
+def no_processing(pad_id: int) -> Any:
+    """A tokenizer for a trainer that insists on one: rows are tokens already, so it is never asked to encode."""
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    words = {"<pad>": 0}
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel(words)), pad_token="<pad>")

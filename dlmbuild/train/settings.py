@@ -1,0 +1,66 @@
+"""Every setting of a trainer that changes the result or the speed, written out for all phases alike.
+
+The defaults of trainers change, and some of today's hurt: a learning rate for full fine-tuning, activations computed
+twice to save memory that is not short.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def trainer_settings(plan: Mapping[str, Any], checkpoints: Path) -> dict[str, Any]:
+    """Arguments of transformers' TrainingArguments for a plan."""
+    return {
+        "output_dir": str(checkpoints),
+        "num_train_epochs": plan["num_epochs"],
+        "per_device_train_batch_size": plan["micro_batch_size"],
+        "gradient_accumulation_steps": plan["grad_accum"],
+        "learning_rate": plan["learning_rate"],
+        "lr_scheduler_type": plan["lr_scheduler"],
+        "warmup_steps": plan["warmup_ratio"],
+        "optim": plan["optimizer"] + "_fused",  # the same optimizer in one kernel
+        "weight_decay": 0.0,
+        "max_grad_norm": 1.0,
+        "seed": plan["seed"],
+        "data_seed": plan["seed"],
+        "bf16": plan["precision"] == "bf16" and plan["device"] == "cuda",
+        "fp16": plan["precision"] == "fp16",
+        "tf32": False if plan["device"] == "cuda" else None,
+        "use_cpu": plan["device"] == "cpu",
+        "gradient_checkpointing": plan["gradient_checkpointing"],
+        "max_length": None,  # rows were measured when they were made: nothing may be cut off here
+        "remove_unused_columns": False,
+        "dataloader_num_workers": 0,
+        "dataloader_pin_memory": plan["device"] == "cuda",
+        "dataloader_drop_last": False,
+        "logging_strategy": "steps",
+        "logging_steps": 1,
+        "logging_first_step": True,
+        "logging_nan_inf_filter": False,
+        "save_strategy": "no",  # the watch asks for checkpoints by the clock
+        "eval_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "load_best_model_at_end": False,
+    }
+
+
+def assert_effective(trainer: Any, plan: Mapping[str, Any]) -> None:
+    """Third-party defaults have won over what was asked for before; a trainer that differs from the plan is a bug."""
+    args = trainer.args
+    wanted = {
+        "learning_rate": plan["learning_rate"],
+        "num_train_epochs": plan["num_epochs"],
+        "per_device_train_batch_size": plan["micro_batch_size"],
+        "gradient_accumulation_steps": plan["grad_accum"],
+        "gradient_checkpointing": plan["gradient_checkpointing"],
+        "max_length": None,
+    }
+    for name, value in wanted.items():
+        assert getattr(args, name) == value, (name, getattr(args, name), value)
+    lora = trainer.model.peft_config["default"]
+    assert (lora.r, lora.lora_alpha, lora.lora_dropout) == (plan["lora_r"], plan["lora_alpha"], plan["lora_dropout"])
+    assert len(trainer.train_dataset) > 0

@@ -1,0 +1,125 @@
+"""What happens beside the steps of a training: the rows' order, checkpoints by the clock, a log, and how far it is."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dlmbuild.errors import TrainingError
+from dlmbuild.io.progress import Progress
+from dlmbuild.train.determinism import EpochOrder
+from dlmbuild.train.state import Checkpoints
+
+
+def watch(
+    what: str,
+    *,
+    log: Path,
+    progress: Progress,
+    lengths: Sequence[int],
+    plan: Mapping[str, Any],
+    checkpoints: Checkpoints,
+    checkpoint_seconds: float,
+    metrics: Mapping[str, str] | None = None,
+) -> Any:
+    """A callback for transformers' trainers.
+
+    `what` is the word for the phase, `lengths` the rows' in tokens, `metrics` the trainer's own numbers that belong
+    into the log: their names there → their names in it.
+    """
+    from transformers import TrainerCallback
+
+    tokens_per_epoch = sum(lengths)
+    more = metrics or {}
+
+    class Watch(TrainerCallback):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.order = EpochOrder(lengths, plan["micro_batch_size"], plan["seed"])
+            self.checkpoints = checkpoints
+            self.latest: dict[str, float] = {}
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self.started, self.cpu = time.monotonic(), time.process_time()
+            self.saved, self.first_step = self.started, state.global_step
+            if state.global_step:
+                progress(f"resuming at step {state.global_step}")
+            progress(what, 0, state.max_steps)
+
+        def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            # The loader that a resumed epoch begins with does not pass its number on.
+            self.order.set_epoch(state.global_step * plan["num_epochs"] // state.max_steps)
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            now = time.monotonic()
+            if now - self.saved >= checkpoint_seconds and state.global_step < state.max_steps:
+                self.saved = now
+                control.should_save = True
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **kwargs: Any) -> None:
+            if "loss" not in logs:
+                return
+            elapsed = time.monotonic() - self.started
+            share = (state.global_step - self.first_step) / state.max_steps
+            tokens = tokens_per_epoch * share * plan["num_epochs"]
+            self.latest = {name: round(float(logs[source]), 6) for source, name in more.items() if source in logs}
+            line = {
+                "step": state.global_step,
+                "epoch": round(state.epoch, 4),
+                "loss": float(logs["loss"]),
+                **self.latest,
+                "learning_rate": float(logs["learning_rate"]),
+                "grad_norm": float(logs["grad_norm"]),
+                "tokens_per_s": round(tokens / elapsed, 1),
+                "elapsed_s": round(elapsed, 2),
+            }
+            self.write(line)
+            if not math.isfinite(line["grad_norm"]):
+                raise TrainingError(
+                    f"the gradient is not a number at step {state.global_step}",
+                    why="the next weights would be useless; nothing was saved",
+                    do="set training.learning_rate lower (half of it)",
+                )
+            numbers = {"loss": line["loss"], **self.latest, "tok_s": line["tokens_per_s"]}
+            progress(what, state.global_step, state.max_steps, **numbers)
+
+        def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            cpu, tokens = time.process_time() - self.cpu, tokens_per_epoch * plan["num_epochs"]
+            self.write({"steps": state.global_step, "tokens": tokens, "cpu_s": round(cpu, 2), "from": self.first_step})
+
+        def write(self, line: dict[str, Any]) -> None:
+            with log.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+
+    return Watch()
+
+
+def finish(trainer: Any) -> dict[str, Any]:
+    """Check that a training came to its end; returns its numbers for the record."""
+    state = trainer.state
+    if state.global_step != state.max_steps:
+        raise TrainingError(f"training ended at step {state.global_step} of {state.max_steps}")
+    return {
+        "steps": state.global_step,
+        "train_loss": _last_epoch_loss(state),
+        "trained_parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
+    }
+
+
+def not_finite(loss: float, step: int) -> TrainingError:
+    """The error for a loss that is no number."""
+    return TrainingError(
+        f"the loss became {loss} at step {step}",
+        why="the weights are useless from here on; nothing was saved",
+        do="set training.learning_rate lower (half of it), or training.precision to fp32",
+    )
+
+
+def _last_epoch_loss(state: Any) -> float:
+    """Mean over the steps of the last epoch, from the history that checkpoints carry along."""
+    losses = [float(entry["loss"]) for entry in state.log_history if "loss" in entry]
+    last = losses[-max(1, round(len(losses) / state.num_train_epochs)) :]
+    return round(sum(last) / len(last), 6)

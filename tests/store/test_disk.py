@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from dlmbuild.store.disk import disk_error
+from dlmbuild.store.layout import Home
+
+
+def raised(error: Exception, cause: Exception | None = None) -> Exception:
+    try:
+        raise error from cause
+    except Exception as found:
+        return found
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device", "/x"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+        RuntimeError("I/O error: No space left on device (os error 28)"),
+        sqlite3.OperationalError("database or disk is full"),
+        raised(RuntimeError("cannot save"), OSError(errno.ENOSPC, "No space left on device")),
+    ],
+)
+def test_a_full_disk(tmp_path: Path, error: Exception) -> None:
+    told = disk_error(error, Home(tmp_path))
+    assert told is not None and told.what == "the disk is full"
+    assert str(tmp_path) in told.do
+
+
+@pytest.mark.parametrize("below", ["file", "file/below", "/proc/nope", "/dev/null", "x" * 300])
+def test_a_home_that_cannot_be_a_folder(tmp_path: Path, below: str) -> None:
+    (tmp_path / "file").touch()
+    home = Home(tmp_path / below)
+    with pytest.raises(OSError) as caught:
+        (home.root / "store").mkdir(parents=True)
+    told = disk_error(caught.value, home)
+    assert told is not None and told.what == f"{home.root} is no folder and cannot become one"
+    assert "set DLM_HOME" in told.do
+
+
+@pytest.mark.parametrize("number", [errno.ENOTDIR, errno.EEXIST])
+def test_something_else_lies_in_the_way(tmp_path: Path, number: int) -> None:
+    told = disk_error(OSError(number, os.strerror(number), str(tmp_path / "store")), Home(tmp_path))
+    assert told is not None and told.what.startswith(f"{tmp_path / 'store'} cannot be written")
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("boom"), OSError(errno.EIO, "boom"), OSError(errno.EEXIST, "x", "/elsewhere")]
+)
+def test_what_the_disk_is_not_to_blame_for(tmp_path: Path, error: Exception) -> None:
+    assert disk_error(error, Home(tmp_path)) is None

@@ -1,0 +1,176 @@
+"""What cannot be built is refused before anything heavy runs: what was found, where, why, and what to do."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from tests.tiny import make_tiny_base, write_json
+from tests.workshop import Ran, Workshop
+
+
+@pytest.fixture
+def base(workshop: Workshop) -> Path:
+    make_tiny_base(workshop.folder / "base")
+    return workshop.folder / "base"
+
+
+def refused(workshop: Workshop, *words: str, **environment: str) -> str:
+    """What a build says that has to fail in words."""
+    told = workshop.doit(*words, code=1, **environment)
+    return said(told)
+
+
+def said(ran: Ran) -> str:
+    text = ran.out + ran.err
+    assert "Traceback" not in text and "defect" not in text
+    assert "→" in text
+    return text
+
+
+def configure(base: Path, **changes: Any) -> None:
+    write_json(base / "config.json", {**json.loads((base / "config.json").read_text()), **changes})
+
+
+# -- the base ----------------------------------------------------------------------------------------------------
+
+
+def test_target_modules_that_the_base_does_not_have(workshop: Workshop, base: Path) -> None:
+    modules = '  target_modules: [q_proj, qproj, "lm_head",\n    ".*"]\n'
+    workshop.document("tower", more="training:\n" + modules)
+    told = refused(workshop, "plan")
+    layers = "those are down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj"
+    for place, name in (("6:28", '"qproj"'), ("6:35", '"lm_head"'), ("7:5", '".*"')):
+        assert f"tower.dlm:{place}: training.target_modules names {name}, which is no linear layer" in told
+    assert told.count(layers) == 3 and 'did you mean "q_proj"?' in told
+    workshop.edit("tower", modules, "  target_modules: [q_proj, down_proj]\n")
+    workshop.doit("plan")
+
+
+def test_a_base_of_an_unknown_architecture(workshop: Workshop, base: Path) -> None:
+    configure(base, architectures=["FancyForCausalLM"])
+    workshop.document("tower")
+    told = refused(workshop, "base")
+    assert "config.json: the base has the architecture 'FancyForCausalLM': known are " in told
+    assert "LlamaForCausalLM" in told
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_a_base_with_a_weight_that_is_not_a_number(workshop: Workshop, base: Path, number: float) -> None:
+    tensors = load_file(base / "model.safetensors")
+    tensors["model.layers.1.mlp.up_proj.weight"][3, 5] = number
+    save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
+    workshop.document("tower")
+    assert "the tensor 'model.layers.1.mlp.up_proj.weight' holds an infinity or" in refused(workshop, "base")
+
+
+def test_a_link_out_of_the_folder_is_refused_whatever_was_built_before(workshop: Workshop, base: Path) -> None:
+    workshop.document("tower")
+    workshop.doit("base")
+    outside = workshop.folder / "outside.json"
+    (base / "config.json").rename(outside)
+    (base / "config.json").symlink_to("../outside.json")
+    assert f"{base / 'config.json'} is a link that leads out of {base}" in refused(workshop, "base")
+    (base / "config.json").unlink()
+    outside.rename(base / "real.json")
+    (base / "config.json").symlink_to("real.json")
+    workshop.doit("base")  # inside, a link is as good as a file
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("config.json", "{"),
+        ("config.json", "[]"),
+        ("tokenizer.json", "7"),
+        ("tokenizer.json", '{"model": {"type": "BPE"}}'),
+        ("tokenizer_config.json", "{"),
+        ("chat_template.jinja", "{% if %}"),
+        ("chat_template.jinja", "{{ messages[9].role }}"),
+    ],
+)
+def test_a_damaged_base_says_what_to_do(workshop: Workshop, base: Path, name: str, content: str) -> None:
+    (base / name).write_text(content)
+    workshop.document("tower")
+    told = refused(workshop, "dataset")
+    assert name in told or "chat template" in told
+
+
+def test_outputs_that_are_no_numbers(workshop: Workshop, base: Path) -> None:
+    """Weights that are numbers may still give outputs that are none."""
+    tensors = load_file(base / "model.safetensors")
+    tensors["model.norm.weight"][:] = 3e38
+    save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
+    workshop.document("tower")
+    workshop.doit("check", "base")
+    for temperature in ("0", "0.7"):
+        told = said(workshop.dlm("prompt", "--base", "--temp", temperature, "tower", "Who?", code=1))
+        assert "the outputs of the base are infinite or not a number" in told and "take another base" in told
+
+
+# -- the rows ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("part", "line", "do"),
+    [
+        ("question", 8, "shorten the question"),
+        ("answer", 10, "shorten the answer, or split it in two"),
+        ("system_prompt", 5, "shorten system_prompt, which stands before every question"),
+    ],
+)
+def test_a_row_that_is_too_long_blames_what_is_long(
+    workshop: Workshop, base: Path, part: str, line: int, do: str
+) -> None:
+    texts = {"question": "Who?", "answer": "The keeper.", "system_prompt": "Be brief."}
+    texts[part] = "lighthouse " * 4000
+    body = f"::instruction::\n### Q\n{texts['question']}\n### A\n{texts['answer']}\n"
+    workshop.document("tower", body=body, more=f'system_prompt: "{texts["system_prompt"]}"\n')
+    told = refused(workshop, "dataset")
+    assert f"tower.dlm:{line}:" in told and do in told
+    # The tiny base reads 2048 tokens, and `auto` takes all of them.
+    assert "sequence_len" not in told
+
+
+def test_a_row_that_fits_a_longer_row_of_the_base(workshop: Workshop, base: Path) -> None:
+    body = f"::instruction::\n### Q\nWho?\n### A\n{'lighthouse ' * 60}\n"
+    workshop.document("tower", body=body, more="training:\n  sequence_len: 64\n")
+    assert "or set training.sequence_len to " in refused(workshop, "dataset")
+
+
+def test_questions_and_paragraphs_of_many_megabytes(workshop: Workshop, base: Path) -> None:
+    body = f"::instruction::\n### Q\n{'Who trims the lamp ' * 1_000_000}?\n### A\nThe keeper.\n"
+    workshop.document("tower", body=body)
+    assert "tower.dlm:7:1: this question and its answer are at least " in refused(workshop, "dataset")
+
+
+def test_a_document_with_nothing_but_probes_and_preferences(workshop: Workshop, base: Path) -> None:
+    probe = "::instruction::\n### Q !probe\nWho?\n### A\nThe keeper.\n"
+    workshop.document("tower", body=probe)
+    told = refused(workshop, "dataset")
+    assert "the document has nothing to train: it holds 1 probe questions" in told and "neither" not in told
+
+
+# -- the machine -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("home", ["file", "file/below", "/proc/nope"])
+def test_a_home_that_cannot_be_a_folder(workshop: Workshop, home: str) -> None:
+    (workshop.folder / "file").touch()
+    workshop.document("tower", base="smollm2-135m")
+    home = str(workshop.folder / home)
+    for script, words in (("doit", ["check"]), ("dlm", ["build", "check"])):
+        told = said(workshop.run(script, *words, code=1, DLM_HOME=home))
+        assert f"{home} is no folder and cannot become one" in told and "set DLM_HOME to a folder" in told
+
+
+@pytest.mark.parametrize("seconds", ["abc", "-1", "nan", "inf"])
+def test_seconds_between_checkpoints_that_are_none(workshop: Workshop, base: Path, seconds: str) -> None:
+    workshop.document("tower")
+    told = refused(workshop, "train", DLM_CHECKPOINT_SECONDS=seconds)
+    assert f"DLM_CHECKPOINT_SECONDS is '{seconds}', not a number of seconds" in told
