@@ -1,7 +1,7 @@
 """A build that is killed just before any one of its commits (fsync, rename, link, unlink) is finished by the next one.
 
-The graph, records and store are the real ones, the heavy jobs write digests (tests/history.py). The last test kills real
-trainings, wherever they happen to be.
+The graph, records and store are the real ones, the heavy jobs write digests (tests/history.py). The last test kills
+real trainings, wherever they happen to be.
 """
 
 from __future__ import annotations

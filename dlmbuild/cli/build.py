@@ -13,11 +13,21 @@ import sys
 import zlib
 from collections.abc import Iterable
 
+_HELP = """usage: dlm build [OPTION …] [TASK …]
+
+What `doit` does, and known in a few milliseconds when there is nothing to do.
+
+  TASK     as `doit list --all` shows them; without one, the default export of every document
+  OPTION   those of `doit`, which `dlm help run` shows, for example -n 2 for two steps at a time"""
+
 _ENVIRONMENT = ("DLM_LOCK", "CUDA_VISIBLE_DEVICES")
 
 
 def run(words: list[str]) -> int:
     """Build; `words` are doit's. Returns doit's exit code in `dlm`'s terms."""
+    if "--help" in words or "-h" in words:
+        print(_HELP)
+        return 0
     note = _note_file(words)
     steps = _still_up_to_date(note, words)
     if steps is not None:
@@ -103,7 +113,7 @@ def _stat(path: str) -> list[int] | None:
 
 
 def _names(folder: str) -> int | None:
-    """What lies in a folder in which documents are looked for, without the database that each run of doit opens there."""
+    """What lies in a folder in which documents are looked for, without the database that doit opens there."""
     try:
         names = sorted(name for name in os.listdir(folder) if not name.startswith(".doit.db"))  # noqa: PTH208
     except OSError:
