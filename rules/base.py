@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,13 @@ def tasks(project: Project) -> Iterator[dict[str, Any]]:
 
 def _base(reference: Reference, folder: BaseFolder, project: Project) -> Step:
     def params() -> Mapping[str, Any]:
+        vouched = os.environ.get("DLM_PRE_TOKENIZER")
+        given = {"pre_tokenizer": vouched} if vouched else {}
         if reference.kind == "package":
-            return {"package": reference.pinned}
+            return {"package": reference.pinned, **given}
         if reference.kind == "hub":
-            return {"hub": {"id": reference.id, "revision": reference.revision}}
-        return {}
+            return {"hub": {"id": reference.id, "revision": reference.revision}, **given}
+        return given
 
     def work(place: Workplace) -> Mapping[str, Any]:
         from dlmbuild.base_models.license import accepted_by_environment, require_acceptance
@@ -39,7 +42,7 @@ def _base(reference: Reference, folder: BaseFolder, project: Project) -> Step:
         facts = run_job(
             "base",
             inputs={},
-            params={"reference": reference.as_data()},
+            params={"reference": reference.as_data(), "pre_tokenizer": place.params.get("pre_tokenizer", "")},
             out=place.out,
             log=folder.root / "base.log",
             progress=place.progress,
@@ -60,7 +63,7 @@ def _base(reference: Reference, folder: BaseFolder, project: Project) -> Step:
     return Step(
         name=f"base:{reference.key}",
         doc=f"the pretrained model {reference.text}",
-        rule="base/3",
+        rule="base/4",
         inputs=_files(reference),
         params=params,
         reads=(),

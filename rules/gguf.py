@@ -24,7 +24,10 @@ def _gguf(reference: Reference, folder: BaseFolder, project: Project) -> Step:
         from dlmbuild.lock.capture import pins
 
         facts = read_json(folder.facts)
-        return {"base": facts["files"], "name": facts["key"], "pins": pins(("gguf",))}
+        converter = facts.get("converter")  # a base.json of before has none; the base is made anew then
+        made_by = ("transformers", "torch", "xllamacpp") if converter else ("gguf",)
+        named = {"name": facts["key"], "pre": facts.get("pre_tokenizer", "")}
+        return {"base": facts["files"], **named, "converter": converter, "pins": pins(made_by)}
 
     def work(place: Workplace) -> Mapping[str, Any]:
         from dlmbuild.jobs.local import require_extra, run_job
@@ -33,7 +36,7 @@ def _gguf(reference: Reference, folder: BaseFolder, project: Project) -> Step:
         return run_job(
             "gguf",
             inputs={"checkpoint": checkpoint(folder)},
-            params={"name": place.params["name"]},
+            params={"name": place.params["name"], "pre": place.params["pre"]},
             file="base.F16.gguf",
             out=place.out,
             log=folder.root / "gguf.log",
@@ -43,7 +46,7 @@ def _gguf(reference: Reference, folder: BaseFolder, project: Project) -> Step:
     return Step(
         name=f"gguf:{reference.key}",
         doc=f"{reference.text} as F16 GGUF",
-        rule="gguf/1",
+        rule="gguf/2",
         inputs={},
         params=params,
         reads=(folder.facts,),

@@ -45,6 +45,7 @@ def _merge(document: Document, quant: str, project: Project) -> Step:
                 "checkpoint": checkpoint(base),
                 "adapter": AdapterVersions(store.adapter).current(),
                 "base_quant": base.gguf(quant),
+                "f16": base.gguf("F16"),
             },
             params={
                 "quant": quant,
@@ -60,8 +61,8 @@ def _merge(document: Document, quant: str, project: Project) -> Step:
     return Step(
         name=f"merge:{document.name}:{quant}",
         doc=f"{document.name} merged, as {quant} GGUF",
-        rule="merge/1",
-        inputs={"adapter": store.adapter / "adapter.json", "base": base.gguf(quant)},
+        rule="merge/2",
+        inputs={"adapter": store.adapter / "adapter.json", "base": base.gguf(quant), "f16": base.gguf("F16")},
         params=params,
         reads=(base.facts,),
         outputs=Files({name: store.cache / name}),

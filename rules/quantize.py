@@ -7,6 +7,7 @@ from typing import Any
 
 from dlmbuild.base_models.reference import Reference
 from dlmbuild.build.project import Project
+from dlmbuild.build.reporter import watcher
 from dlmbuild.build.step import Step, Workplace
 from dlmbuild.doc.names import QUANTISATIONS
 from dlmbuild.store.layout import BaseFolder
@@ -34,7 +35,7 @@ def _quantize(reference: Reference, folder: BaseFolder, quant: str, project: Pro
         from dlmbuild.jobs.local import require_extra, run_job
 
         require_extra("numpy", "gguf", "libggml")
-        return run_job(
+        done = run_job(
             "quantize",
             inputs={"f16": folder.gguf("F16")},
             params={"quant": quant, "threads": this_machine().cores},
@@ -43,6 +44,13 @@ def _quantize(reference: Reference, folder: BaseFolder, quant: str, project: Pro
             log=folder.root / "quantize.log",
             progress=place.progress,
         )
+        if done["fallbacks"]:
+            types = ", ".join(f"{kind} {count}" for kind, count in done["types"].items())
+            watcher().note(
+                f"quantize:{reference.key}:{quant}",
+                f"{len(done['fallbacks'])} tensors have rows that {quant} does not divide, and take more bits: {types}",
+            )
+        return done
 
     return Step(
         name=f"quantize:{reference.key}:{quant}",

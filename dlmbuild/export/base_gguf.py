@@ -1,7 +1,7 @@
 """A checkpoint as a GGUF in F16, the file that every quantisation of a base is made from.
 
-The tensors and the metadata are those of llama.cpp's convert_hf_to_gguf.py for a Llama with a byte-level BPE tokenizer;
-what that script derives from folder names and model cards is left out, so that the bytes depend on the content alone.
+The tensors and the metadata are those of llama.cpp's convert_hf_to_gguf.py; what that script derives from folder names
+and model cards is left out, so that the bytes depend on the content alone.
 """
 
 from __future__ import annotations
@@ -10,120 +10,122 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from dlmbuild.base_models.llama import ROPE_FACTORS, Llama, compare_tensors, llama_of_config, to_gguf_rows
+from dlmbuild.base_models.convertible import weights_of
+from dlmbuild.base_models.decoder import Decoder, Weight, to_gguf_rows
+from dlmbuild.base_models.families import decoder_of_config
 from dlmbuild.errors import ExportError, Where
 from dlmbuild.export.kernels import pack_rows, pack_tensor
 from dlmbuild.export.quantize import quantisation_entries
 from dlmbuild.export.tensor_types import QUANTISATIONS
-from dlmbuild.export.vocabulary import vocabulary_entries
-from dlmbuild.io.gguf_file import Planned, create_gguf, f32_entry, string_entry, u32_entry
+from dlmbuild.export.vocabulary import general_name, vocabulary_entries
+from dlmbuild.io.gguf_file import Planned, bools_entry, create_gguf, f32_entry, string_entry, u32_entry
 from dlmbuild.io.json_file import read_json_object
 from dlmbuild.io.progress import Progress, silent
-from dlmbuild.io.safetensors_file import StoredTensor, read_checkpoint
-
-_BUFFER = ".rotary_emb.inv_freq"
-"""Old checkpoints hold this, which is computed from the configuration."""
+from dlmbuild.io.safetensors_file import StoredTensor
 
 
-def convert_base(checkpoint: Path, out: Path, *, name: str, progress: Progress = silent) -> dict[str, Any]:
+def convert_base(
+    checkpoint: Path, out: Path, *, name: str, pre: str = "", progress: Progress = silent
+) -> dict[str, Any]:
     """Write the checkpoint folder as F16 GGUF to the file `out`.
 
-    Weights of linear layers and embeddings become F16, norms stay F32. `name` becomes general.name. Returns
-    {"tensors": count}. Raises ExportError for another architecture than LlamaForCausalLM, a tokenizer that llama.cpp
-    would read otherwise, and weights beyond the range of F16; BaseModelError for an unknown pre-tokenizer.
+    Weights of linear layers and embeddings become F16, norms stay F32. `name` becomes general.name, `pre` is the name
+    of the pre-tokenizer if it is known already. Returns {"tensors": count}. Raises ExportError for a model that
+    `families` does not know, a tokenizer that llama.cpp would read otherwise, and weights beyond the range of F16;
+    BaseModelError for an unknown pre-tokenizer.
     """
     model = read_model(checkpoint)
-    stored = read_weights(checkpoint, model)
-    entries = _model_entries(model, name) + vocabulary_entries(checkpoint, model.vocab)
+    stored = weights_of(checkpoint, model, ExportError)
+    entries = _model_entries(model, general_name(checkpoint, name)) + vocabulary_entries(checkpoint, model.vocab, pre)
     entries += quantisation_entries(QUANTISATIONS["F16"].file_type)
-    tensors = model.tensors()
-    plan = [Planned(one.gguf, "F16" if len(one.shape) == 2 else "F32", one.shape) for one in tensors]
-    factors = model.rope_factors()
-    if factors is not None:
-        plan.insert(0, Planned(ROPE_FACTORS, "F32", (len(factors),)))
+    weights = model.weights()
+    plan = [Planned(vector, "F32", (len(numbers),)) for vector, numbers in sorted(model.vectors.items())]
+    plan += [Planned(one.gguf, "F16" if one.f16 else "F32", one.shape) for one in weights]
     total = sum(planned.nbytes for planned in plan)
     done = 0
     with (
         create_gguf(out, entries, plan) as sink,
         ThreadPoolExecutor(1) as pool,
     ):
-        if factors is not None:
-            sink.put(ROPE_FACTORS, [_floats(factors)])
-        for tensor in tensors:
+        for vector, numbers in sorted(model.vectors.items()):
+            sink.put(vector, [_floats(numbers)])
+        for weight, planned in zip(weights, plan[len(model.vectors) :], strict=True):
             progress("converting to F16", done, total)
-            source = stored[tensor.hf]
-            if len(tensor.shape) == 1:
-                pieces = iter([pack_rows(tensor.hf, source.rows(), "F32")])
-                done += 4 * tensor.shape[0]
+            rows = CheckpointRows(weight, stored, model.head_dim)
+            if len(weight.shape) == 1:
+                pieces = iter([pack_rows(weight.hf, rows(0, weight.shape[0]), "F32")])
             else:
-                step = model.head_dim if tensor.permuted else 1
-                rows = CheckpointRows(source, step if tensor.permuted else 0)
-                pieces = pack_tensor(tensor.hf, tensor.shape, "F16", rows, pool, 1, step)
-                done += 2 * tensor.shape[0] * tensor.shape[1]
-            sink.put(tensor.gguf, pieces)
+                step = model.head_dim if weight.permuted else 1
+                pieces = pack_tensor(weight.hf, weight.shape, planned.type, rows, pool, 1, step)
+            sink.put(weight.gguf, pieces)
+            done += planned.nbytes
     progress("converting to F16", total, total)
     return {"tensors": len(plan)}
 
 
-def read_model(checkpoint: Path) -> Llama:
+def read_model(checkpoint: Path) -> Decoder:
     """The measures of a checkpoint folder."""
     path = checkpoint / "config.json"
-    return llama_of_config(read_json_object(path, ExportError), Where(str(path)), ExportError)
-
-
-def read_weights(checkpoint: Path, model: Llama) -> dict[str, StoredTensor]:
-    """The weights of a checkpoint folder by name, exactly those that `model` has."""
-    stored = read_checkpoint(checkpoint, ExportError)
-    stored = {name: tensor for name, tensor in stored.items() if not name.endswith(_BUFFER)}
-    expected = {tensor.hf: tensor.shape for tensor in model.tensors()}
-    if model.tied and "lm_head.weight" in stored:
-        raise ExportError(
-            "the checkpoint holds lm_head.weight",
-            where=Where(str(checkpoint)),
-            why="its configuration says that the output layer is the token embedding (tie_word_embeddings)",
-            do="remove one of the two",
-        )
-    compare_tensors(expected, stored, Where(str(checkpoint)), ExportError)
-    return stored
+    return decoder_of_config(read_json_object(path, ExportError), Where(str(path)), ExportError)
 
 
 class CheckpointRows:
-    """Rows of a weight in GGUF's order; `head_dim` is 0 for weights whose order is the same."""
+    """Rows of a weight as a GGUF has them, in float32; those of all experts count through."""
 
-    def __init__(self, stored: StoredTensor, head_dim: int) -> None:
-        self.stored = stored
+    def __init__(self, weight: Weight, stored: dict[str, StoredTensor], head_dim: int) -> None:
+        self.sources = [stored[name] for name in weight.sources]
+        self.height = weight.source_shape[0]
+        self.weight = weight
         self.head_dim = head_dim
 
     def __call__(self, start: int, stop: int) -> Any:
-        rows = self.stored.rows(start, stop)
-        return to_gguf_rows(rows, self.head_dim) if self.head_dim else rows
+        import numpy as np
+
+        pieces = []
+        for number in range(start // self.height, -(-stop // self.height)):
+            first = number * self.height
+            pieces.append(self.sources[number].rows(max(start - first, 0), min(stop - first, self.height)))
+        rows = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+        if self.weight.shift:
+            rows = rows + np.float32(self.weight.shift)
+        return to_gguf_rows(rows, self.head_dim) if self.weight.permuted else rows
 
 
-def _model_entries(model: Llama, name: str) -> list[bytes]:
-    entries = [
-        string_entry("general.architecture", "llama"),
+def _model_entries(model: Decoder, name: str) -> list[bytes]:
+    architecture = model.family.gguf
+    measures: dict[str, Any] = {
+        "block_count": model.layers,
+        "context_length": model.context,
+        "embedding_length": model.hidden,
+        "feed_forward_length": model.feed_forward,
+        "attention.head_count": model.heads,
+        "attention.head_count_kv": model.kv_heads,
+        "rope.freq_base": model.rope_theta,
+        "attention.layer_norm_rms_epsilon": model.rms_eps,
+    }
+    if model.explicit_head_dim:
+        measures |= {"attention.key_length": model.head_dim, "attention.value_length": model.head_dim}
+    return [
+        string_entry("general.architecture", architecture),
         string_entry("general.type", "model"),
         string_entry("general.name", name),
-        u32_entry("llama.block_count", model.layers),
-        u32_entry("llama.context_length", model.context),
-        u32_entry("llama.embedding_length", model.hidden),
-        u32_entry("llama.feed_forward_length", model.feed_forward),
-        u32_entry("llama.attention.head_count", model.heads),
-        u32_entry("llama.attention.head_count_kv", model.kv_heads),
-        f32_entry("llama.rope.freq_base", model.rope_theta),
-        f32_entry("llama.attention.layer_norm_rms_epsilon", model.rms_eps),
-    ]
-    if model.explicit_head_dim:
-        entries.append(u32_entry("llama.attention.key_length", model.head_dim))
-        entries.append(u32_entry("llama.attention.value_length", model.head_dim))
-    return [
-        *entries,
-        u32_entry("llama.vocab_size", model.vocab),
-        u32_entry("llama.rope.dimension_count", model.head_dim),
+        *(_entry(f"{architecture}.{key}", value) for key, value in {**measures, **model.metadata}.items()),
     ]
 
 
-def _floats(values: list[float]) -> bytes:
+def _entry(key: str, value: int | float | str | list[bool]) -> bytes:
+    match value:
+        case str():
+            return string_entry(key, value)
+        case list():
+            return bools_entry(key, value)
+        case float():
+            return f32_entry(key, value)
+        case _:
+            return u32_entry(key, value)
+
+
+def _floats(values: tuple[float, ...]) -> bytes:
     import numpy as np
 
     return np.array(values, dtype="<f4").tobytes()

@@ -8,20 +8,24 @@ product of a BLAS: so its bits depend neither on threads nor on the processor.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlmbuild.base_models.llama import block_order, compare_tensors, to_gguf_rows
+from dlmbuild.base_models.convertible import is_known, weights_of
+from dlmbuild.base_models.decoder import block_order, compare_tensors, to_gguf_rows
 from dlmbuild.errors import ExportError, Where
 from dlmbuild.export.adapter_gguf import LoraFactors, lora_factors
-from dlmbuild.export.base_gguf import read_model, read_weights
+from dlmbuild.export.base_gguf import CheckpointRows, read_model
+from dlmbuild.export.conversion import merge_sources
 from dlmbuild.export.kernels import KERNEL_TYPES, pack_tensor
 from dlmbuild.export.quantize import copy_tensor
 from dlmbuild.export.tensor_types import quantisation
-from dlmbuild.io.gguf_file import Planned, create_gguf, read_header, string_entry
+from dlmbuild.export.vocabulary import general_name
+from dlmbuild.io.atomic import staging_folder
+from dlmbuild.io.gguf_file import Header, Planned, create_gguf, read_header, string_entry
 from dlmbuild.io.progress import Progress, silent
-from dlmbuild.io.safetensors_file import StoredTensor
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,63 +44,88 @@ def merge_quantized(
     *,
     name: str,
     threads: int,
+    f16: Path | None = None,
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """Write `base_quant`, the base quantised as `quant`, with the adapter inside to the file `out`.
 
     Weights that the adapter touches are merged from the checkpoint and given the type they have in `base_quant`; the
-    rest and the metadata are copied, general.name becomes `name`. Returns {"merged": count, "types": {type: tensors}}.
-    Raises ExportError if the three do not belong together, or as `convert_adapter` does.
+    rest and the metadata are copied, general.name becomes `name`. A base that llama.cpp's converter made is merged from
+    `f16`, its GGUF. Returns {"merged": count, "types": {type: tensors}}. Raises ExportError if the files do not belong
+    together, or as `convert_adapter` does.
     """
-    model = read_model(checkpoint)
-    stored = read_weights(checkpoint, model)
-    factors = lora_factors(adapter, model)
     header = read_header(base_quant)
-    where = Where(str(base_quant))
     kind = quantisation(quant)
     if header.metadata.get("general.file_type") != kind.file_type:
+        where = Where(str(base_quant))
         raise ExportError(f"the file is not of the kind {quant}", where=where, do=f"quantise the base to {quant}")
-    tensors = {tensor.gguf: tensor for tensor in model.tensors()}
-    expected = {tensor.gguf: tensor.shape for tensor in tensors.values()}
-    extra = set(header.tensors) - set(expected) if model.rope_scaling else set()
-    compare_tensors(expected, {n: t for n, t in header.tensors.items() if n not in extra}, where, ExportError)
-    order = sorted(header.tensors, key=block_order)
-    plan = [Planned(n, header.tensors[n].type, header.tensors[n].shape) for n in order]
-    entries = [string_entry(key, name) if key == "general.name" else entry for key, entry in header.entries.items()]
-    total = sum(info.nbytes for info in header.tensors.values())
-    done = 0
-    with (
-        create_gguf(out, entries, plan, header.alignment) as sink,
-        ThreadPoolExecutor(threads) as pool,
-    ):
-        for planned in plan:
-            progress(f"merging into {quant}", done, total)
-            tensor = tensors.get(planned.name)
-            if tensor is None or tensor.hf not in factors:
-                sink.put(planned.name, copy_tensor(base_quant, header.tensors[planned.name]))
-            else:
-                if planned.type not in ("F16", "F32", *KERNEL_TYPES):
-                    raise ExportError(f"the tensor {planned.name} is {planned.type}", where=where, why="not supported")
-                step = model.head_dim if tensor.permuted else 1
-                rows = MergedRows(stored[tensor.hf], factors[tensor.hf], model.head_dim if tensor.permuted else 0)
-                sink.put(planned.name, pack_tensor(tensor.hf, tensor.shape, planned.type, rows, pool, threads, step))
-            done += planned.nbytes
+    with staging_folder(out.parent) as scratch:
+        if is_known(checkpoint):
+            merged = _own_sources(adapter, checkpoint, base_quant, header)
+        else:
+            rows, factors = merge_sources(adapter, checkpoint, f16 or base_quant, scratch, progress)
+            merged = {key: (key, MergedRows(rows[key], pair, 0), 1) for key, pair in factors.items()}
+        plan = [
+            Planned(key, header.tensors[key].type, header.tensors[key].shape)
+            for key in sorted(header.tensors, key=block_order)
+        ]
+        named = string_entry("general.name", general_name(checkpoint, name))
+        entries = [named if key == "general.name" else entry for key, entry in header.entries.items()]
+        total = sum(info.nbytes for info in header.tensors.values())
+        done = 0
+        with (
+            create_gguf(out, entries, plan, header.alignment) as sink,
+            ThreadPoolExecutor(threads) as pool,
+        ):
+            for planned in plan:
+                progress(f"merging into {quant}", done, total)
+                if planned.name not in merged:
+                    sink.put(planned.name, copy_tensor(base_quant, header.tensors[planned.name]))
+                else:
+                    if planned.type not in ("F16", "F32", *KERNEL_TYPES):
+                        where = Where(str(base_quant))
+                        raise ExportError(
+                            f"the tensor {planned.name} is {planned.type}", where=where, why="not supported"
+                        )
+                    label, rows_of, step = merged[planned.name]
+                    sink.put(
+                        planned.name, pack_tensor(label, planned.shape, planned.type, rows_of, pool, threads, step)
+                    )
+                done += planned.nbytes
     progress(f"merging into {quant}", total, total)
-    return {"merged": len(factors), "types": dict(sorted(Counter(planned.type for planned in plan).items()))}
+    return {"merged": len(merged), "types": dict(sorted(Counter(planned.type for planned in plan).items()))}
+
+
+def _own_sources(
+    adapter: Path, checkpoint: Path, base_quant: Path, header: Header
+) -> dict[str, tuple[str, MergedRows, int]]:
+    """Every weight that the adapter touches, by GGUF name: its other name, its merged rows, how many stay together."""
+    model = read_model(checkpoint)
+    stored = weights_of(checkpoint, model, ExportError)
+    factors = lora_factors(adapter, model)
+    expected = {weight.gguf: weight.shape for weight in model.weights()}
+    expected |= {vector: (len(numbers),) for vector, numbers in model.vectors.items()}
+    compare_tensors(expected, header.tensors, Where(str(base_quant)), ExportError)
+    merged = {}
+    for weight in model.weights():
+        if weight.hf in factors:
+            rows = CheckpointRows(weight, stored, model.head_dim)
+            head_dim = model.head_dim if weight.permuted else 0
+            merged[weight.gguf] = weight.hf, MergedRows(rows, factors[weight.hf], head_dim), head_dim or 1
+    return merged
 
 
 class MergedRows:
-    """Rows of a weight plus what the adapter adds, in GGUF's order; `head_dim` is 0 where that is the same order."""
+    """Rows of a weight in GGUF's order plus what the adapter adds; `head_dim` is 0 where the adapter has that order."""
 
-    def __init__(self, stored: StoredTensor, factors: LoraFactors, head_dim: int) -> None:
-        self.stored = stored
+    def __init__(self, base: Callable[[int, int], Any], factors: LoraFactors, head_dim: int) -> None:
+        self.base = base
         self.factors = factors
         self.head_dim = head_dim
 
-    def __call__(self, start: int, stop: int) -> NDArray[np.float32]:
-        rows = self.stored.rows(start, stop)
-        merged = rows + product(self.factors, start, stop)
-        return to_gguf_rows(merged, self.head_dim) if self.head_dim else merged
+    def __call__(self, start: int, stop: int) -> Any:
+        added = product(self.factors, start, stop)
+        return self.base(start, stop) + (to_gguf_rows(added, self.head_dim) if self.head_dim else added)
 
 
 def product(factors: LoraFactors, start: int, stop: int) -> NDArray[np.float32]:

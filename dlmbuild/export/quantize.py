@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlmbuild.base_models.llama import block_order
+from dlmbuild.base_models.decoder import block_order
 from dlmbuild.errors import ExportError, Where
 from dlmbuild.export.kernels import pack_tensor
 from dlmbuild.export.tensor_types import ModelFacts, quantisation, tensor_type
@@ -29,7 +29,7 @@ def quantize_base(f16: Path, quant: str, out: Path, *, threads: int, progress: P
 
     The file has the bytes that llama.cpp's llama_model_quantize would write; they do not depend on `threads`. For
     "F16" it is a copy. Returns {"types": {type: tensors}, "fallbacks": [names of tensors whose rows no block of the
-    meant type divides]}. Raises ExportError for a file that is not a dense Llama in F16 or F32.
+    meant type divides]}. Raises ExportError for a file that is not in F16 or F32.
     """
     where = Where(str(f16))
     kind = quantisation(quant)

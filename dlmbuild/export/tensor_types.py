@@ -1,15 +1,15 @@
 """Which type each tensor gets in a quantised file: llama.cpp's choice, tensor by tensor.
 
-Source: `llama_tensor_get_type_impl` and `tensor_type_fallback` in llama.cpp's src/llama-quant.cpp, for dense Llama
-models without an importance matrix.
+Source: `llama_tensor_get_type_impl`, `tensor_allows_quantization` and `tensor_type_fallback` in llama.cpp's
+src/llama-quant.cpp, without an importance matrix.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from dlmbuild.base_models.decoder import block_order
 from dlmbuild.errors import ExportError, Where
 from dlmbuild.io.gguf_file import TYPES, Header
 
@@ -23,7 +23,7 @@ class Quantisation:
     default: str
     """The type of a tensor that no rule names."""
     more_bits: bool = False
-    """Whether attn_v and ffn_down of a part of the blocks get Q6_K."""
+    """Whether attn_v and ffn_down of a part of the blocks get Q6_K, """
 
 
 QUANTISATIONS = {
@@ -37,6 +37,19 @@ _FALLBACKS = {"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
 """What takes the place of a type whose blocks do not divide a row."""
 
 
+_VALUES = ("attn_v.weight", "attn_qkv.weight", "attn_kv_b.weight")
+_KEPT = (
+    "_norm.weight",
+    "ffn_gate_inp.weight",
+    "altup",
+    "laurel",
+    "per_layer_model_proj",
+    "ssm_conv1d",
+    "shortconv.conv",
+)
+"""Parts of the names of tensors that are small or choose something, and are not quantised."""
+
+
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
     """What the choice depends on besides the tensor."""
@@ -45,23 +58,29 @@ class ModelFacts:
     heads: int
     kv_heads: int
     tied: bool
+    experts: int = 0
+    architecture: str = "llama"
+    values: tuple[str, ...] = ()
+    """The tensors with values of attention in the file's order; empty where every block has one."""
 
     @classmethod
     def of_header(cls, header: Header, where: Where) -> ModelFacts:
-        """The facts of a GGUF file; ExportError if it is no dense Llama."""
-        metadata: Mapping[str, Any] = header.metadata
-        if metadata.get("general.architecture") != "llama" or metadata.get("llama.expert_count", 0):
-            raise ExportError(
-                f"the architecture {metadata.get('general.architecture')!r} cannot be quantised",
-                where=where,
-                why="only dense Llama models are supported",
-            )
-        heads = metadata.get("llama.attention.head_count")
-        kv_heads = metadata.get("llama.attention.head_count_kv", heads)
-        layers = metadata.get("llama.block_count")
-        if type(heads) is not int or type(kv_heads) is not int or type(layers) is not int:
+        """The facts of a GGUF file; ExportError if it does not tell them."""
+        architecture = str(header.metadata.get("general.architecture"))
+
+        def number(key: str, absent: Any) -> Any:
+            found = header.metadata.get(f"{architecture}.{key}", absent)
+            # Models whose layers differ give a list.
+            return max(found, default=absent) if isinstance(found, list) and found else found
+
+        heads = number("attention.head_count", None)
+        facts = number("block_count", None), heads, number("attention.head_count_kv", heads), number("expert_count", 0)
+        if any(type(fact) is not int for fact in facts):
             raise ExportError("the file does not say how many layers and heads it has", where=where)
-        return cls(layers, heads, kv_heads, "output.weight" not in header.tensors)
+        layers, heads, kv_heads, experts = facts
+        values = tuple(name for name in sorted(header.tensors, key=block_order) if name.endswith(_VALUES))
+        tied = "output.weight" not in header.tensors
+        return cls(layers, heads, kv_heads, tied, experts, architecture, values)
 
 
 def quantisation(quant: str) -> Quantisation:
@@ -80,7 +99,7 @@ def tensor_type(
     """
     kind = quantisation(quant)
     dimensions = len(shape) - next((i for i, length in enumerate(shape) if length > 1), len(shape) - 1)
-    if dimensions < 2 or not name.endswith("weight") or "_norm.weight" in name:
+    if dimensions < 2 or not name.endswith("weight") or any(part in name for part in _KEPT):
         return stored, False
     if quant == "F16":
         return ("F16", False) if stored in ("F32", "BF16") else (stored, False)
@@ -95,17 +114,30 @@ def tensor_type(
 def _wanted(name: str, kind: Quantisation, facts: ModelFacts) -> str:
     if name == "output.weight" or (facts.tied and name == "token_embd.weight"):
         return "Q8_0" if kind.default == "Q8_0" else "Q6_K"
-    parts = name.split(".")
-    block = int(parts[1]) if parts[0] == "blk" and len(parts) > 2 and parts[1].isdigit() else 0
-    if "attn_v.weight" in name:
-        if kind.more_bits and _more_bits(block, facts.layers):
+    block = max(0, block_order(name)[0])
+    eight = facts.experts == 8  # the makers of llama.cpp tuned these for Mixtral
+    if name.endswith(_VALUES):
+        if eight:
+            return "Q8_0"
+        number, count = (facts.values.index(name), len(facts.values)) if facts.values else (block, facts.layers)
+        if kind.more_bits and _more_bits(number, count):
             return "Q6_K"
-        # llama.cpp's 70B: eight query heads share a value head, so more bits cost little.
-        shared = facts.layers == 80 and facts.heads != facts.kv_heads
-        return "Q5_K" if shared and kind.default == "Q4_K" else kind.default
+        return "Q5_K" if kind.default == "Q4_K" and _is_70b(facts) else kind.default
+    if eight and "attn_k.weight" in name:
+        return "Q8_0"
+    if eight and "attn_output.weight" in name and kind.default == "Q4_K":
+        return "Q5_K"
     if "ffn_down" in name and kind.more_bits and _more_bits(block, facts.layers):
         return "Q6_K"
     return kind.default
+
+
+def _is_70b(facts: ModelFacts) -> bool:
+    """llama.cpp's 70B: eight query heads share a value head, so more bits cost little."""
+    return facts.layers == 80 and (
+        facts.architecture in ("qwen2", "deci", "olmo")
+        or (facts.architecture == "llama" and facts.heads != facts.kv_heads)
+    )
 
 
 def _more_bits(block: int, blocks: int) -> bool:

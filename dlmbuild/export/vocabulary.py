@@ -1,5 +1,8 @@
 """The tokenizer of a checkpoint as metadata of a GGUF file.
 
+Everything comes from tokenizer.json, which is what a model is trained with here; a tokenizer.model is not read. The
+scores that llama.cpp wants of a tokenizer in the manner of SentencePiece are the order of its merges.
+
 Sources: `get_vocab_base` in llama.cpp's conversion/base.py and `SpecialVocab` in gguf-py/gguf/vocab.py for the entries;
 `PreTrainedTokenizerBase` of transformers for where a checkpoint keeps its chat template and special tokens.
 """
@@ -9,38 +12,48 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from dlmbuild.base_models.pretokenizers import pre_name
+from dlmbuild.base_models.pretokenizers import pre_name, space_in_front
 from dlmbuild.data.control import is_control
 from dlmbuild.errors import ExportError, Where
-from dlmbuild.io.gguf_file import bool_entry, i32s_entry, string_entry, strings_entry, u32_entry
+from dlmbuild.io.gguf_file import bool_entry, f32s_entry, i32s_entry, string_entry, strings_entry, u32_entry
 from dlmbuild.io.json_file import read_json_object
 
-_NORMAL, _CONTROL, _USER_DEFINED, _UNUSED = 1, 3, 4, 5  # LLAMA_TOKEN_TYPE_*
+_NORMAL, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 3, 4, 5, 6  # LLAMA_TOKEN_TYPE_*
+_BYTES = {f"<0x{byte:02X}>" for byte in range(256)}
+_MARK = "\u2581"
+_UNREACHED = -1e6
+"""The score of tokens that no merge makes: below that of any merge."""
 _ROLES = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
 
 
-def vocabulary_entries(checkpoint: Path, vocab: int) -> list[bytes]:
+def vocabulary_entries(checkpoint: Path, vocab: int, pre: str = "") -> list[bytes]:
     """Metadata entries for the tokenizer of the checkpoint folder, for an embedding of `vocab` rows.
 
-    Raises ExportError for a tokenizer that is damaged or does what llama.cpp cannot, BaseModelError for one that cuts
-    its text in an unknown way.
+    `pre` is the name of its pre-tokenizer where that is known already. Raises ExportError for a tokenizer that is
+    damaged or does what llama.cpp cannot, BaseModelError for one that cuts its text in an unknown way.
     """
     path = checkpoint / "tokenizer.json"
+    where = Where(str(path))
     tokenizer = read_json_object(path, ExportError)
     config = read_json_object(checkpoint / "tokenizer_config.json", ExportError)
     model_config = read_json_object(checkpoint / "config.json", ExportError)
-    pre = pre_name(tokenizer)
-    tokens, types = _tokens(tokenizer, vocab, Where(str(path)))
+    pre = pre or pre_name(tokenizer)
+    prefix = space_in_front(tokenizer)
+    tokens, types = _tokens(tokenizer, vocab, where, bytes_as_tokens=prefix is not None)
     ids = {text: i for i, text in enumerate(tokens)}
-    adds_bos, adds_eos = _adds(tokenizer, config, Where(str(path)))
+    merges = _merges(tokenizer, ids, where)
+    adds_bos, adds_eos = _adds(tokenizer, config, where)
     entries = [
-        bool_entry("tokenizer.ggml.add_space_prefix", False),
-        string_entry("tokenizer.ggml.model", "gpt2"),
+        bool_entry("tokenizer.ggml.add_space_prefix", bool(prefix)),
+        string_entry("tokenizer.ggml.model", "gpt2" if prefix is None else "llama"),
         string_entry("tokenizer.ggml.pre", pre),
         strings_entry("tokenizer.ggml.tokens", tokens),
         i32s_entry("tokenizer.ggml.token_type", types),
-        strings_entry("tokenizer.ggml.merges", _merges(tokenizer, ids, Where(str(path)))),
     ]
+    if prefix is None:
+        entries.append(strings_entry("tokenizer.ggml.merges", [" ".join(merge) for merge in merges]))
+    else:
+        entries.append(f32s_entry("tokenizer.ggml.scores", _scores(tokens, merges)))
     for role, gguf_role in _ROLES.items():
         token = _special(role, config, model_config, ids, checkpoint)
         if token is not None:
@@ -54,7 +67,22 @@ def vocabulary_entries(checkpoint: Path, vocab: int) -> list[bytes]:
     return entries
 
 
-def _tokens(tokenizer: dict[str, Any], vocab: int, where: Where) -> tuple[list[str], list[int]]:
+def general_name(checkpoint: Path, name: str) -> str:
+    """`general.name` for a model: `name`, marked where llama.cpp is to strip the space behind control tokens.
+
+    It does that for a model with the letters phi-3 in its name alone, and such a model must have certain tokens
+    (`llama_vocab::impl::load` in src/llama-vocab.cpp).
+    """
+    added = read_json_object(checkpoint / "tokenizer.json", ExportError).get("added_tokens")
+    listed = [one for one in added if isinstance(one, dict)] if isinstance(added, list) else []
+    stripped = any(one.get("rstrip") and one.get("special") for one in listed)
+    of_phi3 = {one.get("content") for one in listed} >= {"</s>", "<s>", "<unk>", "<|endoftext|>"}
+    return f"{name} (phi-3)" if stripped and of_phi3 and "phi-3" not in name.lower() else name
+
+
+def _tokens(
+    tokenizer: dict[str, Any], vocab: int, where: Where, *, bytes_as_tokens: bool
+) -> tuple[list[str], list[int]]:
     by_id: dict[int, tuple[str, int]] = {}
     listed = tokenizer["model"].get("vocab")
     if not isinstance(listed, dict):
@@ -62,12 +90,19 @@ def _tokens(tokenizer: dict[str, Any], vocab: int, where: Where) -> tuple[list[s
     added = tokenizer.get("added_tokens") or []
     if not isinstance(added, list):
         raise ExportError("the tokenizer's added tokens are no list", where=where)
-    pairs: list[tuple[Any, Any, int]] = [(text, token, _NORMAL) for text, token in listed.items()]
+    if bytes_as_tokens and (missing := sorted(_BYTES - listed.keys())):
+        raise ExportError(f"the vocabulary lacks {missing[0]!r}", where=where, why="llama.cpp needs all 256 bytes")
+    spelled = _BYTES if bytes_as_tokens else set()
+    pairs: list[tuple[Any, Any, int]] = [
+        (text, token, _BYTE if text in spelled else _NORMAL) for text, token in listed.items()
+    ]
     for one in added:
         if not isinstance(one, dict):
             raise ExportError(f"the added token {one!r} is damaged", where=where)
         text = one.get("content")
         control = isinstance(text, str) and is_control(text, bool(one.get("special")))
+        if not control and bytes_as_tokens and isinstance(text, str) and _MARK in text and text in listed:
+            continue  # spaces: merges make them, while llama.cpp would look for the mark in the text
         pairs.append((text, one.get("id"), _CONTROL if control else _USER_DEFINED))
     for text, token, kind in pairs:
         if type(token) is not int or not 0 <= token < vocab or not isinstance(text, str) or not text:
@@ -83,7 +118,7 @@ def _tokens(tokenizer: dict[str, Any], vocab: int, where: Where) -> tuple[list[s
     return [text for text, _ in ordered], [kind for _, kind in ordered]
 
 
-def _merges(tokenizer: dict[str, Any], ids: dict[str, int], where: Where) -> list[str]:
+def _merges(tokenizer: dict[str, Any], ids: dict[str, int], where: Where) -> list[tuple[str, str]]:
     listed = tokenizer["model"].get("merges")
     if not isinstance(listed, list):
         raise ExportError("the tokenizer has no merges", where=where)
@@ -92,8 +127,16 @@ def _merges(tokenizer: dict[str, Any], ids: dict[str, int], where: Where) -> lis
         parts = merge.split(" ") if isinstance(merge, str) else merge
         if not isinstance(parts, list) or len(parts) != 2 or not all(_is_token(part, ids) for part in parts):
             raise ExportError(f"the merge {merge!r} does not join two tokens", where=where)
-        merges.append(f"{parts[0]} {parts[1]}")
+        merges.append((parts[0], parts[1]))
     return merges
+
+
+def _scores(tokens: list[str], merges: list[tuple[str, str]]) -> list[float]:
+    """llama.cpp joins the two neighbours whose sum scores best: what is merged earlier scores better."""
+    ranks: dict[str, int] = {}
+    for rank, (left, right) in enumerate(merges):
+        ranks.setdefault(left + right, rank)
+    return [-float(ranks[token]) if token in ranks else _UNREACHED for token in tokens]
 
 
 def _is_token(part: Any, ids: dict[str, int]) -> bool:

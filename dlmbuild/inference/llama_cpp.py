@@ -37,6 +37,8 @@ class LlamaCpp:
         params.n_gpu_layers = 0
         params.warmup = False
         params.ui = False
+        # With a cache as small as a sliding window, what is kept between questions comes back wrong (Gemma, OLMo 3).
+        params.swa_full = True
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = int(os.environ.get("OMP_NUM_THREADS", "1"))
         if lora is not None:
             adapter = xllamacpp.CommonAdapterLoraInfo()

@@ -298,6 +298,14 @@ def i32s_entry(key: str, values: Sequence[int]) -> bytes:
     return _text(key) + struct.pack(f"<IIQ{len(values)}i", _ARRAY, _I32, len(values), *values)
 
 
+def f32s_entry(key: str, values: Sequence[float]) -> bytes:
+    return _text(key) + struct.pack(f"<IIQ{len(values)}f", _ARRAY, _F32, len(values), *values)
+
+
+def bools_entry(key: str, values: Sequence[bool]) -> bytes:
+    return _text(key) + struct.pack("<IIQ", _ARRAY, _BOOL, len(values)) + bytes(values)
+
+
 def _text(text: str) -> bytes:
     data = text.encode()
     return _U64.pack(len(data)) + data

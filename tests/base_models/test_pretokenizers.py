@@ -5,13 +5,25 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from dlmbuild.base_models.pretokenizers import PRETOKENIZERS, ignores_merges, pre_name, pre_tokenizer_json
+from dlmbuild.base_models.pretokenizers import (
+    PRETOKENIZERS,
+    ignores_merges,
+    pre_name,
+    pre_tokenizer_json,
+    space_in_front,
+)
 from dlmbuild.errors import BaseModelError
+
+REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}
+PREPEND = {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "\u2581"}, REPLACE]}
+SPLIT = {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False}
+METASPACE = {"type": "Metaspace", "replacement": "\u2581", "split": False}
 
 
 def tokenizer_json(name: str) -> dict[str, Any]:
     model = {"type": "BPE", "vocab": {}, "merges": [], "ignore_merges": ignores_merges(name)}
-    return {"normalizer": None, "pre_tokenizer": pre_tokenizer_json(name), "model": model}
+    normalizer = {"type": "NFC"} if PRETOKENIZERS[name].normal_form else None
+    return {"normalizer": normalizer, "pre_tokenizer": pre_tokenizer_json(name), "model": model}
 
 
 @pytest.mark.parametrize("name", PRETOKENIZERS)
@@ -31,6 +43,10 @@ def test_defaults_and_offsets_do_not_matter() -> None:
     [
         ("smollm", "a  23 ½", ["a", "ĠĠ", "2", "3", "Ġ", "Â½"]),
         ("gpt-2", "a  23 ½", ["a", "Ġ", "Ġ23", "ĠÂ½"]),
+        ("qwen2", "a  23 I'LL", ["a", "Ġ", "Ġ", "2", "3", "ĠI", "'LL"]),
+        ("tekken", "aB 23/\n I'm", ["a", "B", "Ġ", "2", "3", "/Ċ", "ĠI", "'m"]),
+        ("gpt-4o", "aB 2345/\n I'm", ["a", "B", "Ġ", "234", "5", "/Ċ", "ĠI'm"]),
+        ("dbrx", "a 2345", ["a", "Ġ", "234", "5"]),
         ("llama-bpe", "a  2345 I'LL", ["a", "Ġ", "Ġ", "234", "5", "ĠI", "'LL"]),
     ],
 )
@@ -69,5 +85,38 @@ def test_what_is_not_known_is_refused(path: tuple[str, ...], value: Any, what: s
     at[path[-1]] = value
     with pytest.raises(BaseModelError, match=what):
         pre_name(data)
-    with pytest.raises(BaseModelError, match="known are: gpt-2, smollm, llama-bpe"):
-        pre_tokenizer_json("qwen2")
+    with pytest.raises(BaseModelError, match="known are: gpt-2, smollm, llama-bpe, dbrx"):
+        pre_tokenizer_json("viking")
+
+
+def test_a_split_may_be_written_as_the_removal_of_what_lies_between() -> None:
+    data = tokenizer_json("gpt-4o")
+    data["pre_tokenizer"]["pretokenizers"][0] |= {"behavior": "Removed", "invert": True}
+    assert pre_name(data) == "gpt-4o"
+
+
+@pytest.mark.parametrize(
+    ("normalizer", "cut", "in_front"),
+    [
+        (PREPEND, None, True),
+        (REPLACE, SPLIT, False),
+        (REPLACE, None, False),
+        (None, {**METASPACE, "prepend_scheme": "always"}, True),
+        (None, {**METASPACE, "prepend_scheme": "first"}, False),
+        (None, {**METASPACE, "prepend_scheme": "never"}, False),
+        (None, {**METASPACE, "split": True}, None),
+        (None, {**METASPACE, "prepend_scheme": "sometimes"}, None),
+        (PREPEND, SPLIT, None),
+        ({"type": "NFKC"}, None, None),
+    ],
+)
+def test_tokenizers_in_the_manner_of_sentencepiece(normalizer: Any, cut: Any, in_front: bool | None) -> None:
+    model = {"type": "BPE", "vocab": {}, "merges": [], "byte_fallback": True}
+    data = {"normalizer": normalizer, "pre_tokenizer": cut, "model": model}
+    assert space_in_front(data) is in_front
+    if in_front is None:
+        with pytest.raises(BaseModelError, match="byte_fallback is True"):
+            pre_name(data)
+    else:
+        assert pre_name(data) == "default"
+    assert space_in_front({**data, "model": {**model, "byte_fallback": False}}) is None

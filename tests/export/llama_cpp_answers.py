@@ -1,7 +1,8 @@
 """Run as a process, since bad files end it: what llama.cpp says of GGUF files. Input and last line of output are JSON.
 
 Input: {"model": path, "lora": path or null, "texts": […], "prompts": [[ids], …]}; output: {"tokens": [[ids], …],
-"next": [[[id, log-probability], …], …]} with 20 candidates for each prompt, best first.
+"next": [[[id, log-probability], …], …]} with 20 candidates for each prompt, best first; none where the best is a
+part of a character.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ def main() -> None:
     def following(ids: list[int]) -> list[tuple[int, float]]:
         settings = {"n_predict": 1, "temperature": 0, "n_probs": 20, "cache_prompt": False}
         reply = server.handle_completions({"prompt": ids, **settings})
-        content = reply["choices"][0]["logprobs"]["content"][0]
-        return [(one["id"], one["logprob"]) for one in content["top_logprobs"]]
+        shown = reply["choices"][0]["logprobs"]  # None where the best token is a part of a character
+        return [(one["id"], one["logprob"]) for one in shown["content"][0]["top_logprobs"]] if shown else []
 
     found = {"tokens": [tokens(text) for text in asked["texts"]], "next": [following(ids) for ids in asked["prompts"]]}
     print("\n" + json.dumps(found), flush=True)

@@ -43,7 +43,7 @@ def test_the_merged_weights_are_the_sum(tmp_path: Path, settings: dict[str, Any]
     weights, found = load_file(paths["checkpoint"] / "model.safetensors"), tensors(tmp_path / "m.gguf")
     model = read_model(paths["checkpoint"])
     factors = lora_factors(paths["adapter"], model)
-    for tensor in model.tensors():
+    for tensor in model.weights():
         wanted = weights[tensor.hf].astype(np.float64)
         if tensor.hf in factors:
             a, b, scale = factors[tensor.hf]
@@ -67,7 +67,7 @@ def test_it_is_quantising_the_whole_merged_model(tmp_path: Path, quant: str, hid
     factors = lora_factors(paths["adapter"], model)
     weights = load_file(paths["checkpoint"] / "model.safetensors")
     before, after = paths["base_quant"].read_bytes(), (tmp_path / "m.gguf").read_bytes()
-    for tensor in model.tensors():
+    for tensor in model.weights():
         info = merged.tensors[tensor.gguf]
         found = after[info.offset : info.offset + info.nbytes]
         if tensor.hf in factors:

@@ -3,7 +3,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
+from dlmbuild.doc.prompt import what_is_lost
 from dlmbuild.errors import ExportError
 from dlmbuild.export.ollama.modelfile import Modelfile
 
@@ -61,8 +64,32 @@ def test_a_stop_that_cannot_be_quoted(stop: str) -> None:
         assert replace(PLAIN, stops=[stop]).text
 
 
-@pytest.mark.parametrize("system", ['a """ b', 'she said "yes"', '"'])
+@pytest.mark.parametrize("system", ['a """\nb', '"""\n', 'x """ \t\n\nb', '"""\r'])
 def test_a_system_prompt_that_cannot_be_quoted(system: str) -> None:
-    with pytest.raises(ExportError, match="system_prompt holds") as caught:
+    with pytest.raises(ExportError, match="system_prompt has a line that ends in") as caught:
         assert replace(PLAIN, system=system).text
     assert caught.value.do
+
+
+def read_system(text: str) -> str:
+    """The SYSTEM of a Modelfile as Ollama reads it: at the end of each line it asks whether the value is whole."""
+    value = ""
+    for char in text.partition("SYSTEM ")[2]:
+        whole = value.strip()
+        if char in "\n\r" and len(whole) >= 6 and whole.startswith('"""') and whole.endswith('"""'):
+            return whole[3:-3]
+        if char.isprintable() or char in "\n\r\t":
+            value += char
+    raise AssertionError("the value does not end")
+
+
+@settings(max_examples=300)
+@given(st.text('" \n\r\tab\u00a0\u200d', max_size=12) | st.text(max_size=20))
+@example('she said "yes"')
+@example('a """ b')
+@example('ends in three """')
+@example('"')
+def test_ollama_reads_back_every_system_prompt_that_check_lets_pass(system: str) -> None:
+    prompt = system.strip("\n")
+    if prompt and not what_is_lost(prompt):
+        assert read_system(replace(PLAIN, system=prompt).text) == prompt

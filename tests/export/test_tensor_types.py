@@ -6,13 +6,15 @@ from collections import Counter
 
 import pytest
 
-from dlmbuild.base_models.llama import Llama
+from dlmbuild.base_models.decoder import Decoder
+from dlmbuild.base_models.families import LLAMA
 from dlmbuild.errors import ExportError
 from dlmbuild.export.tensor_types import QUANTISATIONS, ModelFacts, quantisation, tensor_type
 
 
-def llama(layers: int, hidden: int, inner: int, heads: int, kv_heads: int, vocab: int, *, tied: bool) -> Llama:
-    return Llama(
+def llama(layers: int, hidden: int, inner: int, heads: int, kv_heads: int, vocab: int, *, tied: bool) -> Decoder:
+    return Decoder(
+        family=LLAMA,
         layers=layers,
         hidden=hidden,
         feed_forward=inner,
@@ -24,7 +26,6 @@ def llama(layers: int, hidden: int, inner: int, heads: int, kv_heads: int, vocab
         context=8192,
         rms_eps=1e-5,
         rope_theta=1e5,
-        rope_scaling=None,
         tied=tied,
     )
 
@@ -35,11 +36,11 @@ LLAMA_32_1B = llama(16, 2048, 8192, 32, 8, 128256, tied=True)
 LLAMA_2_70B = llama(80, 8192, 28672, 64, 8, 32000, tied=False)
 
 
-def types(model: Llama, quant: str) -> dict[str, str]:
+def types(model: Decoder, quant: str) -> dict[str, str]:
     facts = ModelFacts(model.layers, model.heads, model.kv_heads, model.tied)
     return {
         tensor.gguf: tensor_type(tensor.gguf, tensor.shape, quant, facts, "F16" if len(tensor.shape) == 2 else "F32")[0]
-        for tensor in model.tensors()
+        for tensor in model.weights()
     }
 
 
@@ -86,6 +87,32 @@ def test_the_70b_has_better_values() -> None:
     chosen = types(LLAMA_2_70B, "Q4_K_M")
     assert Counter(chosen[f"blk.{layer}.attn_v.weight"] for layer in range(80)) == {"Q6_K": 40, "Q5_K": 40}
     assert chosen["blk.10.attn_k.weight"] == "Q4_K"
+
+
+def test_a_mixture_of_eight_experts() -> None:
+    """As llama.cpp has it for Mixtral: what the experts share is small, and gets more bits."""
+    facts = ModelFacts(32, 32, 8, False, experts=8)
+
+    def chosen(name: str, shape: tuple[int, ...] = (4096, 4096), quant: str = "Q4_K_M") -> str:
+        return tensor_type(name, shape, quant, facts)[0]
+
+    assert [chosen(f"blk.7.attn_{name}.weight") for name in ("q", "k", "v", "output")] == [
+        "Q4_K",
+        "Q8_0",
+        "Q8_0",
+        "Q5_K",
+    ]
+    assert chosen("blk.7.attn_output.weight", quant="Q5_K_M") == "Q5_K"
+    assert tensor_type("blk.7.ffn_gate_inp.weight", (8, 4096), "Q4_K_M", facts, "F32") == ("F32", False)
+    assert [chosen(f"blk.{layer}.ffn_down_exps.weight", (8, 4096, 14336)) for layer in (0, 4)] == ["Q6_K", "Q4_K"]
+    assert chosen("blk.0.ffn_up_exps.weight", (8, 14336, 4096)) == "Q4_K"
+
+
+def test_fused_attention_counts_as_values() -> None:
+    names = tuple(f"blk.{layer}.attn_qkv.weight" for layer in range(32))
+    facts = ModelFacts(32, 32, 32, False, architecture="phi3", values=names)
+    more = [layer for layer in range(32) if tensor_type(names[layer], (9216, 3072), "Q4_K_M", facts)[0] == "Q6_K"]
+    assert more == [0, 1, 2, 3, 6, 9, 12, 15, 18, 21, 24, 27, 28, 29, 30, 31]
 
 
 def test_a_row_that_fits_no_block_stays_f16() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dlmbuild.doc.prompt import ends_a_block
 from dlmbuild.errors import ExportError
 
 
@@ -51,11 +52,11 @@ def _quoted(value: str, what: str) -> str:
 
 
 def _block(value: str, what: str) -> str:
-    # A triple-quoted block is raw: what stands in it arrives as it is, so only its own end mark is impossible.
-    if '"""' in value or value.endswith('"'):
+    # A triple-quoted block is raw: what stands in it arrives as it is, quotation marks at its end included.
+    if ends_a_block(value):
         raise ExportError(
-            f'{what} holds """ or ends in a quotation mark, which a Modelfile cannot express',
-            why="a block runs to the next triple quotation mark and has no escapes",
-            do="use other quotation marks there",
+            f'{what} has a line that ends in """, which a Modelfile cannot express',
+            why="a block ends at the first line that does, and has no escapes",
+            do="break the line elsewhere",
         )
     return f'"""{value}"""'

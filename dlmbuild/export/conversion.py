@@ -1,0 +1,131 @@
+"""Bases and adapters as GGUF files, by our own tables or, for other architectures, by llama.cpp's scripts.
+
+What the scripts write is written once more: without what they derive from the names of folders, and in the order that
+the quantiser wants, so that equal inputs give equal bytes. They scale a whole adapter by one alpha and rank; every pair
+is brought to those before.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from dlmbuild.base_models import official
+from dlmbuild.base_models.convertible import is_known
+from dlmbuild.base_models.decoder import block_order
+from dlmbuild.errors import ExportError
+from dlmbuild.export import adapter_gguf, base_gguf
+from dlmbuild.export.adapter_gguf import CONFIG, WEIGHTS, Adaptable, LoraFactors, read_factors
+from dlmbuild.export.quantize import StoredRows, copy_tensor, quantisation_entries
+from dlmbuild.export.tensor_types import QUANTISATIONS
+from dlmbuild.export.vocabulary import general_name
+from dlmbuild.io.atomic import staging_folder
+from dlmbuild.io.digest import readable_json
+from dlmbuild.io.gguf_file import Planned, create_gguf, read_header, string_entry
+from dlmbuild.io.json_file import read_json_object
+from dlmbuild.io.progress import Progress, silent
+from dlmbuild.io.safetensors_file import create_safetensors, read_checkpoint
+
+
+def convert_base(
+    checkpoint: Path, out: Path, *, name: str, pre: str = "", progress: Progress = silent
+) -> dict[str, Any]:
+    """Write the checkpoint folder as F16 GGUF to the file `out`, as `base_gguf.convert_base` does."""
+    if is_known(checkpoint):
+        return base_gguf.convert_base(checkpoint, out, name=name, pre=pre, progress=progress)
+    progress("converting to F16 with llama.cpp's converter")
+    with staging_folder(out.parent) as staging:
+        made = staging / "base.gguf"
+        words = ("--outtype", "f16", "--outfile", str(made), str(checkpoint))
+        official.run("convert_hf_to_gguf.py", *words, progress=progress, pre=pre, error=ExportError)
+        tensors = _rewrite(
+            made,
+            out,
+            [string_entry("general.type", "model"), string_entry("general.name", general_name(checkpoint, name))],
+        )
+    return {"tensors": tensors}
+
+
+def convert_adapter(adapter: Path, checkpoint: Path, out: Path, *, progress: Progress = silent) -> dict[str, Any]:
+    """Write the PEFT folder `adapter` as LoRA GGUF in F32 to the file `out`, as `adapter_gguf.convert_adapter` does."""
+    if is_known(checkpoint):
+        return adapter_gguf.convert_adapter(adapter, checkpoint, out, progress=progress)
+    progress("converting the adapter with llama.cpp's converter")
+    config = read_json_object(adapter / CONFIG, ExportError)
+    factors = read_factors(adapter, _adaptable(checkpoint))
+    alpha = float(config["lora_alpha"])
+    with staging_folder(out.parent) as staging:
+        plain = staging / "adapter"
+        plain.mkdir()
+        _write_plain(plain, factors, alpha)
+        made = staging / "adapter.gguf"
+        words = ("--base", str(checkpoint), "--outtype", "f32", "--outfile", str(made), str(plain))
+        official.run("convert_lora_to_gguf.py", *words, progress=progress, error=ExportError)
+        tensors = _rewrite(made, out, [string_entry("general.type", "adapter")])
+    return {"tensors": tensors, "alpha": alpha}
+
+
+def merge_sources(
+    adapter: Path, checkpoint: Path, f16: Path, scratch: Path, progress: Progress
+) -> tuple[dict[str, StoredRows], dict[str, LoraFactors]]:
+    """For an architecture that we have no table of: rows of the F16 base, and what the adapter adds, by GGUF name.
+
+    `scratch` is a folder that outlives what is returned.
+    """
+    lora = scratch / "adapter.gguf"
+    convert_adapter(adapter, checkpoint, lora, progress=progress)
+    header, held = read_header(f16), read_header(lora)
+    alpha = float(held.metadata["adapter.lora.alpha"])
+    factors = {}
+    for key, info in held.tensors.items():
+        name = key.removesuffix(".lora_a")
+        if name == key:
+            continue
+        a, b = info, held.tensors[f"{name}.lora_b"]
+        if name not in header.tensors or header.tensors[name].shape != (b.shape[0], a.shape[1]):
+            raise ExportError(
+                f"the adapter changes {name} in a way that cannot be merged", do="export it beside the base"
+            )
+        pair = StoredRows(lora, a)(0, a.shape[0]), StoredRows(lora, b)(0, b.shape[0])
+        factors[name] = LoraFactors(*pair, alpha / a.shape[0])
+    return {name: StoredRows(f16, header.tensors[name]) for name in factors}, factors
+
+
+def _adaptable(checkpoint: Path) -> dict[str, Adaptable]:
+    """The modules that an adapter may change, taken from the names of the weights: those inside numbered blocks."""
+    return {
+        name.removesuffix(".weight"): Adaptable(name, tensor.shape, any(part.isdigit() for part in name.split(".")))
+        for name, tensor in read_checkpoint(checkpoint, ExportError).items()
+        if name.endswith(".weight")
+    }
+
+
+def _write_plain(folder: Path, factors: dict[str, LoraFactors], alpha: float) -> None:
+    """The adapter as a PEFT folder in which every pair is scaled by alpha / rank."""
+    import numpy as np
+
+    arrays = {}
+    for weight, pair in factors.items():
+        key = f"base_model.model.{weight.removesuffix('.weight')}"
+        factor = np.float32(pair.scale * pair.a.shape[0] / alpha)
+        arrays[f"{key}.lora_A.weight"], arrays[f"{key}.lora_B.weight"] = pair.a, pair.b * factor
+    with create_safetensors(folder / WEIGHTS, {key: array.shape for key, array in arrays.items()}) as file:
+        for _, array in sorted(arrays.items()):
+            file.write(array.astype("<f4").tobytes())
+    ranks = {pair.a.shape[0] for pair in factors.values()}
+    config = {"peft_type": "LORA", "r": max(ranks), "lora_alpha": alpha, "base_model_name_or_path": "base"}
+    (folder / CONFIG).write_bytes(readable_json(config))
+
+
+def _rewrite(made: Path, out: Path, general: list[bytes]) -> int:
+    """Write `made` to `out` with these general entries only; returns how many tensors there are."""
+    header = read_header(made)
+    kept = [entry for key, entry in header.entries.items() if not key.startswith("general.")]
+    architecture = header.entries["general.architecture"]
+    entries = [architecture, *general, *kept, *quantisation_entries(QUANTISATIONS["F16"].file_type)]
+    order = sorted(header.tensors, key=block_order)
+    plan = [Planned(name, header.tensors[name].type, header.tensors[name].shape) for name in order]
+    with create_gguf(out, entries, plan) as sink:
+        for name in order:
+            sink.put(name, copy_tensor(made, header.tensors[name]))
+    return len(plan)
