@@ -2,57 +2,137 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from doit.exceptions import TaskFailed
 
-from dlmbuild.build.project import BrokenDocument, Document, Project
+from dlmbuild.build.project import Document, Project
+from dlmbuild.build.reporter import watcher
 from dlmbuild.build.step import Step, Workplace
+from dlmbuild.errors import DlmError, StoreError, UsageError
+from dlmbuild.io.digest import sha256_json
 from dlmbuild.store.outputs import Files
+
+if TYPE_CHECKING:
+    from dlmbuild.doc.sources import Found
 
 
 def tasks(project: Project) -> Iterator[dict[str, Any]]:
     """read and check the documents"""
     for document in project.documents:
         yield {"name": document.name, **_check(document, project).task()}
+    for refusal in refused(project):
+        task = {"name": refusal.name, "doc": refusal.doc, "actions": [_fail(refusal.error)]}
+        yield task | ({} if project.broken else {"meta": {"remark": refusal.doc}})
+
+
+class Refusal(NamedTuple):
+    """What cannot be built at all: its check fails, and whatever is asked of it ends there."""
+
+    name: str
+    """What `check:` names it: the document's name, if that may be a part of a task's."""
+    doc: str
+    error: DlmError
+
+
+def refused(project: Project) -> Iterator[Refusal]:
+    """The documents with mistakes, or a project without documents."""
+    if not project.documents and not project.broken:
+        patterns = ", ".join(json.dumps(pattern, ensure_ascii=False) for pattern in project.patterns) or "no pattern"
+        doc = f"no document matches {patterns} in {project.folder}"
+        why = "this is what dodo.py gives to project(…)"
+        yield Refusal("?", doc, UsageError(doc, why=why, do="write one there, or begin a project: dlm init mybook"))
+    taken: set[str] = set()
     for broken in project.broken:
-        yield {"name": broken.name, "doc": f"{broken.path} has mistakes", "actions": [_fail(broken)]}
+        # = and * mean something to doit, and : is ours; no sound name has a question mark.
+        name = re.sub(r"[=*:]|[^\x20-\U0010ffff]|[\ud800-\udfff]", "?", broken.name)
+        while name in taken:
+            name += "?"
+        taken.add(name)
+        yield Refusal(name, f"{broken.path} has mistakes", broken.error)
 
 
 def _check(document: Document, project: Project) -> Step:
+    name = f"check:{document.name}"
+
+    def params() -> Mapping[str, Any]:
+        if not document.sources:
+            return {}
+        return {"sources": sha256_json([source.as_data() for source in _found(document, project)])}
+
     def work(place: Workplace) -> Mapping[str, Any]:
         from dlmbuild.doc.document import as_data, parse
         from dlmbuild.io.digest import canonical_json
 
-        data = as_data(parse(document.path))
+        parsed = parse(document.path)
+        data = as_data(parsed)
+        if parsed.frontmatter.training.preference.enabled and not document.prefers:
+            watcher().note(name, "training.preference.enabled is true, and there is no ::preference:: section to train")
+        notes: dict[str, Any] = {"sections": len(data["sections"])}
+        if document.sources:
+            found = _found(document, project)
+            data["sources"] = [source.as_data() for source in found]
+            if sha256_json(data["sources"]) != place.params["sources"]:
+                why, do = "a build reads one state", f"doit {name}"
+                raise StoreError(f"the sources of {document.path} changed during their check", why=why, do=do)
+            for source in found:
+                watcher().note(name, str(source))
+            notes["sources"] = [
+                {"path": source.path, "files": len(source.files), "skipped": dict(source.skipped)} for source in found
+            ]
         (place.out / "document.json").write_bytes(canonical_json(data))
-        return {"sections": len(data["sections"])}
+        return notes
 
     def places() -> Mapping[str, str]:
         from dlmbuild.doc.document import parse
 
-        sections = parse(document.path).sections
-        return {f"sections[{at}]": f"section {at + 1} (line {section.line})" for at, section in enumerate(sections)}
+        parsed = parse(document.path)
+        named = {f"sections[{at}]": f"section {at + 1} (line {s.line})" for at, s in enumerate(parsed.sections)}
+        for at, source in enumerate(parsed.frontmatter.training.sources or ()):
+            named[f"sources[{at}].files."] = source.path.rstrip("/") + "/"
+        return named
+
+    def also_watched() -> list[Path]:
+        return [Path(path) for source in _found(document, project) for path in source.watched()]
 
     return Step(
-        name=f"check:{document.name}",
+        name=name,
         doc=f"{document.path}",
-        rule="check/1",
+        rule="check/2",
         inputs={"document": document.path},
-        params=dict,
+        params=params,
         reads=(),
         outputs=Files({"document.json": document.store.document}),
         work=work,
         light=True,
         places=places,
+        also_watched=also_watched,
         lock_file=document.store.lock_file,
         archive=project.archive,
     )
 
 
-def _fail(broken: BrokenDocument) -> Any:
+def _found(document: Document, project: Project) -> list[Found]:
+    """The document's sources as they are now; mistakes of the frontmatter with their position."""
+    if not document.sources:
+        return []
+    from dlmbuild.doc.sources import SourceError, find_sources, sources_of
+
+    given, policy, memory = document.sources["given"], document.sources["policy"], project.archive.home.sources
+    try:
+        return find_sources(given, policy, project.folder / document.path, memory)
+    except SourceError:
+        from dlmbuild.doc.document import parse
+
+        return sources_of(parse(document.path), project.folder / document.path, memory)  # which knows positions
+
+
+def _fail(error: DlmError) -> Any:
     def fail() -> TaskFailed:
-        return TaskFailed(str(broken.error))
+        return TaskFailed(str(error))
 
     return (fail,)

@@ -11,10 +11,12 @@ from dlmbuild.build.reporter import watcher
 from dlmbuild.build.step import Step, Workplace
 from dlmbuild.errors import DataError, Where
 from dlmbuild.io.digest import sha256_json
+from dlmbuild.store.built import read_built
 from dlmbuild.store.outputs import Folder
 
 if TYPE_CHECKING:
     from dlmbuild.data.rows import RowTooLongError
+    from dlmbuild.data.source_shards import SourceFile
     from dlmbuild.data.tokenizer import Tokenizer
 
 
@@ -30,7 +32,9 @@ def _dataset(document: Document, project: Project) -> Step:
 
     def params() -> Mapping[str, Any]:
         data = read_json(store.document)
+        files = _source_files(document, project)
         return {
+            **({"sources": sha256_json([file[:3] for file in files])} if files else {}),
             "sections": sha256_json(data["sections"]),
             "system_prompt": data["system_prompt"],
             "tokenizer": tokenizer_files(base),
@@ -42,6 +46,7 @@ def _dataset(document: Document, project: Project) -> Step:
         from dlmbuild.data.pairs import pairs_of, write_pairs
         from dlmbuild.data.rows import RowTooLongError, rows_of
         from dlmbuild.data.shards import write_dataset
+        from dlmbuild.data.source_shards import write_source_shards
         from dlmbuild.data.tokenizer import Tokenizer
         from dlmbuild.doc.schema import MAX_SEQUENCE_LEN
         from dlmbuild.jobs.local import require_extra
@@ -63,14 +68,26 @@ def _dataset(document: Document, project: Project) -> Step:
             )
         if day := tokenizer.template.asks_for_the_date:
             watcher().note(name, f"the base's template asks for today's date: what is trained says {day}, on any day")
+        shards, known = write_source_shards(
+            _source_files(document, project),
+            tokenizer,
+            limit,
+            place.out,
+            known=_last_shards(document, project),
+            objects=project.archive.objects,
+            made_with=place.params["tokenizer"],
+        )
         rows = rows_of(sections, prompt, tokenizer, limit, longest)
         try:
-            counts = write_dataset(rows, tokenizer, limit, place.out, instead=" and ".join(untrained.values()))
+            counts = write_dataset(
+                rows, tokenizer, limit, place.out, others=shards, instead=" and ".join(untrained.values())
+            )
             if document.prefers:
                 counts |= write_pairs(pairs_of(sections, prompt, tokenizer, limit, longest), tokenizer, place.out)
         except RowTooLongError as error:
             raise _located(error, document) from None
-        return {"counts": counts, "untrained": untrained, "control_tokens": len(spelled)}
+        notes = {"counts": counts, "untrained": untrained, "control_tokens": len(spelled)}
+        return {**notes, "source_shards": known} if known else notes
 
     return Step(
         name=name,
@@ -85,6 +102,24 @@ def _dataset(document: Document, project: Project) -> Step:
         lock_file=store.lock_file,
         archive=project.archive,
     )
+
+
+def _source_files(document: Document, project: Project) -> list[SourceFile]:
+    """The files of the document's sources, as document.json has them."""
+    sources = read_json(document.store.document).get("sources", [])
+    if not sources:
+        return []
+    from dlmbuild.data.source_shards import source_files
+    from dlmbuild.doc.sources import folder_of
+
+    return source_files(sources, [folder_of(source["path"], project.folder / document.path) for source in sources])
+
+
+def _last_shards(document: Document, project: Project) -> Mapping[str, Any]:
+    """The shards of source files in the dataset that is in place."""
+    key = read_built(document.store.root).get("dataset")
+    record = project.archive.records.load(key) if key else None
+    return record.notes.get("source_shards", {}) if record else {}
 
 
 def _untrained(sections: list[dict[str, Any]], document: Document) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """dataset.json and its shards: rows on disk, one JSON line each, and the counts that a person should see.
 
-A shard holds the rows of one source (today the document itself), so that an edit of one source rewrites one shard.
+One shard holds the rows of the document itself, others those of its sources: see source_shards.
 """
 
 from __future__ import annotations
@@ -8,9 +8,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from dlmbuild.data.rows import Row
 from dlmbuild.data.tokenizer import Tokenizer
@@ -20,41 +21,86 @@ from dlmbuild.io.digest import canonical_json, readable_json, sha256_file
 DOCUMENT_SHARD = "document.jsonl"
 
 
-def write_dataset(
-    rows: Iterable[Row], tokenizer: Tokenizer, sequence_len: int, out: Path, *, instead: str = ""
-) -> dict[str, Any]:
-    """Write the shards and `dataset.json` into `out`, one row at a time; returns the counts.
+@dataclass(slots=True)
+class Counts:
+    """What is in a shard, or in a dataset."""
 
-    Raises DataError where there is nothing to train; `instead` says what the document holds then.
-    """
-    kinds: Counter[str] = Counter()
-    tokens = learned = longest = 0
-    digest = hashlib.sha256()
-    with (out / DOCUMENT_SHARD).open("wb") as shard:
+    rows: Counter[str] = field(default_factory=Counter)
+    """By kind."""
+    tokens: int = 0
+    learned_tokens: int = 0
+    longest_row: int = 0
+
+    def add(self, other: Counts) -> None:
+        self.rows += other.rows
+        self.tokens += other.tokens
+        self.learned_tokens += other.learned_tokens
+        self.longest_row = max(self.longest_row, other.longest_row)
+
+    def as_data(self) -> dict[str, Any]:
+        return {**asdict(self), "rows": dict(self.rows)}
+
+
+class Shard(NamedTuple):
+    """A file of rows."""
+
+    sha256: str
+    counts: Counts
+
+    def as_data(self) -> dict[str, Any]:
+        return {"sha256": self.sha256, "counts": self.counts.as_data()}
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any]) -> Shard:
+        counts = data["counts"]
+        return cls(data["sha256"], Counts(**{**counts, "rows": Counter(counts["rows"])}))
+
+
+def write_shard(rows: Iterable[Row], path: Path) -> Shard:
+    """Write rows to a file, one at a time; no file is left where there are none."""
+    counts, digest = Counts(), hashlib.sha256()
+    with path.open("wb") as shard:
         for row in rows:
             line = canonical_json(row.as_data())
             shard.write(line)
             digest.update(line)
-            kinds[row.kind] += 1
-            tokens += len(row.ids)
-            learned += len(row.ids) - row.given
-            longest = max(longest, len(row.ids))
-    if not kinds:
-        (out / DOCUMENT_SHARD).unlink()
+            counts.add(Counts(Counter({row.kind: 1}), len(row.ids), len(row.ids) - row.given, len(row.ids)))
+    if not counts.rows:
+        path.unlink()
+    return Shard(digest.hexdigest(), counts)
+
+
+def write_dataset(
+    rows: Iterable[Row],
+    tokenizer: Tokenizer,
+    sequence_len: int,
+    out: Path,
+    *,
+    others: Mapping[str, Shard] | None = None,
+    instead: str = "",
+) -> dict[str, Any]:
+    """Write the document's shard and `dataset.json` into `out`, where `others` lie already; returns the counts.
+
+    Raises DataError where there is nothing to train; `instead` says what the document holds then.
+    """
+    shards = {**(others or {}), DOCUMENT_SHARD: write_shard(rows, out / DOCUMENT_SHARD)}
+    counts = Counts()
+    for shard in shards.values():
+        counts.add(shard.counts)
+    if not counts.rows:
         raise DataError(
             "the document has nothing to train",
             why=f"it holds {instead}, and no more" if instead else "it holds neither prose nor an answered question",
             do="write a paragraph, or an ::instruction:: section with ### Q and ### A",
         )
-    counts = {"rows": dict(kinds), "tokens": tokens, "learned_tokens": learned, "longest_row": longest}
     index = {
-        "shards": {DOCUMENT_SHARD: digest.hexdigest()},
+        "shards": {name: shard.sha256 for name, shard in shards.items() if shard.counts.rows},
         "sequence_len": sequence_len,
         "pad_id": tokenizer.pad_id,
-        "counts": counts,
+        "counts": counts.as_data(),
     }
     (out / "dataset.json").write_bytes(readable_json(index))
-    return counts
+    return counts.as_data()
 
 
 def read_rows(index_file: Path) -> Iterator[Row]:

@@ -101,11 +101,15 @@ def _load(file: Path) -> Any:
     try:
         tokens = Tokens.from_file(str(file))
         added = tokens.get_added_tokens_decoder().values()
-        if all(is_control(t.content, t.special) == t.special for t in added):
+        scheme = getattr(tokens.pre_tokenizer, "prepend_scheme", None)
+        if scheme != "first" and all(is_control(t.content, t.special) == t.special for t in added):
             return tokens
         data = read_json_object(file, BaseModelError)
         for one in data["added_tokens"]:
             one["special"] = is_control(one["content"], one["special"])
+        if scheme == "first":
+            # A space in front of what begins a conversation, where a control token is: none, as llama.cpp is told.
+            data["pre_tokenizer"]["prepend_scheme"] = "never"
         return Tokens.from_str(json.dumps(data))
     except Exception as error:  # the library raises plain Exception for a damaged file
         raise BaseModelError("the base's tokenizer cannot be read", where=Where(str(file)), why=str(error)) from None

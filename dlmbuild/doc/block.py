@@ -45,6 +45,8 @@ class Mark:
 
     key: Position
     value: Position
+    end: Position
+    """Behind a scalar; of a block, where it begins."""
 
 
 class UnreadableError(Exception):
@@ -130,7 +132,7 @@ class Block:
                 why = f"the first is on line {self.marks[inner].key[0]}"
                 self._mistakes.add(*at, f"key {shown(key)} a second time", why=why, do="delete one of them")
             value = next(events)
-            self.marks[inner] = Mark(at, at if _is_absent(value) else self._at(value))
+            self.marks[inner] = self._mark(value, event if _is_absent(value) else value, at)
             block[key] = self._node(value, events, inner)
         return block
 
@@ -140,7 +142,7 @@ class Block:
             if type(event).__name__ == "SequenceEndEvent":
                 break
             inner = (*path, len(items))
-            self.marks[inner] = Mark(self._at(event), self._at(event))
+            self.marks[inner] = self._mark(event, event, self._at(event))
             items.append(self._node(event, events, inner))
         return tuple(items)
 
@@ -150,6 +152,11 @@ class Block:
             self._spoil(path, event, "an escape for something that is not a character", do="delete it")
         # The digits of an identity may happen to spell a number; it is text all the same.
         return text if event.style or path == ("dlm_id",) else _core_schema(text)
+
+    def _mark(self, value: Event, shown: Event, key: Position) -> Mark:
+        at = self._at(shown)
+        scalar = type(value).__name__ == "ScalarEvent"
+        return Mark(key, at, self._place(shown.end_mark.index) if scalar else at)
 
     def _spoil(self, path: Path, event: Event, what: str, *, do: str) -> None:
         self.spoilt.add(path)

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlmbuild.doc import block
-from dlmbuild.doc.frontmatter import read_head
+from dlmbuild.doc.body import read_sections
+from dlmbuild.doc.frontmatter import Head, read_head
+from dlmbuild.doc.media import blob_sha256
 from dlmbuild.doc.mistakes import Mistakes
 from dlmbuild.doc.names import check_name
-from dlmbuild.doc.sections import Instruction, Media, Preference, Prose, Section, read_sections
-from dlmbuild.errors import DocumentError, InvalidDocument, Where
+from dlmbuild.doc.sections import Body, Instruction, Media, Preference, Prose, Section, kind_of
+from dlmbuild.doc.versions import ESCAPES_SINCE
+from dlmbuild.errors import DlmError, DocumentError, InvalidDocument, Where
 from dlmbuild.io.text import decode_text, read_bytes
 
 if TYPE_CHECKING:
     from dlmbuild.doc.schema import Frontmatter
+
+
+NOTHING = Body("", (), (), ())
+CheckBase = Callable[[str], object]
+"""Raises a DlmError where what `base_model` says names no base; which ones there are is not known here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,19 +37,41 @@ class Document:
     frontmatter: Frontmatter
     sections: tuple[Section, ...]
     marks: Mapping[block.Path, block.Mark] = field(repr=False, compare=False)
+    body: Body = field(repr=False, compare=False)
 
     def where(self, *key: str | int) -> Where:
         """Position of a value, `where("training", "seed")`; of the file where the frontmatter does not give it."""
         return Where(self.path, *self.marks[key].value) if key in self.marks else Where(self.path)
 
 
-def parse(path: Path) -> Document:
-    """Read a document. Raises InvalidDocument with all of its mistakes."""
-    try:
-        data = read_bytes(path)
-    except DocumentError as error:
-        raise InvalidDocument([error]) from None
-    return parse_bytes(data, str(path))
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What was found in a document that may have mistakes: as much as could be read."""
+
+    errors: list[DlmError]
+    """All mistakes, in the order of their lines."""
+    head: Head | None
+    body: Body
+
+    def sections_as_data(self, folder: Path) -> list[dict[str, Any]]:
+        """An outline as JSON data: the id, type and line of each section. `folder` is the document's."""
+        outline = []
+        for number, section in enumerate(self.body.sections):
+            data: dict[str, Any] = {"type": kind_of(section), "line": section.line}
+            if section.adapter is not None:
+                data["adapter"] = section.adapter
+            if isinstance(section, Instruction | Preference) and section.markers:
+                data["markers"] = [{"kind": marker.kind, **marker.attributes} for marker in section.markers]
+            if isinstance(section, Media):
+                with suppress(DocumentError):  # which is among the mistakes
+                    data["sha256"] = blob_sha256(section.path, folder)
+            outline.append({"id": self.body.section_id(number, data.get("sha256", "")), **data})
+        return outline
+
+
+def parse(path: Path, check_base: CheckBase | None = None) -> Document:
+    """Read a document. Raises InvalidDocument with all of its mistakes, that of `check_base` among them."""
+    return document_of(examine(path, check_base), str(path))
 
 
 def parse_text(text: str, path: str) -> Document:
@@ -48,26 +79,60 @@ def parse_text(text: str, path: str) -> Document:
     return parse_bytes(text.encode("utf-8", "surrogatepass"), path)
 
 
-def parse_bytes(data: bytes, path: str) -> Document:
+def parse_bytes(data: bytes, path: str, check_base: CheckBase | None = None) -> Document:
     """Read a document's bytes as if they were the content of `path`. Raises InvalidDocument."""
+    return document_of(read(data, path, check_base=check_base), path)
+
+
+def examine(path: Path, check_base: CheckBase | None = None) -> Reading:
+    """Read a file for all that is in it, its mistakes and that of `check_base` included."""
+    try:
+        data = read_bytes(path)
+    except DocumentError as error:
+        return Reading([error], None, NOTHING)
+    return read(data, str(path), path.parent, check_base)
+
+
+def document_of(found: Reading, path: str) -> Document:
+    """The document in what was read. Raises InvalidDocument if there are mistakes."""
+    if found.errors or found.head is None or found.head.values is None:
+        raise InvalidDocument(found.errors)
+    return Document(path, Path(path).stem, found.head.values, found.body.sections, found.head.marks, found.body)
+
+
+def read(data: bytes, path: str, folder: Path | None = None, check_base: CheckBase | None = None) -> Reading:
+    """Read a document's bytes for all that is in them; files that it names are looked for below `folder`, if given."""
+    head, body = None, NOTHING
+    mistakes = Mistakes(path)
+    check_name(Path(path).stem, mistakes)
     try:
         text = decode_text(data, path)
+        body = NOTHING._replace(text=text)
+        head = read_head(text, mistakes)
+        if check_base and head.base:
+            _check_base(check_base, head, mistakes)
+        before = len(mistakes)
+        escapes = head.version >= ESCAPES_SINCE
+        body = read_sections(text, head.body, head.body_line, mistakes, escapes=escapes)
+        for number, section in enumerate(body.sections):
+            _refuse_unbuilt(number, section, body, folder, mistakes)
+        sources = head.values.training.sources if head.values else None
+        if not body.sections and not sources and len(mistakes) == before:
+            why, do = "there is nothing to learn from it", "write text below the frontmatter"
+            mistakes.add(head.body_line, 1, "the document has no text", why=why, do=do)
+    except InvalidDocument as error:  # reading could not go on
+        return Reading(error.errors, head, body)
     except DocumentError as error:
-        raise InvalidDocument([error]) from None
-    mistakes = Mistakes(path)
-    name = Path(path).stem
-    check_name(name, mistakes)
-    head = read_head(text, mistakes)
-    before = len(mistakes)
-    sections = read_sections(text[head.body :].split("\n"), head.body_line, mistakes)
-    for section in sections:
-        _refuse_unbuilt(section, mistakes)
-    if not sections and len(mistakes) == before:
-        why, do = "there is nothing to learn from it", "write text below the frontmatter"
-        mistakes.add(head.body_line, 1, "the document has no text", why=why, do=do)
-    if len(mistakes) or head.values is None:
-        mistakes.stop()
-    return Document(path, name, head.values, sections, head.marks)
+        return Reading([error], head, body)
+    return Reading(InvalidDocument(list(mistakes)).errors if len(mistakes) else [], head, body)
+
+
+def _check_base(check: CheckBase, head: Head, mistakes: Mistakes) -> None:
+    try:
+        check(head.base)
+    except DlmError as error:
+        where = Where(mistakes.path, *head.marks["base_model",].value)
+        mistakes.note(type(error)(error.what, where=where, why=error.why, do=error.do))
 
 
 def as_data(document: Document) -> dict[str, Any]:
@@ -76,29 +141,46 @@ def as_data(document: Document) -> dict[str, Any]:
     Blank lines between sections, comments, the order of keys and defaults that are written out leave no trace;
     `dlm_version` only says how to read the file.
     """
+    from dlmbuild.doc.schema import UNBUILT_BLOCKS
+
+    # What sources come to is not known here, see sources.Found; how they are named decides nothing.
+    silent = {"sources", "sources_policy"}
+    silent |= {name.partition(".")[2] for name in UNBUILT_BLOCKS}  # all of these are under training
+    data = document.frontmatter.model_dump(mode="json", exclude={"dlm_version": True, "training": silent})
+    preference = data["training"]["preference"]
+    data["training"]["preference"] = {**preference, "enabled": True} if prefers(document) else {"enabled": False}
     return {
-        **document.frontmatter.model_dump(mode="json", exclude={"dlm_version"}),
+        **data,
         "sections": [_section_as_data(section) for section in document.sections],
     }
 
 
-def _refuse_unbuilt(section: Section, mistakes: Mistakes) -> None:
-    kind = _kind(section)
+def prefers(document: Document) -> bool:
+    """Whether the document's adapter is trained on preferences: it has some, and they are not switched off."""
+    found = any(isinstance(section, Preference) and section.triples for section in document.sections)
+    return found and document.frontmatter.training.preference.enabled is not False
+
+
+def _refuse_unbuilt(number: int, section: Section, body: Body, folder: Path | None, mistakes: Mistakes) -> None:
     if section.adapter is not None:
-        col = len(f"::{kind}#")
+        col = len(f"::{kind_of(section)}#")
         why, do = "this version does not build named adapters yet", f"delete #{section.adapter}"
         mistakes.add(section.line, col, f"a section for the adapter {section.adapter}", why=why, do=do)
     if isinstance(section, Media):
         why, do = "no base that this version builds on reads it", "describe it in a ::prose:: section"
-        mistakes.add(section.line, 1, f"an ::{kind}:: section", why=why, do=do)
-
-
-def _kind(section: Section) -> str:
-    return section.kind if isinstance(section, Media) else type(section).__name__.lower()
+        mistakes.add(section.line, 1, f"an ::{section.kind}:: section", why=why, do=do)
+        try:
+            if folder:
+                blob_sha256(section.path, folder)
+        except DocumentError as error:
+            below = body.spans[number][0]
+            fence = body.text.rfind("\n", 0, below - 1) + 1
+            col = body.text.index('path="', fence) - fence + 7
+            mistakes.add(section.line, col, error.what, why=error.why, do=error.do)
 
 
 def _section_as_data(section: Section) -> dict[str, Any]:
-    data: dict[str, Any] = {"type": _kind(section)}
+    data: dict[str, Any] = {"type": kind_of(section)}
     match section:
         case Prose():
             data["text"] = section.text

@@ -1,22 +1,17 @@
-"""The lines of a body, told apart once for every grammar: text, headings, code, and section fences.
+"""Section fences, `::type#adapter key="value"::` on a line of their own.
 
-Code blocks follow CommonMark 0.31 §4.5 (https://spec.commonmark.org/0.31.2/#fenced-code-blocks). Outside of them, a
-line that starts like a section fence is one, or is refused: never does a misspelt fence turn into text.
-Everything here is linear in the length of a line.
+A line that starts like a fence is one, or is refused: never does a misspelt fence turn into text. Everything here is
+linear in the length of a line.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from typing import Literal
+import unicodedata
+from collections.abc import Mapping
+from typing import NamedTuple
 
 from dlmbuild.doc.mistakes import Mistakes, nearest, shortened, shown
-
-Kind = Literal["text", "heading", "code", "fence"]
-Line = tuple[int, Kind, str]
-"""Number in the file, kind, and the line without its end. Blank lines of text come as ""."""
 
 ATTRIBUTES: dict[str, dict[str, bool]] = {
     "prose": {},
@@ -27,11 +22,18 @@ ATTRIBUTES: dict[str, dict[str, bool]] = {
 }
 """Section type → its attributes, and whether each must be there."""
 
-_INVISIBLE = "\ufeff\u200b"
-_CODE = re.compile(r" {0,3}(`{3,}|~{3,})")
-_HEADING = re.compile(" {0,3}#")
-_LIKE_A_FENCE = re.compile(rf"[\s{_INVISIBLE}]{{0,3}}::[A-Za-z]")
-_PLAIN_START = re.compile(rf"[^\s{_INVISIBLE}#:`~]").match
+INVISIBLE = "\u00ad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff"
+"""Characters that show nothing, as the inside of a regular expression's class."""
+COLONS = ":\u02d0\u02f8\u0589\u05c3\u0703\u0704\u16ec\u1803\u1809\u205a\u2236\u2237\ua4fd\ua789\ufe13\ufe30\ufe55\uff1a"
+"""Characters that look like a colon, or like two."""
+
+_AS_ASCII = {ord(colon): ":" for colon in COLONS} | {0x2237: "::"}
+_HIDDEN = re.compile(f"[{INVISIBLE}]+")
+_SPELT = re.compile(rf"[\s{INVISIBLE}]{{0,3}}::[A-Za-z]")
+_NEARLY = re.compile(
+    r"""(:(?:\s*+:)*+) \s*+ ([^\W\d_][\w-]*+) \s*+ (\#[^\s:]*+)? \s*+ ((?:\w++\s*+=\s*+"[^"]*"\s*+)*+) ([:\s]*)""",
+    re.VERBOSE,
+)
 _TYPE = re.compile(r"[A-Za-z0-9_-]+")
 _ADAPTER = re.compile(r"[a-z][a-z0-9_]{0,31}")
 _WORD = re.compile(r"[^\s:]*")
@@ -39,50 +41,58 @@ _SPACE = re.compile(r"\s*")
 _ATTRIBUTE = re.compile(r'([A-Za-z_][A-Za-z0-9_]*)="([^"]*)"')
 
 
-@dataclass(frozen=True, slots=True)
-class Fence:
+class Fence(NamedTuple):
     """`::type#adapter key="value"::` on a line of its own. `type` is None if nobody knows what was meant."""
 
     line: int
     type: str | None
     adapter: str | None = None
-    attributes: dict[str, str] = field(default_factory=dict)
+    attributes: Mapping[str, str] = {}
 
 
-def tokens(lines: Iterable[str], first_line: int, mistakes: Mistakes) -> Iterator[Line]:
-    """Tell the lines of a body apart; a code block that is never closed is a mistake, noted at its beginning."""
-    marker = ""  # the backticks or tildes that opened the code block we are in
-    opened = (0, 0)
-    for number, text in enumerate(lines, first_line):
-        if not text or text[0].isalnum() or _PLAIN_START(text):  # nearly all lines
-            yield number, "code" if marker else "text", text
-        elif marker:
-            run = _CODE.match(text)
-            if run and run[1].startswith(marker) and not text[run.end() :].strip(" \t"):
-                marker = ""
-            yield number, "code", text
-        elif (run := _CODE.match(text)) and not (run[1][0] == "`" and "`" in text[run.end() :]):
-            marker, opened = run[1], (number, run.start(1) + 1)
-            yield number, "code", text
-        elif _LIKE_A_FENCE.match(text):
-            yield number, "fence", text
-        elif _HEADING.match(text):
-            yield number, "heading", text
-        else:
-            yield number, "text", "" if text.isspace() else text
-    if marker:
-        why, do = "everything down to the end of the file would be code", f"close it with a line {shortened(marker)}"
-        mistakes.add(*opened, "this code block is never closed", why=why, do=do)
+def how_to_show(*, escapes: bool) -> str:
+    """What to do with a line of structure that is meant as text; `escapes` are read from version 16 on."""
+    return "put a backslash before it to have it as text" if escapes else "put the line into a code block to show it"
 
 
-def read_fence(number: int, text: str, mistakes: Mistakes) -> Fence:
-    """Read a section fence; of what is wrong with it the first is noted."""
+def read_fence(number: int, text: str, mistakes: Mistakes, *, escapes: bool = False) -> Fence | None:
+    """Read a line that begins with a colon, or with what looks like one; None for a line that is text.
+
+    Of what is wrong with a fence the first is noted.
+    """
+    show = how_to_show(escapes=escapes)
+    if _SPELT.match(text):
+        return _spelt(number, text, mistakes, show)
+    bare = text if text.isascii() else _HIDDEN.sub("", text).translate(_AS_ASCII)
+    near = _NEARLY.fullmatch(bare.strip()) if bare.count(":") > 1 else None
+    if near is None:
+        return None
+    opening, word, adapter, attributes, closing = near.groups()
+    before, behind = opening.count(":"), closing.count(":")
+    word = unicodedata.normalize("NFKC", word)  # full-width letters are letters
+    kind: str | None = word.lower()
+    if kind in ATTRIBUTES:
+        meant = before + behind > 1  # not `: image`, an item of a definition list
+    else:
+        kind = nearest(word, ATTRIBUTES) or None
+        meant = (before == 2 and behind > 0) or (kind is not None and min(before, behind) > 1)
+    if not meant:
+        return None
+    why = "it begins and ends with two plain colons, without white space around them"
+    inside = (adapter or "") + (" " + attributes.strip() if attributes else "")
+    do = f"write ::{kind or 'prose'}{shortened(inside)}::, or {show}"
+    col = next(at for at, char in enumerate(text, 1) if char in COLONS)
+    mistakes.add(number, col, f"badly written section fence {shown(text.strip())}", why=why, do=do)
+    return Fence(number, kind)
+
+
+def _spelt(number: int, text: str, mistakes: Mistakes, show: str) -> Fence:
     start = text.index("::")
     name = _match(_TYPE, text, start + 2)
     kind = name if name in ATTRIBUTES else None
 
     def wrong(at: int, what: str, *, why: str = "", do: str) -> Fence:
-        mistakes.add(number, at + 1, what, why=why, do=f"{do}, or put the line into a code block to show it")
+        mistakes.add(number, at + 1, what, why=why, do=f"{do}, or {show}")
         return Fence(number, kind)
 
     if kind is None:

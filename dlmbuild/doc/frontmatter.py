@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dlmbuild.doc.block import NUMBER, Block, Mark, Path, UnreadableError
+from dlmbuild.doc.block import NUMBER, Block, Mark, Path, Position, UnreadableError
 from dlmbuild.doc.mistakes import Mistakes, nearest, shown
+from dlmbuild.doc.prompt import ends_a_block, what_is_lost
+from dlmbuild.doc.versions import NEWEST_VERSION, upgrade
 
 if TYPE_CHECKING:
-    from pydantic import BaseModel
+    from pydantic import ValidationError
 
     from dlmbuild.doc.schema import Frontmatter
 
@@ -19,7 +21,7 @@ MAX_CHARACTERS = 256 * 1024
 
 _HOW_TO_HAVE = {
     "dlm_id": "`dlm init` writes a document with a fresh one",
-    "dlm_version": "write `dlm_version: 15`",
+    "dlm_version": f"write `dlm_version: {NEWEST_VERSION}`",
     "base_model": "write `base_model: smollm2-135m`, or another base",
 }
 
@@ -33,6 +35,9 @@ class Head:
     body: int
     """Offset in the text."""
     body_line: int
+    version: int
+    base: str = ""
+    """What `base_model` says, however wrong the rest is; empty where that cannot be told."""
 
 
 def read_head(text: str, mistakes: Mistakes) -> Head:
@@ -43,7 +48,7 @@ def read_head(text: str, mistakes: Mistakes) -> Head:
     _check_opener(text, mistakes)
     end = _find_closer(text, mistakes)
     source, body_line = text[4:end], text.count("\n", 0, end) + 2
-    head = Head(None, {}, min(end + 4, len(text)), body_line)
+    head = Head(None, {}, min(end + 4, len(text)), body_line, NEWEST_VERSION)
     if len(source) > MAX_CHARACTERS:
         why = f"it has {len(source)} characters; at most {MAX_CHARACTERS} are read"
         mistakes.add(2, 1, "the frontmatter is too long", why=why, do="move text into the body")
@@ -52,7 +57,12 @@ def read_head(text: str, mistakes: Mistakes) -> Head:
         block = Block(source, 2, mistakes)
     except UnreadableError:
         return head
-    return Head(_validated(block, mistakes), block.marks, head.body, body_line)
+    version = block.value.get("dlm_version")
+    version = version if type(version) is int else NEWEST_VERSION
+    base = "" if ("base_model",) in block.spoilt else block.value.get("base_model")
+    upgrade(block, mistakes)
+    values = _validated(block, mistakes)
+    return Head(values, block.marks, head.body, body_line, version, base if isinstance(base, str) else "")
 
 
 def _check_opener(text: str, mistakes: Mistakes) -> None:
@@ -93,72 +103,108 @@ def _validated(block: Block, mistakes: Mistakes) -> Frontmatter | None:
     """The values as the schema has them; what it refuses is noted, one mistake for each key."""
     from pydantic import ValidationError
 
-    from dlmbuild.doc.schema import BLOCKS, Frontmatter
+    from dlmbuild.doc.schema import Frontmatter, contradictions, unbuilt
 
+    values, wrong, excluded = None, set(), []
     try:
-        return Frontmatter.model_validate(block.value)
+        values = Frontmatter.model_validate(block.value)
     except ValidationError as error:
-        # Each branch of a union reports for itself, with its label in `loc`; the longest `loc` names an item of a list.
-        wrong = {}
-        for detail in sorted(error.errors(include_url=False), key=lambda detail: len(detail["loc"])):
-            loc = detail["loc"]
-            wrong[loc[: 2 if loc[0] in BLOCKS else 1]] = detail
-    for path, detail in wrong.items():
-        if any(path[:n] in block.spoilt for n in (0, 1, 2)):
-            continue
+        wrong = _refuse(error, block, mistakes)
+    else:
+        _check_prompt(values.system_prompt or "", block, mistakes)
+        excluded = list(contradictions(values))
+    for path, why, do in [*((path, why, "") for path, why in unbuilt(block.value, Frontmatter)), *excluded]:
+        if not _spoilt(path, block) and not any(key[: len(path)] == path for key in wrong):
+            _refuse_value(path, block.marks[path].value, block, mistakes, why=why, do=do)
+    return values
+
+
+def _refuse(error: ValidationError, block: Block, mistakes: Mistakes) -> set[Path]:
+    """Note what is wrong; returns the paths of the keys."""
+    from dlmbuild.doc.schema import expectation, field_of
+
+    # Each branch of a union reports for itself, with its label in `loc`; the longest path names an item of a list.
+    wrong: dict[Path, tuple[Path, str]] = {}
+    for detail in error.errors(include_url=False):
+        path: Path = ()
+        for part in detail["loc"]:
+            if (*path, part) in block.marks:
+                path = (*path, part)
         if detail["type"] == "missing":
-            key = str(path[0])
-            mistakes.add(1, 1, f"missing key {shown(key)}", why="every document has one", do=_HOW_TO_HAVE[key])
-        elif detail["type"] == "extra_forbidden":
-            _refuse_key(path, block, mistakes)
+            path = (*path, detail["loc"][-1])
+        key = path if detail["type"] in ("missing", "extra_forbidden") else field_of(path)[0]
+        if key not in wrong or len(path) > len(wrong[key][0]):
+            wrong[key] = path, detail["type"]
+    for key, (path, kind) in wrong.items():
+        if _spoilt(path, block):
+            continue
+        if kind == "missing":
+            line, col = block.marks[key[:-1]].value if len(key) > 1 else (1, 1)
+            why = "every document has one" if len(key) == 1 else "nothing says what is meant"
+            do = _HOW_TO_HAVE.get(str(key[-1]), f"write `{key[-1]}: …`")
+            mistakes.add(line, col, f"missing key {shown(key[-1])}", why=why, do=do)
+        elif kind == "extra_forbidden":
+            _refuse_key(key, block, mistakes)
+        elif kind == "string_pattern_mismatch":
+            what, name = f"{shown(path[-1])} is no name", ".".join(map(str, key))
+            why = f"{name} must be {expectation(field_of(key)[1])}"
+            mistakes.add(*block.marks[path].key, what, why=why, do="rename it")
         else:
-            item = (*path, detail["loc"][-1])
-            _refuse_value(path, block.marks.get(item, block.marks[path]), block, mistakes)
-    return None
+            _refuse_value(key, block.marks[path].value, block, mistakes)
+    return set(wrong)
+
+
+def _spoilt(path: Path, block: Block) -> bool:
+    return any(path[:length] in block.spoilt for length in range(len(path) + 1))
+
+
+def _check_prompt(prompt: str, block: Block, mistakes: Mistakes) -> None:
+    lost = what_is_lost(prompt)
+    if lost and ("system_prompt",) not in block.spoilt:
+        what, why = f"system_prompt holds {lost}", "Ollama would not read it back from a Modelfile"
+        do = "break the line elsewhere" if ends_a_block(prompt) else "write it without"
+        mistakes.add(*block.marks["system_prompt",].value, what, why=why, do=do)
 
 
 def _refuse_key(path: Path, block: Block, mistakes: Mistakes) -> None:
-    from dlmbuild.doc.schema import BLOCKS, UNBUILT_KEYS, Frontmatter
+    from dlmbuild.doc.schema import block_at, homes
 
-    *outer, key = map(str, path)
-    home = ".".join(outer)
-    models: dict[str, type[BaseModel]] = {"": Frontmatter, **BLOCKS}
-    known = {name: list(model.model_fields) for name, model in models.items()}
-    line, col = block.marks[path].key
-    if key in UNBUILT_KEYS.get(home, ()):
-        what = f"{home}.{key} is a known key of the format that this version does not build yet"
-        mistakes.add(line, col, what, why="it would change nothing", do="delete it")
-        return
-    elsewhere = next((name for name, keys in known.items() if key in keys), None)
-    guess = nearest(key, known[home])
-    if elsewhere is not None:
+    *outer, key = path
+    home = ".".join(map(str, outer))
+    known = list(block_at(tuple(outer)).model_fields)
+    elsewhere = next((name for name, model in homes() if key in model.model_fields), None)
+    guess = nearest(str(key), known)
+    if path == ("training", "dpo"):
+        do = "from version 2 on it is training.preference"
+    elif elsewhere is not None:
         do = f"it belongs under {elsewhere}:" if elsewhere else "it belongs at the top, not indented"
     else:
-        do = f'did you mean "{guess}"?' if guess else f"the keys are {', '.join(known[home])}"
+        do = f'did you mean "{guess}"?' if guess else f"the keys are {', '.join(known)}"
     place = f" in {home}" if home else ""
+    line, col = block.marks[path].key
     mistakes.add(line, col, f"unknown key {shown(key)}{place}", why="it would change nothing", do=do)
 
 
-def _refuse_value(path: Path, mark: Mark, block: Block, mistakes: Mistakes) -> None:
-    from dlmbuild.doc.schema import BLOCKS, NEWEST_VERSION, UNBUILT_VALUES, expectation, field_of
+def _refuse_value(path: Path, at: Position, block: Block, mistakes: Mistakes, *, why: str = "", do: str = "") -> None:
+    from dlmbuild.doc.schema import block_in, expectation, field_of
 
     name = ".".join(map(str, path))
     whole: Any = block.value
     for key in path:
         whole = whole[key]
-    declared = field_of(path)
-    what, why = f"{name} is {shown(whole)}", f"it must be {expectation(declared)}"
-    if isinstance(whole, str) and whole in UNBUILT_VALUES.get(name, ()):
-        why = "a known value of the format that this version does not build yet"
-        do = f"it must be {expectation(declared)}"
-    elif path == ("dlm_version",) and type(whole) is int and whole > NEWEST_VERSION:
-        why, do = f"this document was made for a newer version; {NEWEST_VERSION} is the newest known", "update dlmbuild"
-    elif name in _HOW_TO_HAVE:
+    declared = field_of(path)[1]
+    wanted = f"it must be {expectation(declared)}"
+    usual = declared.default
+    if path == ("dlm_version",) and type(whole) is int and whole > NEWEST_VERSION:
+        wanted, do = f"it was made for a newer version; {NEWEST_VERSION} is the newest known", "update dlmbuild"
+    elif do:
+        pass
+    elif len(path) == 1 and name in _HOW_TO_HAVE:
         do = _HOW_TO_HAVE[name]
     elif isinstance(whole, str) and NUMBER.fullmatch(whole):
         do = "delete the quotes"
-    elif declared.default is None or name in BLOCKS:
-        do = "mend it, or delete the key"
+    elif usual is None or declared.is_required() or block_in(declared.annotation)[0]:
+        do = "delete the key" if why else "mend it, or delete the key"
     else:
-        do = f"mend it, or delete the key: without it, it is {declared.default}"
-    mistakes.add(*mark.value, what, why=why, do=do)
+        do = f"mend it, or delete the key: without it, it is {usual if isinstance(usual, str) else shown(usual)}"
+    mistakes.add(*at, f"{name} is {shown(whole)}", why=why or wanted, do=do)

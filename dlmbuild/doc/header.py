@@ -1,11 +1,12 @@
-"""The little that the build graph needs of a document, without reading its body."""
+"""The little that the build graph needs of a document, mostly without reading its body."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from dlmbuild.doc.frontmatter import read_head
+from dlmbuild.doc.frontmatter import Head, read_head
 from dlmbuild.doc.mistakes import Mistakes
 from dlmbuild.doc.names import Quantisation, check_name
 from dlmbuild.errors import DocumentError, InvalidDocument
@@ -19,6 +20,11 @@ class Header:
     dlm_id: str
     base_model: str
     default_quant: Quantisation
+    sources: list[dict[str, Any]] = field(default_factory=list)
+    """`training.sources` as data."""
+    sources_policy: str = "permissive"
+    prefers: bool = False
+    """Whether its adapter is trained on preferences."""
 
 
 def read_header(data: bytes, path: str) -> Header:
@@ -26,9 +32,32 @@ def read_header(data: bytes, path: str) -> Header:
     mistakes = Mistakes(path)
     check_name(Path(path).stem, mistakes)
     try:
-        values = read_head(decode_text(data, path), mistakes).values
+        text = decode_text(data, path)
+        head = read_head(text, mistakes)
+        values = head.values
     except DocumentError as error:
         raise InvalidDocument([error]) from None
     if len(mistakes) or values is None:
         mistakes.stop()
-    return Header(values.dlm_id, values.base_model, values.export.default_quant)
+    sources = [source.model_dump(mode="json") for source in values.training.sources or ()]
+    return Header(
+        values.dlm_id,
+        values.base_model,
+        values.export.default_quant,
+        sources,
+        values.training.sources_policy,
+        values.training.preference.enabled is not False and _has_preferences(text, head),
+    )
+
+
+def _has_preferences(text: str, head: Head) -> bool:
+    """The body is read after all where it mentions them: it could be in a code block."""
+    if "::preference" not in text:
+        return False
+    from dlmbuild.doc.body import read_sections
+    from dlmbuild.doc.sections import Preference
+    from dlmbuild.doc.versions import ESCAPES_SINCE
+
+    # What is wrong with the body is told by the check.
+    body = read_sections(text, head.body, head.body_line, Mistakes(""), escapes=head.version >= ESCAPES_SINCE)
+    return any(isinstance(section, Preference) and section.triples for section in body.sections)

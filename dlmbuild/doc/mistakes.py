@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, NoReturn
 
 from dlmbuild.errors import DlmError, DocumentError, InvalidDocument, Where
@@ -22,13 +22,18 @@ class Mistakes:
     def __len__(self) -> int:
         return len(self._found)
 
+    def __iter__(self) -> Iterator[DlmError]:
+        return iter(self._found)
+
     def add(self, line: int, col: int, what: str, *, why: str = "", do: str = "") -> None:
         """Note a mistake at a position of the file. Raises InvalidDocument when it is one too many."""
-        self._found.append(DocumentError(what, where=Where(self.path, line, col), why=why, do=do))
+        self.note(DocumentError(what, where=Where(self.path, line, col), why=why, do=do))
+
+    def note(self, error: DlmError) -> None:
+        """Note a mistake that is an error already, with its position. Raises InvalidDocument as `add` does."""
+        self._found.append(error)
         if len(self._found) == MOST:
-            self._found.append(
-                DocumentError(f"{MOST} mistakes; reading stopped here", where=Where(self.path, line, col))
-            )
+            self._found.append(DocumentError(f"{MOST} mistakes; reading stopped here", where=error.where))
             self.stop()
 
     def stop(self) -> NoReturn:

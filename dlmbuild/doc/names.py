@@ -11,7 +11,8 @@ Quantisation = Literal["Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0", "F16"]
 QUANTISATIONS: tuple[Quantisation, ...] = get_args(Quantisation)
 
 _TASKS = (
-    "check base plan dataset train evaluate gguf quantize imatrix parity merge export smoke ollama pack report bench"
+    "check base plan dataset train prefer evaluate gguf quantize imatrix parity merge export smoke ollama pack report "
+    "bench"
 )
 _COMMANDS = "list run info clean forget ignore help dumpdb strace tabcompletion reset-dep init prompt why"
 RESERVED: dict[str, str] = {

@@ -1,4 +1,4 @@
-"""The keys of the frontmatter and what each may hold.
+"""The keys of the frontmatter and what each may hold, over all versions of the format.
 
 Types are strict: text is never a number and `true` is never 1; a whole number may stand where a number is asked.
 "auto" is resolved per base from a measured recipe, see dlmbuild.train.plan.
@@ -6,6 +6,7 @@ Types are strict: text is never a number and `true` is never 1; a whole number m
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -13,27 +14,41 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic.fields import FieldInfo
 
 from dlmbuild.doc.names import Quantisation
+from dlmbuild.doc.versions import NEWEST_VERSION
 from dlmbuild.io.ulid import is_ulid
-
-NEWEST_VERSION = 15
-"""The version of the public format that this program reads; older ones differ by keys that are refused below."""
 
 MAX_SEQUENCE_LEN = 32768
 """Tokens of the longest row that can be asked for."""
 
-UNBUILT_KEYS = {
-    "training": {"preference", "dpo", "cpt", "gate", "cache", "audio", "adapters", "sources", "sources_policy"},
+UNBUILT_BLOCKS = {
+    "training.cpt": "schedules of continued pretraining",
+    "training.gate": "a gate between adapters",
+    "training.cache": "a cache that has settings",
+    "training.audio": "sound",
+    "training.adapters": "named adapters",
 }
+"""Key of the format → what this version does not build yet.
+
+Below such a key only its default may be written, which changes nothing; whatever asks for more is refused.
+Whoever builds it deletes the row: its values are then part of what a document says.
+"""
 UNBUILT_VALUES = {
     "training.adapter": {"qlora", "dora"},
     "training.optimizer": {"adamw_bnb_8bit", "paged_adamw_8bit", "galore_adamw", "galore_adamw_8bit"},
 }
-"""Keys and values of the public format that this version does not build. They are refused, never ignored."""
+"""Values of the format that this version does not build yet; the other values of these keys it does."""
 
 Auto = Literal["auto"]
-Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=0.5)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Rank = Annotated[int, Field(ge=1, le=256)]
+Alpha = Annotated[int, Field(ge=1, le=4096)]
+Batch = Annotated[int, Field(ge=1, le=1024)]
+Epochs = Annotated[int, Field(ge=1, le=1000)]
+Rate = Annotated[float, Field(gt=0, le=1)]
+Positive = Annotated[int, Field(ge=1, le=2**63 - 1)]
 Text = Annotated[str, Field(min_length=1)]
+Texts = Annotated[tuple[Text, ...], Field(min_length=1)]
 
 
 def _ulid(text: str) -> str:
@@ -55,27 +70,118 @@ def _outer_lines_trimmed(text: str | None) -> str | None:
 class Block(BaseModel):
     """A mapping of the frontmatter: no key but the declared ones, and nobody changes it afterwards."""
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+    # What validates is built once, for the outermost block, and not for each of them: that takes longer than reading.
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", defer_build=True)
+
+
+B = TypeVar("B", bound=Block)
+OrNull = Annotated[B, BeforeValidator(lambda block: {} if block is None else block)]
+"""A block may be there with all its keys commented out, which YAML reads as null."""
+
+
+class Hyperparams(Block):
+    """How strongly preferences are trained."""
+
+    beta: Share = 0.1
+    alpha: Share = 0.1
+    learning_rate: Auto | Rate = "auto"
+    num_epochs: Auto | Epochs = "auto"
+
+
+class Preference(Block):
+    """Training on better and worse answers. Without `enabled` it is on where a document has preferences."""
+
+    enabled: bool | None = None
+    method: Literal["dpo", "orpo"] = "dpo"
+    hyperparams: OrNull[Hyperparams] = Hyperparams.model_construct()
+    loss_type: Literal["sigmoid", "hinge", "ipo"] = "sigmoid"
+    reference: Literal["base", "pre_adapter"] = "pre_adapter"
+
+
+class Cpt(Block):
+    """How prose is trained before questions."""
+
+    schedule: Literal["auto", "dapt", "sft"] = "auto"
+    embed_warmup_steps: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+
+
+class Gate(Block):
+    """A small network that weighs the named adapters for each question."""
+
+    enabled: bool = False
+    hidden_proj_dim: Annotated[int, Field(ge=8, le=2048)] = 64
+    steps: Annotated[int, Field(ge=1, le=10_000)] = 200
+    lr: Rate = 3e-4
+    cold_start_floor: Annotated[int, Field(ge=1, le=1024)] = 4
+    entropy_lambda: Share = 0.01
+
+
+class Cache(Block):
+    """What is kept of tokenised rows."""
+
+    enabled: bool = True
+    max_bytes: Positive = 10 * 2**30
+    prune_older_than_days: Positive = 90
+
+
+class Audio(Block):
+    """How recordings are read."""
+
+    auto_resample: bool = False
+
+
+class Adapter(Block):
+    """An adapter of a name of its own."""
+
+    adapter: Literal["lora", "qlora", "dora"] = "lora"
+    lora_r: Auto | Rank = "auto"
+    lora_alpha: Auto | Alpha = "auto"
+    lora_dropout: Auto | Fraction = "auto"
+    target_modules: Auto | Texts = "auto"
+    learning_rate: Auto | Rate = "auto"
+
+
+class Source(Block):
+    """A file or a folder whose text is part of the document."""
+
+    path: Annotated[Text, Field(description="the path of a file or a folder")]
+    include: tuple[Text, ...] = ("**/*",)
+    exclude: tuple[Text, ...] = ()
+    max_bytes_per_file: Positive | None = None
+    max_files: Positive | None = None
+
+
+AdapterName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
 
 
 class Training(Block):
     """How the adapter is trained."""
 
-    adapter: Literal["lora"] = "lora"
-    lora_r: Auto | Annotated[int, Field(ge=1, le=256)] = "auto"
-    lora_alpha: Auto | Count = "auto"
+    adapter: Literal["lora", "qlora", "dora"] = "lora"
+    lora_r: Auto | Rank = "auto"
+    lora_alpha: Auto | Alpha = "auto"
     lora_dropout: Auto | Fraction = "auto"
-    target_modules: Auto | Annotated[tuple[Text, ...], Field(min_length=1)] = "auto"
+    target_modules: Auto | Texts = "auto"
     sequence_len: Auto | Annotated[int, Field(ge=64, le=MAX_SEQUENCE_LEN)] = "auto"
-    micro_batch_size: Auto | Count = "auto"
-    grad_accum: Auto | Count = "auto"
-    learning_rate: Auto | Annotated[float, Field(gt=0, le=1)] = "auto"
-    num_epochs: Auto | Count = "auto"
-    optimizer: Literal["adamw_torch"] = "adamw_torch"
+    micro_batch_size: Auto | Batch = "auto"
+    grad_accum: Auto | Batch = "auto"
+    learning_rate: Auto | Rate = "auto"
+    num_epochs: Auto | Epochs = "auto"
+    optimizer: Literal[
+        "adamw_torch", "adamw_bnb_8bit", "paged_adamw_8bit", "galore_adamw", "galore_adamw_8bit"
+    ] = "adamw_torch"  # fmt: skip
     lr_scheduler: Literal["auto", "cosine", "linear", "constant"] = "auto"
     warmup_ratio: Auto | Fraction = "auto"
     precision: Literal["fp32", "bf16", "fp16"] | None = None
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 42
+    preference: OrNull[Preference] = Preference.model_construct()
+    cpt: OrNull[Cpt] = Cpt.model_construct()
+    gate: OrNull[Gate] = Gate.model_construct()
+    cache: OrNull[Cache] = Cache.model_construct()
+    audio: OrNull[Audio] = Audio.model_construct()
+    adapters: Annotated[dict[AdapterName, OrNull[Adapter]], Field(min_length=1)] | None = None
+    sources: tuple[Source, ...] | None = None
+    sources_policy: Literal["permissive", "strict"] = "permissive"
 
 
 class Export(Block):
@@ -86,10 +192,6 @@ class Export(Block):
     default_top_p: Annotated[float, Field(gt=0, le=1)] | None = None
 
 
-B = TypeVar("B", bound=Block)
-OrNull = Annotated[B, BeforeValidator(lambda block: {} if block is None else block)]
-"""A block may be there with all its keys commented out, which YAML reads as null."""
-
 _ULID = "a ULID: 26 digits and upper-case letters without I, L, O and U, the first at most 7"
 
 
@@ -99,18 +201,104 @@ class Frontmatter(Block):
     dlm_id: Annotated[str, AfterValidator(_ulid), Field(description=_ULID)]
     dlm_version: Annotated[int, Field(ge=1, le=NEWEST_VERSION)]
     base_model: Annotated[str, AfterValidator(_one_line), Field(description="the name of a base on one line")]
-    training: OrNull[Training] = Training()
-    export: OrNull[Export] = Export()
+    training: OrNull[Training] = Training.model_construct()
+    export: OrNull[Export] = Export.model_construct()
     system_prompt: Annotated[str | None, AfterValidator(_outer_lines_trimmed)] = None
 
 
-BLOCKS: dict[str, type[Block]] = {"training": Training, "export": Export}
+Path = tuple[str | int, ...]
 
 
-def field_of(path: tuple[str | int, ...]) -> FieldInfo:
-    """The declaration of `("seed",)` or `("training", "seed")`; deeper parts of a path are left aside."""
-    block = BLOCKS[str(path[0])] if len(path) > 1 and path[0] in BLOCKS else Frontmatter
-    return block.model_fields[str(path[1] if block is not Frontmatter else path[0])]
+def field_of(path: Path) -> tuple[Path, FieldInfo]:
+    """The declared key that a path leads to or through, and its declaration; `("training", "seed")`.
+
+    Raises KeyError for a path to a key that is not declared.
+    """
+    block: type[Block] | None = Frontmatter
+    at = 0
+    while block:
+        field = block.model_fields[str(path[at])]
+        block, deeper = block_in(field.annotation)
+        at += 1
+        if not block or len(path) <= at + deeper:
+            return path[:at], field
+        at += deeper
+    raise AssertionError("a block has no fields")
+
+
+def block_at(path: Path) -> type[Block]:
+    """The block that a path leads to. Raises KeyError where it leads to something else."""
+    if not path:
+        return Frontmatter
+    block, _ = block_in(field_of(path)[1].annotation)
+    if block is None:
+        raise KeyError(path)
+    return block
+
+
+def block_in(kind: Any) -> tuple[type[Block] | None, int]:
+    """The block that a type holds, and below how many further keys: 1 in a list of blocks or in blocks with names."""
+    if isinstance(kind, type) and issubclass(kind, Block):
+        return kind, 0
+    deeper = int(get_origin(kind) in (tuple, dict))
+    for member in get_args(kind):
+        block, more = block_in(member)
+        if block:
+            return block, deeper + more
+    return None, 0
+
+
+def homes(block: type[Block] = Frontmatter, home: str = "") -> Iterator[tuple[str, type[Block]]]:
+    """Every block with the path of its key: ("", Frontmatter), ("training", Training), …; outer ones first."""
+    yield home, block
+    inner = {name: block_in(field.annotation) for name, field in block.model_fields.items()}
+    for name, (found, deeper) in inner.items():
+        if found and not deeper:
+            yield from homes(found, f"{home}.{name}".lstrip("."))
+
+
+def unbuilt(values: Mapping[Any, Any], block: type[Block], path: Path = ()) -> Iterator[tuple[Path, str]]:
+    """What asks for something that this version does not build: the path of a key, and why it is wrong.
+
+    A key that says its default changes nothing, and neither does `enabled: false`: both may be there. Values that are
+    wrong in themselves may be among those that are found; what the block does not declare is passed over.
+    """
+    for key, value in values.items():
+        if key not in block.model_fields:
+            continue
+        here, field = (*path, key), block.model_fields[key]
+        name = ".".join(map(str, here))
+        row = next((words for n, words in UNBUILT_BLOCKS.items() if f"{name}.".startswith(f"{n}.")), "")
+        inner, deeper = block_in(field.annotation)
+        if inner and not deeper:
+            yield from unbuilt(value if isinstance(value, dict) else {}, inner, here)
+        elif row and value not in (field.default, None, ()) and not (key == "enabled" and value is False):
+            yield here, f"this version does not build {row} yet"
+        elif isinstance(value, str) and value in UNBUILT_VALUES.get(name, ()):
+            yield here, "a known value of the format that this version does not build yet"
+
+
+def contradictions(values: Frontmatter) -> Iterator[tuple[Path, str, str]]:
+    """Keys that exclude each other: the path of one, why it is wrong, and what to do."""
+    training = values.training
+    adapters = training.adapters or {}
+    if training.gate.enabled and len(adapters) < 2:
+        yield ("training", "gate", "enabled"), "a gate chooses between adapters", "name two under training.adapters"
+    for name, usual in _FLAT.items():
+        if adapters and getattr(training, name) not in (usual, Training.model_fields[name].default):
+            why = "where training.adapters names adapters, each has its own"
+            yield ("training", name), why, f"write it under training.adapters.{next(iter(adapters))}"
+
+
+_FLAT: dict[str, Any] = {
+    "adapter": "lora",
+    "lora_r": 8,
+    "lora_alpha": 16,
+    "lora_dropout": 0.05,
+    "target_modules": "auto",
+    "learning_rate": 2e-4,
+}
+"""What each adapter has for itself, with the defaults of the public format."""
 
 
 def expectation(field: FieldInfo) -> str:
@@ -124,18 +312,20 @@ def _in_words(kind: Any, metadata: list[Any]) -> list[str]:
         return [words for member in get_args(kind) for words in _in_words(member, [])]
     if origin is Annotated:
         inner, *infos = get_args(kind)
-        return _in_words(inner, [limit for info in infos for limit in info.metadata])
+        return _in_words(inner, [limit for info in infos for limit in getattr(info, "metadata", [])])
     if origin is Literal:
         return [f'"{choice}"' for choice in get_args(kind)]
+    if origin is dict:
+        return ["blocks of keys under names of up to 32 small letters, digits and _"]
     if origin is tuple:
-        return ["a list of names"]
+        return ["a list of blocks of keys" if block_in(kind)[0] else "a list of names"]
     if kind in (int, float):
         return [("a whole number" if kind is int else "a number") + _range(metadata)]
-    return [{str: "text", type(None): "null"}.get(kind, "a block of keys")]
+    return [{str: "text", bool: "true or false", type(None): "null"}.get(kind, "a block of keys")]
 
 
 def _range(metadata: list[Any]) -> str:
     limits = {name: getattr(m, name) for m in metadata for name in ("gt", "ge", "le") if hasattr(m, name)}
     if "gt" in limits:
         return f" above {limits['gt']} and at most {limits['le']}"
-    return f" from {limits['ge']} to {limits['le']}" if "le" in limits else f" from {limits['ge']}"
+    return f" from {limits['ge']} to {limits['le']}" if limits["le"] < 2**62 else f" from {limits['ge']}"

@@ -72,6 +72,13 @@ def test_as_data() -> None:
             "warmup_ratio": "auto",
             "precision": None,
             "seed": 42,
+            "preference": {
+                "enabled": True,
+                "method": "dpo",
+                "hyperparams": {"beta": 0.1, "alpha": 0.1, "learning_rate": "auto", "num_epochs": "auto"},
+                "loss_type": "sigmoid",
+                "reference": "pre_adapter",
+            },
         },
         "export": {"default_quant": "Q4_K_M", "default_temperature": None, "default_top_p": None},
         "sections": [
@@ -175,7 +182,8 @@ def test_parse_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 _BODY_PIECES = """::|instruction|prose|image|#|en| path="x"|\n|\n|\n### Q\n|\n### A\n| !probe|```|~~~|`|   |\t|x|###
-|### Prompt\n|### Chosen\n|### Rejected\n|\u2028|\ufeff|\r|::prose::\n|::instruction::\n|::preference::\n"""
+|### Prompt\n|### Chosen\n|### Rejected\n|\u2028|\ufeff|\r|::prose::\n|::instruction::\n|::preference::\n|\\|:
+|\uff1a|\u200b|<!-- dlm-auto-harvest: |<!-- dlm-auto-mined: |source="x"| mined_at="|"| -->|\n| transcript="y"|audio"""
 _YAML_PIECES = """a|training|: |:|- |[|]|{|}|,|"|'|>|\n|\n  |&x |*x|!!int |? |%YAML 1.1\n|---|...|#|\\U|\\x
 |FFFFFFFF|\u2028|\x85|\ufeff|\x0c|<<|1e5|0x|.inf|lora_r|seed|export|@|\t|\x7f|😀|||"""
 
@@ -189,10 +197,10 @@ KEYS = pieces(_YAML_PIECES, 20)
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.text() | KEYS, st.text() | BODIES, st.booleans())
-@example("", "\ud800", False)
-def test_nothing_but_our_errors(keys: str, body: str, valid: bool) -> None:
-    head = HEAD if valid else f"{HEAD[:-4]}{keys}\n---\n"
+@given(st.text() | KEYS, st.text() | BODIES, st.booleans(), st.sampled_from(["1", "15", "16", "17"]))
+@example("", "\ud800", False, "15")
+def test_nothing_but_our_errors(keys: str, body: str, valid: bool, version: str) -> None:
+    head = HEAD.replace("15", version) if valid else f"{HEAD[:-4]}{keys}\n---\n"
     try:
         assert canonical_json(as_data(parse_text(head + body, "a.dlm")))
     except DlmError as error:
@@ -233,6 +241,13 @@ def seconds(text: str) -> float:
         "\n",
         "### Q",
         "---",
+        ":smile: hello\n",
+        ": x\n",
+        "\\::x\n",
+        "~~~\n\n~~~\n",
+        " \nx\n",
+        "::instruction::\n### Q\nq\n \n### A\na\n",
+        "::preference::\n### Prompt\np\n### Chosen\nc\n### Rejected\nr\n",
     ],
 )
 def test_time_is_linear(unit: str) -> None:
@@ -256,10 +271,23 @@ def test_time_is_linear(unit: str) -> None:
         ("::instruction::\n###", " ", "x"),
         ("::instruction::\n### Q", "1", "x"),
         ("::instruction::\n### Q", ":", "\n"),
+        ("", ":", ""),
+        ("", ": ", "x"),
+        (":", "\u200b", "x"),
+        (":: a", " ", "x"),
+        (":: image ", 'a="b" ', "x"),
+        (":: image ", "a", '="'),
+        ("", "\uff1a", "a"),
+        ("~~~\n", "~~~ ", "\n~~~"),
+        ("", " ", "\u2028"),
     ],
 )
 def test_one_enormous_line(start: str, run: str, end: str) -> None:
     assert seconds(HEAD + start + run * (5_000_000 // len(run)) + end) < 5
+
+
+def test_a_line_of_a_hundred_megabytes() -> None:
+    assert seconds(HEAD + "x" * 100_000_000) < 10
 
 
 @pytest.mark.parametrize("unit", ["k: v\n", "? ", "[", "- ", "a: [1,1]\n", "!", "'", '"\\\n', " a:\n"])

@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from dlmbuild.doc.document import Document
+from dlmbuild.doc.document import Document, parse_text
+from dlmbuild.errors import InvalidDocument, Where
 
 Found = Callable[[str], list[tuple[int, int, str]]]
 WithBody = Callable[[str], Document]
@@ -61,8 +62,22 @@ def test_nearly_a_fence(found: Found, head: str, line: str, col: int, what: str)
     "line",
     [
         "::: note",
+        "::: Warning ::::::",
+        ":::note:::",
+        ":::tip",
         "a::b::",
-        ":: instruction ::",
+        ":smile: hello",
+        ":construction:",
+        ":param x: the place",
+        ":returns:",
+        ": instruction",
+        ": image",
+        ":",
+        ":instruction: is what it is called",
+        "::: instruction for new members",
+        "：注意",
+        "：：注意事项",
+        ":" * 80,
         "::",
         "::1::",
         "    ::prose::",
@@ -73,6 +88,40 @@ def test_nearly_a_fence(found: Found, head: str, line: str, col: int, what: str)
 )
 def test_plain_text(with_body: WithBody, line: str) -> None:
     assert with_body(f"text\n{line}").sections[0].text == f"text\n{line}"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("line", "col", "meant"),
+    [
+        (":: instruction ::", 1, "::instruction::"),
+        (":::instruction:::", 1, "::instruction::"),
+        (":instruction::", 1, "::instruction::"),
+        (":instruction:", 1, "::instruction::"),
+        (":: instruction", 1, "::instruction::"),
+        ("::: Instruction", 1, "::instruction::"),
+        ("  :: Preference::", 3, "::preference::"),
+        (":: prose #en ::", 1, "::prose#en::"),
+        (":: instuction ::", 1, "::instruction::"),
+        (":::instuction:::", 1, "::instruction::"),
+        (":: note ::", 1, "::prose::"),
+        (':: image path="a.png" ::', 1, '::image path="a.png"::'),
+        ("\uff1a\uff1ainstruction\uff1a\uff1a", 1, "::instruction::"),
+        ("\uff1a\uff1a\uff49nstruction::", 1, "::instruction::"),
+        (":\ufe55instruction\ua789:", 1, "::instruction::"),
+        ("\u2237instruction\u2237", 1, "::instruction::"),
+        (":\u200b:instruction::", 1, "::instruction::"),
+        ("\u200b\u2060: :instruction::", 3, "::instruction::"),
+        ("::\u0456nstruction::", 1, "::instruction::"),
+        ("::\u200binstruction::", 1, "::instruction::"),
+    ],
+)
+def test_what_looks_like_a_fence(head: str, line: str, col: int, meant: str) -> None:
+    with pytest.raises(InvalidDocument) as caught:
+        parse_text(f"{head}text\n{line}\n### Q\nq\n### A\na\n### Prompt\np", "handbook.dlm")
+    (error, *_) = caught.value.errors
+    assert error.where == Where("handbook.dlm", 7, col)
+    assert error.what.startswith("badly written section fence")
+    assert error.do == f"write {meant}, or put the line into a code block to show it"
 
 
 @pytest.mark.parametrize(

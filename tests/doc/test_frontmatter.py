@@ -5,10 +5,10 @@ from collections.abc import Callable
 import pytest
 
 from dlmbuild.doc.block import MAX_DEPTH
-from dlmbuild.doc.document import parse_text
+from dlmbuild.doc.document import as_data, parse_text
 from dlmbuild.doc.mistakes import MOST
-from dlmbuild.doc.schema import UNBUILT_KEYS
-from dlmbuild.errors import InvalidDocument
+from dlmbuild.doc.schema import UNBUILT_BLOCKS
+from dlmbuild.errors import InvalidDocument, Where
 
 Found = Callable[[str], list[tuple[int, int, str]]]
 WithKeys = Callable[[str], str]
@@ -81,6 +81,15 @@ def test_missing_keys(found: Found) -> None:
         ("export:\n  default_temperature: 2.1", 6, 24, "export.default_temperature is 2.1"),
         ("export:\n  default_top_p: 0", 6, 18, "export.default_top_p is 0"),
         ("system_prompt: 42", 5, 16, "system_prompt is 42"),
+        ("training:\n  num_epochs: 1001", 6, 15, "training.num_epochs is 1001"),
+        ("training:\n  micro_batch_size: 1025", 6, 21, "training.micro_batch_size is 1025"),
+        ("training:\n  grad_accum: 1025", 6, 15, "training.grad_accum is 1025"),
+        ("training:\n  lora_alpha: 4097", 6, 15, "training.lora_alpha is 4097"),
+        # what a Modelfile cannot say
+        ('system_prompt: |\n  Say """\n  often.', 5, 16, 'system_prompt holds a line that ends in """'),
+        ("system_prompt: ten\u00a0boats", 5, 16, "system_prompt holds the character U+00A0 NO-BREAK SPACE"),
+        ('system_prompt: "a\\u200db"', 5, 16, "system_prompt holds the character U+200D ZERO WIDTH JOINER"),
+        ('system_prompt: "a\\x07b"', 5, 16, "system_prompt holds the character U+0007"),
         # plain YAML only
         ("system_prompt: &a text", 5, 16, "anchor &a"),
         ("system_prompt: *a", 5, 16, "alias *a"),
@@ -119,7 +128,7 @@ def test_what_is_not_yaml(found: Found, yaml: str, line: int, col: int, what: st
 
 
 def test_identity_and_version(found: Found) -> None:
-    lower = "---\ndlm_id: 01hzx3q5j8k9m2n4p6r8t0v2w4\ndlm_version: 16\nbase_model: ''\n---\nx"
+    lower = "---\ndlm_id: 01hzx3q5j8k9m2n4p6r8t0v2w4\ndlm_version: 17\nbase_model: ''\n---\nx"
     assert [position for *position, _ in found(lower)] == [[2, 9], [3, 14], [4, 13]]
     with pytest.raises(InvalidDocument, match="made for a newer version"):
         parse_text(lower, "handbook.dlm")
@@ -131,10 +140,50 @@ def test_identity_of_digits_is_text(head: str) -> None:
         assert parse_text(text + "text", "handbook.dlm").frontmatter.dlm_id == dlm_id
 
 
-@pytest.mark.parametrize("key", sorted(UNBUILT_KEYS["training"]))
-def test_known_keys_that_are_not_built(found: Found, with_keys: WithKeys, key: str) -> None:
-    what = f"training.{key} is a known key of the format that this version does not build yet"
-    assert found(with_keys(f"training:\n  {key}: {{}}")) == [(6, 3, what)]
+UNBUILT = [
+    ("cpt: {schedule: dapt}", 6, 19, 'cpt.schedule is "dapt"'),
+    ("cpt: {embed_warmup_steps: 3}", 6, 29, "cpt.embed_warmup_steps is 3"),
+    ("gate: {steps: 300}", 6, 17, "gate.steps is 300"),
+    ("cache: {max_bytes: 5}", 6, 22, "cache.max_bytes is 5"),
+    ("cache: {prune_older_than_days: 5}", 6, 34, "cache.prune_older_than_days is 5"),
+    ("audio: {auto_resample: true}", 6, 26, "audio.auto_resample is true"),
+    ("adapters: {en: {}}", 6, 13, 'adapters is {"en": {}}'),
+]
+
+
+@pytest.mark.parametrize(("keys", "line", "col", "what"), UNBUILT)
+def test_what_is_not_built_is_refused(
+    found: Found, with_keys: WithKeys, keys: str, line: int, col: int, what: str
+) -> None:
+    assert found(with_keys(f"training:\n  {keys}")) == [(line, col, f"training.{what}")]
+
+
+def test_every_key_that_is_not_built_is_in_the_test() -> None:
+    assert {f"training.{keys.partition(':')[0]}" for keys, *_ in UNBUILT} == set(UNBUILT_BLOCKS)
+
+
+PUBLIC_DEFAULTS = """training:
+  preference:
+    enabled: false
+    method: dpo
+    hyperparams: {beta: 0.1, alpha: 0.1, learning_rate: 5e-6, num_epochs: 1}
+    loss_type: sigmoid
+    reference: pre_adapter
+  cpt: {schedule: auto, embed_warmup_steps: 0}
+  gate: {enabled: false, hidden_proj_dim: 64, steps: 200, lr: 3e-4, cold_start_floor: 4, entropy_lambda: 0.01}
+  cache: {enabled: true, max_bytes: 10737418240, prune_older_than_days: 90}
+  audio: {auto_resample: false}
+  adapters: null
+  sources: null
+  sources_policy: permissive
+"""
+
+
+def test_defaults_of_what_is_not_built_may_be_written(with_keys: WithKeys) -> None:
+    plain = as_data(parse_text(with_keys("# nothing"), "handbook.dlm"))
+    assert as_data(parse_text(with_keys(PUBLIC_DEFAULTS), "handbook.dlm")) == plain
+    empty = "training:\n  preference:\n  cpt: {}\n  gate:\n  cache: {enabled: false}\n  audio: {}\n"
+    assert as_data(parse_text(with_keys(empty), "handbook.dlm")) == plain
 
 
 @pytest.mark.parametrize(
@@ -147,6 +196,96 @@ def test_known_values_that_are_not_built(with_keys: WithKeys, key: str, value: s
 
 
 @pytest.mark.parametrize(
+    ("keys", "line", "col", "what", "why"),
+    [
+        ("preference: {enabled: 1}", 6, 25, "preference.enabled is 1", "true or false or null"),
+        ("preference: {methd: dpo}", 6, 16, None, 'unknown key "methd" in training.preference'),
+        ("preference: {beta: 0.2}", 6, 16, None, 'unknown key "beta" in training.preference'),
+        ("preference: {hyperparams: {beta: 2}}", 6, 36, "preference.hyperparams.beta is 2", "a number from 0 to 1"),
+        ("preference: 5", 6, 15, "preference is 5", "a block of keys"),
+        ("cpt: {schedule: never}", 6, 19, 'cpt.schedule is "never"', '"auto" or "dapt" or "sft"'),
+        ("gate: {steps: 0}", 6, 17, "gate.steps is 0", "a whole number from 1 to 10000"),
+        ("gate: {lr: 0}", 6, 14, "gate.lr is 0", "a number above 0 and at most 1"),
+        ("cache: {max_bytes: 0}", 6, 22, "cache.max_bytes is 0", "a whole number from 1"),
+        ("audio: {auto_resample: no}", 6, 26, 'audio.auto_resample is "no"', "true or false"),
+        (
+            "adapters: {}",
+            6,
+            13,
+            "adapters is {}",
+            "blocks of keys under names of up to 32 small letters, digits and _ or null",
+        ),
+        ("adapters: {En: {}}", 6, 14, None, '"En" is no name'),
+        ("adapters: {en: {lora_r: 0}}", 6, 27, "adapters.en.lora_r is 0", '"auto" or a whole number from 1 to 256'),
+        ("adapters: {en: {seed: 1}}", 6, 19, None, 'unknown key "seed" in training.adapters.en'),
+        ("sources: [{include: [x]}]", 6, 13, None, 'missing key "path"'),
+        ("sources:\n  - path: a\n    max_files: 0", 8, 16, "sources.0.max_files is 0", "a whole number from 1 or null"),
+        ("sources:\n  - path: a\n    exclude: [b, 3]", 8, 18, 'sources.0.exclude is ["b", 3]', "a list of names"),
+        ("sources:\n  - path: a\n    ignore: b", 8, 5, None, 'unknown key "ignore" in training.sources.0'),
+        ("sources: src", 6, 12, 'sources is "src"', "a list of blocks of keys or null"),
+        ("sources_policy: lax", 6, 19, 'sources_policy is "lax"', '"permissive" or "strict"'),
+    ],
+)
+def test_all_keys_are_checked(
+    with_keys: WithKeys, keys: str, line: int, col: int, what: str | None, why: str | None
+) -> None:
+    with pytest.raises(InvalidDocument) as caught:
+        parse_text(with_keys(f"training:\n  {keys}"), "handbook.dlm")
+    (error,) = caught.value.errors
+    assert error.where == Where("handbook.dlm", line, col)
+    if what:
+        assert (error.what, error.why) == (f"training.{what}", f"it must be {why}")
+    elif why:
+        assert error.what == why
+
+
+def test_keys_that_exclude_each_other(found: Found, with_keys: WithKeys) -> None:
+    keys = "training:\n  lora_r: 16\n  lora_alpha: 16\n  gate: {enabled: true}\n  adapters:\n    en: {}"
+    with pytest.raises(InvalidDocument) as caught:
+        parse_text(with_keys(keys), "handbook.dlm")
+    told = {(error.what, error.why) for error in caught.value.errors}
+    assert ("training.lora_r is 16", "where training.adapters names adapters, each has its own") in told
+    assert ("training.gate.enabled is true", "a gate chooses between adapters") in told
+    assert not any(what.startswith("training.lora_alpha") for what, _ in told)
+
+
+def first_version(with_keys: WithKeys, dpo: str) -> str:
+    return with_keys(f"training:\n  dpo:{dpo}").replace("dlm_version: 15", "dlm_version: 1")
+
+
+def test_version_1_wrote_preferences_in_another_way(with_keys: WithKeys) -> None:
+    plain = as_data(parse_text(with_keys("# nothing"), "handbook.dlm"))
+    weights = "beta: 0.1, learning_rate: 5e-6, num_epochs: 1"
+    for dpo in ("", " {}", f" {{enabled: false, {weights}, loss_type: sigmoid, reference: pre_dpo_adapter}}"):
+        assert as_data(parse_text(first_version(with_keys, dpo), "handbook.dlm")) == plain
+
+
+@pytest.mark.parametrize(
+    ("dpo", "line", "col", "what"),
+    [
+        (" {beta: 2}", 6, 15, "training.preference.hyperparams.beta is 2"),
+        (" {enabled: yes}", 6, 18, 'training.preference.enabled is "yes"'),
+        ("\n    learning_rate: 0", 7, 20, "training.preference.hyperparams.learning_rate is 0"),
+        ("\n    methd: dpo", 7, 5, 'unknown key "methd" in training.dpo'),
+        (" 5", 6, 8, "training.preference is 5"),
+        (" {}\n  preference: {}", 6, 3, "training.dpo beside training.preference"),
+        (" {beta: &x 0.1}", 6, 15, "anchor &x"),
+    ],
+)
+def test_mistakes_in_the_way_of_version_1(
+    found: Found, with_keys: WithKeys, dpo: str, line: int, col: int, what: str
+) -> None:
+    assert found(first_version(with_keys, dpo)) == [(line, col, what)]
+
+
+def test_later_versions_know_the_new_way_only(with_keys: WithKeys) -> None:
+    with pytest.raises(InvalidDocument) as caught:
+        parse_text(with_keys("training:\n  dpo: {}"), "handbook.dlm")
+    (error,) = caught.value.errors
+    assert (error.what, error.do) == ('unknown key "dpo" in training', "from version 2 on it is training.preference")
+
+
+@pytest.mark.parametrize(
     ("keys", "advice"),
     [
         ("training:\n  epochs: 3", 'did you mean "num_epochs"?'),
@@ -154,6 +293,7 @@ def test_known_values_that_are_not_built(with_keys: WithKeys, key: str, value: s
         ("seed: 3", "it belongs under training:"),
         ("export:\n  system_prompt: x", "it belongs at the top, not indented"),
         ("training:\n  lora_r: '8'", "delete the quotes"),
+        ("training:\n  beta: 1", "it belongs under training.preference.hyperparams:"),
         ("training:\n  lora_r: 300", "mend it, or delete the key: without it, it is auto"),
     ],
 )
@@ -168,7 +308,7 @@ def test_advice(with_keys: WithKeys, keys: str, advice: str) -> None:
     [
         ("lora_r: 0", '"auto" or a whole number from 1 to 256'),
         ("learning_rate: 2", '"auto" or a number above 0 and at most 1'),
-        ("num_epochs: 0", '"auto" or a whole number from 1'),
+        ("num_epochs: 0", '"auto" or a whole number from 1 to 1000'),
         ("lr_scheduler: x", '"auto" or "cosine" or "linear" or "constant"'),
         ("precision: x", '"fp32" or "bf16" or "fp16" or null'),
         ("target_modules: x", '"auto" or a list of names'),
@@ -222,6 +362,11 @@ def test_all_mistakes_at_once(found: Found) -> None:
         (9, 1, "### A without a ### Q before it"),
         (11, 1, "this code block is never closed"),
     ]
+
+
+def test_what_is_wrong_hides_nothing_that_is_not_built(found: Found, with_keys: WithKeys) -> None:
+    keys = "training:\n  seed: -1\n  gate: {steps: 0, enabled: true, lr: 1}\n  cpt: 5"
+    assert [(line, col) for line, col, _ in found(with_keys(keys))] == [(6, 9), (7, 17), (7, 29), (7, 39), (8, 8)]
 
 
 def test_broken_yaml_does_not_hide_the_body(found: Found) -> None:

@@ -1,10 +1,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from unittest import mock
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from dlmbuild.doc import headers
+from dlmbuild.doc.body import read_sections
 from dlmbuild.doc.document import Document
+from dlmbuild.doc.mistakes import Mistakes
 from dlmbuild.doc.sections import Instruction, Pair, Preference, Prose, Triple
 
 Found = Callable[[str], list[tuple[int, int, str]]]
@@ -65,6 +71,11 @@ The end.
         ("### A\na", [(7, 1, "### A without a ### Q before it")]),
         ("### Q\nq\n### Q\nq\n### A\na", [(7, 1, "### Q without a ### A after it")]),
         ("### Q\nq\n### A\na\n### A\na", [(11, 1, "### A without a ### Q before it")]),
+        ("### Q\nq\n### A\na\n### A", [(11, 1, "### A is empty"), (11, 1, "### A without a ### Q before it")]),
+        (
+            "### Q\nq\n### A\na\n### Q\n::prose::\nx",
+            [(11, 1, "### Q is empty"), (11, 1, "### Q without a ### A after it")],
+        ),
         ("### Q\n\n### A\na", [(7, 1, "### Q is empty")]),
         ("### Q\nq\n### A\n \u00a0\n", [(9, 1, "### A is empty")]),
         ("###Q\nq\n### A\na", [(7, 1, 'badly written header "###Q"')]),
@@ -97,6 +108,10 @@ def test_instruction_mistakes(found: Found, head: str, below: str, mistakes: lis
         ("### Prompt\np\n### Chosen\nc", [(9, 1, "### Chosen without a ### Rejected after it")]),
         ("### Prompt\np\n### Rejected\nr\n### Chosen\nc", [(7, 1, "### Prompt without a ### Chosen after it")]),
         ("### Chosen\nc\n### Rejected\nr", [(7, 1, "### Chosen without a ### Prompt before it")]),
+        (
+            "### Prompt\np\n### Chosen\nc\n### Rejected\nr\n### Rejected\n::prose::\nx",
+            [(13, 1, "### Rejected is empty"), (13, 1, "### Rejected without a ### Prompt before it")],
+        ),
         (
             "### Prompt\np\n### chosen\nc\n### Rejected\n",
             [(9, 1, 'badly written header "### chosen"'), (11, 1, "### Rejected is empty")],
@@ -133,3 +148,57 @@ def test_header_is_a_markdown_heading(with_body: WithBody) -> None:
 
 def test_empty_prose_is_no_section(with_body: WithBody) -> None:
     assert len(with_body("\n::prose::\n \n::prose::\nx").sections) == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "mistakes"),
+    [
+        ("### Q\nq\n### A\na", [(6, 1, "### Q in a ::prose:: section"), (8, 1, "### A in a ::prose:: section")]),
+        ("# T\n\n  ### Q !probe\nq", [(8, 3, "### Q in a ::prose:: section")]),
+        ("::instruction::\n### Q\nq\n### A\na\n::prose::\n### A", [(12, 1, "### A in a ::prose:: section")]),
+    ],
+)
+def test_questions_without_their_fence(found: Found, head: str, body: str, mistakes: list[object]) -> None:
+    assert found(head + body) == mistakes
+
+
+@pytest.mark.parametrize(
+    "prose",
+    [
+        "### A\nApple\n### B\nBanana\n### Q\nQuince",
+        "```\n### Q\n### A\n```",
+        "### Questions\n### A guide\n### Question\n### A: the first letter\n#### Q\n## A",
+        "### Prompt\nx",
+    ],
+)
+def test_headings_of_prose(with_body: WithBody, prose: str) -> None:
+    assert with_body(prose).sections == (Prose(prose, None, 6),)
+
+
+@pytest.mark.parametrize(
+    ("header", "col"),
+    [("### Q\u200b", 1), ("\u200b### Q", 2), ("###\u200b Q", 1), ("### \ufeffQ", 1), ("### Q \u2060!", 1)],
+)
+def test_invisible_characters_hide_no_header(found: Found, head: str, header: str, col: int) -> None:
+    (mistake,) = found(f"{head}::instruction::\n### Q\nq\n### A\na\n{header}\nq\n### A\na")
+    assert mistake[:2] == (11, col) and mistake[2].startswith("badly written header")
+
+
+_QUESTIONS = ["### Q", "### A", "### A", "q", "a b", "", "    c", "### Q !probe", "### Q:", "## B", "### B", " ", "```"]
+_ANSWERS = ["### Prompt", "### Chosen", "### Rejected", "p", "", "  c", "### prompt", "### Q", "\\### Chosen", "```"]
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    st.tuples(st.just("::instruction::"), st.lists(st.sampled_from(_QUESTIONS), max_size=12))
+    | st.tuples(st.just("::preference::"), st.lists(st.sampled_from(_ANSWERS), max_size=12))
+)
+def test_the_short_way_through_a_section_finds_the_same(section: tuple[str, list[str]]) -> None:
+    def read() -> object:
+        mistakes = Mistakes("a.dlm")
+        text = "\n".join([section[0], *section[1]])
+        return read_sections("\n" + text, 1, 2, mistakes, escapes=True), [str(mistake) for mistake in mistakes]
+
+    quick = read()
+    with mock.patch.object(headers, "_plain_groups", lambda grammar, block: None):
+        assert read() == quick

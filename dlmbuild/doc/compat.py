@@ -1,0 +1,118 @@
+"""What the public parser of the format reads in another way than this program does.
+
+It differs where that parser is known to be wrong: see docs/format.md. Nothing here decides what a document means.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from dlmbuild.doc.document import Reading
+from dlmbuild.doc.sections import Instruction, Preference, Section
+from dlmbuild.errors import DocumentError, Where
+
+PUBLIC_VERSION = 15
+"""The newest version that the public parser reads."""
+
+_NUMBERS_THERE = ("lora_r", "lora_alpha", "lora_dropout", "sequence_len", "learning_rate", "num_epochs", "warmup_ratio")
+"""Keys of `training` that are `auto` here where nothing is written, and have one value for all bases there."""
+_HEADERS = frozenset(("### Q", "### Q !probe", "### A", "### Prompt", "### Chosen", "### Rejected"))
+_FENCE = re.compile(r'::[A-Za-z0-9_#-]+::|::[a-z][a-z0-9_]*( [a-z][a-z0-9_]*="[^"]*")+::')
+_OTHER_ENDS = re.compile(r"[\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
+_YAML_1_1 = re.compile(
+    r"(y|n|yes|no|on|off)|[-+]?0[0-7]+|[-+]?0b[01_]+|[-+]?\d[\d_]*_[\d_.]*|\d+(:[0-5]?\d)+(\.\d*)?|\d{4}-\d\d?-\d\d?.*",
+    re.IGNORECASE | re.ASCII,
+)
+"""Plain words that are true, false, a number or a date in YAML 1.1, and something else in 1.2."""
+
+Note = tuple[int, int, str, str]
+"""Line, column, what is there, and how the public parser takes it."""
+
+
+def differences(found: Reading, path: str) -> list[DocumentError]:
+    """The differences with their positions, in the order of lines; of each kind at most one for a section."""
+    if found.head is None:
+        return []
+    notes = [*_frontmatter(found), *_code_blocks(found), *_sections(found)]
+    return [DocumentError(what, where=Where(path, line, col), why=why) for line, col, what, why in sorted(set(notes))]
+
+
+def _frontmatter(found: Reading) -> Iterator[Note]:
+    assert found.head is not None
+    marks, values = found.head.marks, found.head.values
+    if found.head.version > PUBLIC_VERSION:
+        at = marks["dlm_version",].value
+        yield *at, f"dlm_version {found.head.version}", f"it knows {PUBLIC_VERSION} versions and refuses this document"
+    lines = found.body.text.split("\n", found.head.body_line)
+    for path, mark in marks.items():
+        line, col = mark.value
+        word = lines[line - 1][col - 1 : mark.end[1] - 1] if mark.end[0] == line else ""
+        if _YAML_1_1.fullmatch(word) and path != ("dlm_id",):
+            why = "it reads YAML 1.1, in which this is something else"
+            yield line, col, f"{'.'.join(map(str, path))}: {word}", why
+    if values is None:
+        return
+    for key in _NUMBERS_THERE:
+        if getattr(values.training, key) == "auto" and ("training", key) in marks:
+            yield *marks["training", key].value, f"training.{key}: auto", "it wants a number"
+    left_out = [key for key in _NUMBERS_THERE if ("training", key) not in marks]
+    if left_out:
+        why = "it takes the same values for all bases where this program takes measured ones"
+        yield 1, 1, f"nothing is written for {', '.join(left_out)}", why
+    if ":" in values.base_model and not values.base_model.startswith("hf:"):
+        yield *marks["base_model",].value, f"base_model: {values.base_model}", "it knows registry names and hf: only"
+    if values.export.default_quant == "F16":
+        yield *marks["export", "default_quant"].value, "export.default_quant: F16", "it refuses F16 here"
+    if values.export.default_temperature == 0:
+        yield *marks["export", "default_temperature"].value, "export.default_temperature: 0", "it must be above 0 there"
+
+
+def _code_blocks(found: Reading) -> Iterator[Note]:
+    """Fences that stand in a code block by one rule and not by the other; the first, for all after it follow from it.
+
+    There every line that begins with three backticks opens or closes a block, and no other does.
+    """
+    text = found.body.text
+    fences = {section.line for section in found.body.sections}
+    first = found.head.body_line if found.head else 1
+    code = False
+    for number, line in enumerate(text.split("\n")[first - 1 :], first):
+        if line.startswith("```"):
+            code = not code
+        elif line.startswith("::") and _FENCE.fullmatch(line) and code == (number in fences):
+            yield number, 1, line[:60], "it takes this for code" if code else "it takes this for a fence"
+            return
+    if code:
+        yield first, 1, "an odd number of lines that begin with ```", "it finds a code block that is never closed"
+
+
+def _sections(found: Reading) -> Iterator[Note]:
+    text = found.body.text
+    row, counted = 1, 0
+    for number, section in enumerate(found.body.sections):
+        if not isinstance(section, Instruction | Preference):
+            continue
+        start, end = found.body.spans[number]
+        row += text.count("\n", counted, start)
+        counted = start
+        headers = set(_header_lines(section))
+        for at, line in enumerate(text[start:end].split("\n"), row):
+            there, here = line.strip() in _HEADERS, at in headers
+            if there != here:
+                why = "it begins a new part of the section" if there else "it is a part of the text above"
+                yield at, 1, line.strip()[:60], why
+            elif not there and line.strip() and line[0].isspace() and at - 1 in headers:
+                yield at, 1, "white space at the beginning of a text", "it leaves it off"
+            other = _OTHER_ENDS.search(line)
+            if other:
+                yield at, other.start() + 1, f"the character U+{ord(other[0]):04X}", "it ends a line with it"
+
+
+def _header_lines(section: Section) -> Iterator[int]:
+    if isinstance(section, Instruction):
+        for pair in section.pairs:
+            yield from (pair.line, pair.answer_line)
+    elif isinstance(section, Preference):
+        for triple in section.triples:
+            yield from (triple.line, triple.chosen_line, triple.rejected_line)

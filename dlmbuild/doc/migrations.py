@@ -1,0 +1,107 @@
+"""An older document as the newest version of the format has it: as few edits as say the same."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+
+from dlmbuild.doc.block import Mark, Path, Position
+from dlmbuild.doc.body import read_sections
+from dlmbuild.doc.document import Reading, as_data, document_of, read
+from dlmbuild.doc.edits import Edit, edited
+from dlmbuild.doc.mistakes import Mistakes
+from dlmbuild.doc.versions import ESCAPES_SINCE, HYPERPARAMS, NEWEST_VERSION, REFERENCES
+from dlmbuild.errors import DocumentError, InvalidDocument, Where
+
+_BEHIND = re.compile(r"[ \t]*(,[ \t]*)?")
+"""What goes with an entry of a block that is taken out."""
+
+
+def migration(data: bytes, path: str) -> list[Edit]:
+    """The edits that bring the document `data` to the newest version; none for one that has it.
+
+    They keep what it says and the id of each section, which is checked. Raises InvalidDocument for its mistakes.
+    """
+    found = read(data, path)
+    if found.errors or found.head is None:
+        raise InvalidDocument(found.errors)
+    if found.head.version == NEWEST_VERSION:
+        return []
+    edits = [*_version(found), *_preference(found), *_escapes(found)]
+    after = read(edited(data, edits), path)
+    if after.errors or _meaning(after, path) != _meaning(found, path):
+        raise DocumentError(
+            f"this document cannot be brought to version {NEWEST_VERSION} by edits of single places",
+            where=Where(path),
+            why=str(after.errors[0].what if after.errors else "it would say something else"),
+            do="write its training.dpo as training.preference by hand, one key on each line",
+        )
+    return edits
+
+
+def _meaning(found: Reading, path: str) -> object:
+    ids = [found.body.section_id(number) for number in range(len(found.body.sections))]
+    return as_data(document_of(found, path)), ids
+
+
+class _Places:
+    """Offsets of the marks of a frontmatter."""
+
+    def __init__(self, found: Reading) -> None:
+        self.text = found.body.text
+        self.marks: Mapping[Path, Mark] = found.head.marks if found.head else {}
+        self._lines = [0, *(match.end() for match in re.finditer("\n", self.text))]
+
+    def offset(self, at: Position) -> int:
+        line, col = at
+        return self._lines[line - 1] + col - 1
+
+    def value(self, path: Path) -> tuple[int, int]:
+        return self.offset(self.marks[path].value), self.offset(self.marks[path].end)
+
+    def entry(self, path: Path) -> tuple[int, int]:
+        """From the beginning of the key to the end of the value."""
+        return self.offset(self.marks[path].key), self.offset(self.marks[path].end)
+
+
+def _version(found: Reading) -> Iterator[Edit]:
+    yield Edit(*_Places(found).value(("dlm_version",)), str(NEWEST_VERSION))
+
+
+def _escapes(found: Reading) -> Iterator[Edit]:
+    """A backslash more for each line whose first one would be left out from now on."""
+    if found.head and found.head.version < ESCAPES_SINCE:
+        body = read_sections(found.body.text, found.head.body, found.head.body_line, Mistakes(""), escapes=True)
+        for at in body.escapes:
+            yield Edit(at, at, "\\")
+
+
+def _preference(found: Reading) -> Iterator[Edit]:
+    """Version 1's `training.dpo` under its later name, with three of its keys in a block of their own."""
+    places, old = _Places(found), ("training", "dpo")
+    if old not in places.marks or not found.head or found.head.version != 1:
+        return
+    start = places.text.index("dpo", places.offset(places.marks[old].key))  # there may be a quotation mark first
+    yield Edit(start, start + len("dpo"), "preference")
+    moved = [path for path in places.marks if path[:2] == old and len(path) == 3 and path[2] in HYPERPARAMS]
+    if moved:
+        inner = ", ".join(f"{path[2]}: {places.text[slice(*places.value(path))]}" for path in moved)
+        yield Edit(*places.entry(moved[0]), f"hyperparams: {{{inner}}}")
+    for path in moved[1:]:
+        yield _removal(places.text, *places.entry(path))
+    reference = (*old, "reference")
+    if reference in places.marks:
+        start, end = places.value(reference)
+        yield Edit(start, end, REFERENCES.get(places.text[start:end].strip("\"'"), places.text[start:end]))
+
+
+def _removal(text: str, start: int, end: int) -> Edit:
+    """The edit that takes out an entry of a block: with its line where nothing else is there, or with a comma."""
+    first = text.rfind("\n", 0, start) + 1
+    behind = _BEHIND.match(text, end)
+    assert behind  # of nothing, where nothing is there
+    if text[first:start].isspace() and text[behind.end()] == "\n":
+        return Edit(first, behind.end() + 1, "")
+    before = text[first:start].rstrip(" \t")
+    comma = before.endswith(",") and "," not in behind[0]  # of two commas one goes
+    return Edit(first + len(before) - 1 if comma else start, behind.end(), "")

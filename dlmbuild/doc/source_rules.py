@@ -1,0 +1,82 @@
+"""What counts in a folder of sources: the patterns of the document, the defaults, and every `.dlm` on the way down.
+
+Of a name, in this order: the document's `exclude`, the defaults, each `exclude` and then each ignore file from the top
+down, the last word counts; only ignore files take something in again. `include` is the nearest one's. As in git, below
+a folder that is left out nothing is looked at.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from dlmbuild.doc.ignore import NEVER, compiled, excluded_by_default
+from dlmbuild.doc.source_config import Config
+from dlmbuild.io.digest import sha256_json
+
+EXCLUDED, BY_DEFAULT, NOT_INCLUDED = "excluded", "excluded by default", "not included"
+_EVERYTHING = (("**/*",), ("**",), ("*",))
+
+
+class Layer(NamedTuple):
+    """Patterns, and how many characters of a path lie above where they stand."""
+
+    patterns: tuple[str, ...]
+    cut: int
+
+
+class Rules(NamedTuple):
+    """The rules of one folder. `id` is the same exactly where all else is."""
+
+    id: str
+    include: Layer
+    exclude: tuple[Layer, ...]
+    ignore: tuple[Layer, ...] = ()
+    defaults: bool = True
+    metadata: tuple[tuple[str, str], ...] = ()
+    weights: tuple[tuple[str, tuple[tuple[str, float], ...]], ...] = ()
+
+    @classmethod
+    def of_document(cls, include: tuple[str, ...], exclude: tuple[str, ...]) -> Rules:
+        """Those of a source's root, as its document has them."""
+        return cls(sha256_json([include, exclude]), Layer(include, 0), (Layer(exclude, 0),) if exclude else ())
+
+    def below(self, config: Config, digest: str, cut: int) -> Rules:
+        """Those of a folder with a configuration of its own; `digest` names what it says."""
+        weights = {key: dict(values) for key, values in self.weights}
+        for key, values in config.weights.items():
+            weights[key] = {**weights.get(key, {}), **values}
+        return Rules(
+            sha256_json([self.id, digest, cut]),
+            Layer(config.include, cut) if config.include else self.include,
+            (*self.exclude, Layer(config.exclude, cut)) if config.exclude else self.exclude,
+            (*self.ignore, Layer(config.ignore, cut)) if config.ignore else self.ignore,
+            self.defaults if config.exclude_defaults is None else config.exclude_defaults,
+            tuple({**dict(self.metadata), **config.metadata}.items()),
+            tuple((key, tuple(values.items())) for key, values in weights.items()),
+        )
+
+    @property
+    def weight(self) -> float:
+        """How often a file here is trained: the product of the weights of the folder's metadata."""
+        product = 1.0
+        known = {key: dict(values) for key, values in self.weights}
+        for key, value in self.metadata:
+            product *= known.get(key, {}).get(value, 1.0)
+        return product
+
+    def why_not(self, name: str, path: str, *, folder: bool) -> str:
+        """Why a file or folder does not count; "" if it does. `path` begins below the root, a folder's ends in /."""
+        why = ""
+        if folder and name in NEVER:
+            return BY_DEFAULT
+        if any(compiled(layer.patterns).verdict(path[layer.cut :]) for layer in self.exclude):
+            why = EXCLUDED
+        elif self.defaults and excluded_by_default(name, folder=folder):
+            why = BY_DEFAULT
+        for layer in self.ignore:
+            verdict = compiled(layer.patterns).verdict(path[layer.cut :])
+            if verdict is not None:
+                why = EXCLUDED if verdict else ""
+        if why or folder or self.include.patterns in _EVERYTHING:
+            return why
+        return "" if compiled(self.include.patterns).cover(path[self.include.cut :]) else NOT_INCLUDED

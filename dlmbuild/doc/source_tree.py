@@ -1,0 +1,296 @@
+"""One folder of sources, walked: which files count, what their digests are, and what was left out and why.
+
+Folders are opened one inside the other and no link is followed on the way, so that nothing that happens meanwhile leads
+the walk out of its root. A folder that did not change costs a listing and a `stat` for each of its files.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from dlmbuild.doc.frontmatter import MAX_CHARACTERS
+from dlmbuild.doc.ignore import excluded_by_default
+from dlmbuild.doc.source_config import Config, read_config
+from dlmbuild.doc.source_file import ChangedError, examine, shown_name
+from dlmbuild.doc.source_memory import Memory, Names, settled, signature
+from dlmbuild.doc.source_rules import BY_DEFAULT, Rules
+from dlmbuild.errors import DocumentError, Where
+from dlmbuild.io.digest import sha256_json
+
+MAX_DEPTH = 64
+"""Folders within folders."""
+_MAX_PATH = 3800
+"""Bytes; the longest path that can be opened has 4095."""
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_CONFIG = ("training.yaml", "ignore")
+_GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+_FORBIDDEN = (errno.EACCES, errno.EPERM)
+
+
+class Tree:
+    """What lies below a root. `files` and the rest are filled by `walk`."""
+
+    def __init__(
+        self, root: str, shown: str, *, limit: int, links: Callable[[str], str] | None, memory: Memory
+    ) -> None:
+        """`root` is a path without links, `shown` how errors name it. Raises nothing yet.
+
+        `links` says where a link to a file leads that may be read, or "" for one that may not; None for no link.
+        """
+        self.root = root
+        self.files: dict[str, str] = {}
+        """Path from the root, with `/` → SHA-256."""
+        self.weights: dict[str, float] = {}
+        """Of those that are not trained once."""
+        self.linked: dict[str, str] = {}
+        """Path from the root → the file that a link of this path leads to."""
+        self.skipped: Counter[str] = Counter()
+        self.sizes: dict[str, int] = {}
+        self.folders: set[str] = set()
+        """Those that were listed: "" for the root, `a/b/` for one below it."""
+        self.seen: list[str] = []
+        """Files that count by their name, whatever is in them, and configurations."""
+        self._shown, self._limit, self._links, self._memory = shown, limit, links, memory
+
+    def walk(self, rules: Rules) -> None:
+        """Look at everything. Raises DocumentError, InvalidDocument (a configuration) and OSError (the root)."""
+        fd = os.open(self.root, _FOLDER)
+        try:
+            self._folder(fd, "", rules, 0)
+        finally:
+            os.close(fd)
+        self._memory.save(self.folders)
+
+    def only(self, name: str, rules: Rules) -> None:
+        """Look at one file of the root, which somebody named."""
+        fd = os.open(self.root, _FOLDER)
+        try:
+            found = os.stat(name, dir_fd=fd, follow_symlinks=False)
+            names: Names = {name: rules.why_not(name, name, folder=False) or self._memory.digests("").get(name, [])}
+            if type(names[name]) is str:
+                self.skipped[names[name]] += 1
+            else:
+                self._file(name, found, fd, "", names[name], names, 1.0)
+        finally:
+            os.close(fd)
+        self._memory.note_names("", rules.id, names)
+        self._memory.save({""})
+
+    def _folder(self, fd: int, prefix: str, rules: Rules, depth: int) -> None:
+        with os.scandir(fd) as listing:
+            entries = list(listing)
+        self.folders.add(prefix)
+        if any(entry.name == ".dlm" for entry in entries):
+            rules = self._configured(fd, prefix, rules)
+        weight = rules.weight if rules.weights else 1.0
+        known = self._memory.names(prefix, rules.id)
+        before = known or self._memory.digests(prefix)
+        names: Names = {}
+        inner: list[str] = []
+        for entry in entries:
+            name = entry.name
+            if name == ".dlm":
+                continue
+            if entry.is_symlink():
+                self._link(entry, fd, prefix, rules)
+            elif entry.is_dir(follow_symlinks=False):
+                key = name + "/"
+                why = known.get(key)
+                if type(why) is not str:
+                    why = _bad_name(name) or rules.why_not(name, prefix + key, folder=True)
+                names[key] = why
+                if why:
+                    self.skipped[f"{why} (folders)"] += 1
+                else:
+                    inner.append(name)
+            elif entry.is_file(follow_symlinks=False):
+                value = known.get(name)
+                if value is None:
+                    value = _bad_name(name) or rules.why_not(name, prefix + name, folder=False) or before.get(name, [])
+                names[name] = value
+                if type(value) is str:
+                    self.skipped[value] += 1
+                    continue
+                try:
+                    found = entry.stat(follow_symlinks=False)
+                except FileNotFoundError:
+                    del names[name]  # it is gone meanwhile
+                except PermissionError:
+                    self.skipped["not readable"] += 1
+                else:
+                    self._file(name, found, fd, prefix, value, names, weight)
+            else:
+                self.skipped["not a plain file"] += 1
+        self._memory.note_names(prefix, rules.id, names)
+        for name in sorted(inner):
+            self._enter(fd, name, prefix, rules, depth)
+
+    def _enter(self, fd: int, name: str, prefix: str, rules: Rules, depth: int) -> None:
+        path = f"{prefix}{name}/"
+        if depth == MAX_DEPTH or len(os.fsencode(f"{self.root}/{path}")) > _MAX_PATH:
+            self.skipped["nested too deeply (folders)"] += 1
+            return
+        try:
+            inner = os.open(name, _FOLDER, dir_fd=fd)
+        except OSError as error:
+            if error.errno in _FORBIDDEN:
+                self.skipped["not readable (folders)"] += 1
+            elif error.errno not in _GONE:
+                raise
+            return
+        try:
+            self._folder(inner, path, rules, depth + 1)
+        finally:
+            os.close(inner)
+
+    def _file(
+        self, name: str, found: os.stat_result, fd: int, prefix: str, value: Any, names: Names, weight: float
+    ) -> None:
+        path = prefix + name
+        self.seen.append(path)
+        # The common case, ten thousand times in a row: the stat is as it was.
+        if (
+            len(value) == 5
+            and value[3] == found.st_ctime_ns
+            and value[2] == found.st_mtime_ns
+            and value[1] == found.st_size
+            and value[0] == found.st_ino
+            and found.st_size <= self._limit
+        ):
+            result = value[4]
+        else:
+            result, settled_stat = self._examine(name, found, fd, path)
+            if result is None:
+                del names[name]
+                return
+            names[name] = [*settled_stat, result] if settled_stat else []
+        if len(result) == 64:
+            self.files[path] = result
+            self.sizes[path] = found.st_size
+            if weight != 1.0:
+                self.weights[path] = weight
+        else:
+            self.skipped[result] += 1
+
+    def _examine(
+        self, name: str, found: os.stat_result, fd: int | None, path: str
+    ) -> tuple[str | None, list[int] | None]:
+        """The file's digest or why it does not count, and its stat if that can be relied on; (None, None) if gone."""
+        for _ in range(3):
+            try:
+                certain = settled(found)
+                result = examine(name, found, self._limit, dir_fd=fd)
+                # What depends on the limit is found out anew each time, which costs nothing.
+                return result, signature(found) if certain and found.st_size <= self._limit else None
+            except ChangedError:
+                pass
+            except OSError as error:
+                if error.errno in _FORBIDDEN:
+                    return "not readable", None
+                if error.errno not in _GONE:
+                    raise _unreadable(error, f"{self._shown}/{shown_name(path)}") from None
+            try:
+                found = os.stat(name, dir_fd=fd, follow_symlinks=False)
+            except OSError:
+                return None, None
+            if not stat.S_ISREG(found.st_mode):
+                return "not a plain file", None
+        raise DocumentError(
+            "the file changes while it is read",
+            where=Where(f"{self._shown}/{shown_name(path)}"),
+            why="a build reads one state",
+            do="stop what writes it, or exclude it",
+        )
+
+    def _link(self, entry: os.DirEntry[str], fd: int, prefix: str, rules: Rules) -> None:
+        name, path = entry.name, prefix + entry.name
+        why = _bad_name(name) or rules.why_not(name, path, folder=False)
+        target = self._links(f"{self.root}/{path}") if self._links and not why else ""
+        if not target:
+            self.skipped[why or "a link"] += 1
+            return
+        if rules.defaults and excluded_by_default(target.rpartition("/")[2], folder=False):
+            self.skipped[BY_DEFAULT] += 1
+            return
+        try:
+            found = os.stat(target, follow_symlinks=False)  # noqa: PTH116
+        except OSError:
+            self.skipped["a link"] += 1
+            return
+        result = "not a plain file"
+        if stat.S_ISREG(found.st_mode):
+            result = self._examine(target, found, None, path)[0] or "a link"
+        if len(result) == 64:
+            self.seen.append(path)
+            self.files[path], self.linked[path] = result, target
+            self.sizes[path] = found.st_size
+            if rules.weight != 1.0:
+                self.weights[path] = rules.weight
+        else:
+            self.skipped[result] += 1
+
+    def _configured(self, fd: int, prefix: str, rules: Rules) -> Rules:
+        """The rules with those of the folder's own `.dlm`."""
+        shown = "/".join(filter(None, [self._shown, shown_name(prefix).rstrip("/"), ".dlm"]))
+        stats = [_config_stat(name, fd, shown) for name in _CONFIG]
+        self.seen += [f"{prefix}.dlm", *(f"{prefix}.dlm/{name}" for name, at in zip(_CONFIG, stats, strict=True) if at)]
+        if not any(stats):
+            return rules
+        signatures = [found and signature(found) for found in stats]
+        known = self._memory.config(prefix)
+        if known is None or known[0] != signatures:
+            yaml, patterns = (
+                _config_file(name, fd, shown) if at else None for name, at in zip(_CONFIG, stats, strict=True)
+            )
+            data = read_config(yaml, patterns, shown).as_data()
+            known = [signatures, sha256_json(data), data]
+            if all(found is None or settled(found) for found in stats):
+                self._memory.note_config(prefix, known)
+        return rules.below(Config.from_data(known[2]), known[1], len(prefix))
+
+
+def _config_stat(name: str, fd: int, folder: str) -> os.stat_result | None:
+    """The stat of a configuration file; None only where there is none: one that cannot be read is not left aside."""
+    try:
+        found = os.stat(f".dlm/{name}", dir_fd=fd)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR):
+            try:
+                os.stat(f".dlm/{name}", dir_fd=fd, follow_symlinks=False)
+            except OSError:
+                return None
+        raise _unreadable(error, f"{folder}/{name}") from None
+    if not stat.S_ISREG(found.st_mode):
+        raise DocumentError("not a plain file", where=Where(f"{folder}/{name}"), do="write a text file, or delete it")
+    return found
+
+
+def _config_file(name: str, fd: int, folder: str) -> bytes:
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+    try:
+        with open(os.open(f".dlm/{name}", flags, dir_fd=fd), "rb") as file:  # noqa: PTH123 - in an open folder
+            return file.read(4 * MAX_CHARACTERS)
+    except OSError as error:
+        raise _unreadable(error, f"{folder}/{name}") from None
+
+
+def _unreadable(error: OSError, path: str) -> DocumentError:
+    why, do = error.strerror or str(error), "check the path and its permissions"
+    return DocumentError("the file cannot be read", where=Where(path), why=why, do=do)
+
+
+def _bad_name(name: str) -> str:
+    """Why a name cannot be written down in a document's data; "" if it can."""
+    if name.isascii():
+        return ""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return "a name that is not UTF-8"
+    return ""
