@@ -4,50 +4,94 @@ A project's dodo.py is two lines:
 
     from dlmbuild.rules import project
     globals().update(project("*.dlm"))
+
+Nothing heavier is imported here than what a build with nothing to do needs; graph.py puts the stages together.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
-import signal
 import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from types import FrameType, TracebackType
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from typing import Any, cast
 
 from doit import get_var
 from doit.exceptions import InvalidDodoFile
 
+from dlmbuild.build.abort import end_quietly
 from dlmbuild.build.checker import ExistenceChecker
-from dlmbuild.build.project import Project
-from dlmbuild.build.reporter import Reporter
-from dlmbuild.doc.names import QUANTISATIONS
+from dlmbuild.build.reporter import Reporter, has_run_something
+from dlmbuild.build.uptodate import created, plain_words, remembered_graph, still_true
+from dlmbuild.io.streams import mend_streams
 from dlmbuild.lock import MODES, Mode
-
-from . import base, check, dataset, export, gguf, merge, parity, plan, quantize, smoke, train
-
-STAGES = (check, base, plan, dataset, train, gguf, quantize, parity, merge, smoke, export)
-"""In the order in which they follow each other."""
 
 
 def project(*patterns: str) -> dict[str, Any]:
     """What a dodo.py needs to build every document that matches a pattern below the current folder."""
-    _end_quietly()
-    found = Project(Path.cwd(), patterns, _lock_mode())
-    return {
-        "DLM_PROJECT": found,
-        "task_documents": _creator(found),
-        "DOIT_CONFIG": {
-            "default_tasks": ["export"],
-            "reporter": Reporter,
-            "check_file_uptodate": ExistenceChecker,
-            "backend": "dlm",
-            "dep_file": ".doit.db",
-            "par_type": "thread",
-        },
+    mend_streams()
+    end_quietly()
+    config = {
+        "default_tasks": ["export"],
+        "reporter": Reporter,
+        "check_file_uptodate": ExistenceChecker,
+        "backend": "dlm",
+        "dep_file": ".doit.db",
+        "par_type": "thread",
     }
+    graph = _Graph(patterns, _lock_mode())
+    known = graph.remembered()
+    if known is not None:
+        return {"task_documents": lambda: (task for task in known), "DOIT_CONFIG": config}
+    return {"DLM_PROJECT": graph.project, "task_documents": graph.create, "DOIT_CONFIG": config}
+
+
+class _Graph:
+    """The tasks of the documents that match some patterns."""
+
+    def __init__(self, patterns: tuple[str, ...], lock_mode: Mode) -> None:
+        self._patterns, self._lock_mode = patterns, lock_mode
+        self._key = json.dumps(patterns)
+
+    @cached_property
+    def project(self) -> Any:
+        from pathlib import Path
+
+        from dlmbuild.build.project import Project
+
+        return Project(Path.cwd(), self._patterns, self._lock_mode)
+
+    def create(self) -> Iterator[Any]:
+        """Make all tasks, for doit."""
+        from .graph import graph
+
+        kept = created[self._key] = []
+        for task in graph(self.project):
+            kept.append(dict(task) if isinstance(task, dict) else task)  # doit takes the dictionaries apart
+            yield task
+
+    def remembered(self) -> list[Any] | None:
+        """The tasks as the last build made them, if nothing has changed since: then all steps are up to date."""
+        words = plain_words(sys.argv)
+        note = still_true(words) if words is not None else None
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            return remembered_graph(note, self._key, self._ask, self._run) if note else None
+        return None
+
+    @cached_property
+    def _made(self) -> Mapping[str, dict[str, Any]]:
+        tasks = (task for task in self.create() if isinstance(task, dict) and task["name"] is not None)
+        return {f"{task['basename']}:{task['name']}": task for task in tasks}
+
+    def _ask(self, name: str) -> bool:
+        # A task of the person's own that has run may have changed anything: then the step itself is asked.
+        return not has_run_something() or bool(self._made[name]["meta"]["step"].is_up_to_date())
+
+    def _run(self, name: str) -> Any:
+        action: Callable[[], Any] = self._made[name]["actions"][0][0]
+        return action()
 
 
 def _lock_mode() -> Mode:
@@ -56,47 +100,3 @@ def _lock_mode() -> Mode:
     if mode not in MODES:
         raise InvalidDodoFile(f"lock={mode} is not known\n  → write lock=strict, lock=update or lock=ignore")
     return cast(Mode, mode)
-
-
-def _creator(found: Project) -> Callable[[], Iterator[Any]]:
-    def create() -> Iterator[Any]:
-        for stage in STAGES:
-            verb = stage.__name__.rpartition(".")[2]
-            yield {"basename": verb, "name": None, "doc": stage.tasks.__doc__}
-            if stage is not check:
-                for task in _blocked(found, per_quantisation=stage in (merge, smoke, export)):
-                    yield {"basename": verb, **task}
-            for task in stage.tasks(found):
-                yield {"basename": verb, **task} if isinstance(task, dict) else task
-
-    return create
-
-
-def _blocked(found: Project, *, per_quantisation: bool) -> Iterator[dict[str, Any]]:
-    """Tasks of documents with mistakes: whatever is asked of them ends at their check, which says what is wrong."""
-    for broken in found.broken:
-        variants = [f":{quant}" for quant in QUANTISATIONS] if per_quantisation else []
-        for variant in ("", *variants):
-            yield {
-                "name": broken.name + variant,
-                "doc": f"{broken.path} has mistakes",
-                "actions": None,
-                "task_dep": [f"check:{broken.name}"],
-            }
-
-
-def _end_quietly() -> None:
-    """Ctrl-C and SIGTERM end the build with one line instead of a page of doit's internals."""
-
-    def interrupted(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        if issubclass(kind, KeyboardInterrupt):
-            sys.stderr.write("\ninterrupted; what was finished is kept, `doit` carries on from there\n")
-        else:
-            sys.__excepthook__(kind, error, trace)
-
-    def terminate(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    sys.excepthook = interrupted
-    with contextlib.suppress(ValueError):  # not in the main thread: somebody embeds doit and handles signals
-        signal.signal(signal.SIGTERM, terminate)

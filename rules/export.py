@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from doit.task import Task
 
+from dlmbuild.build.clean import Clean, Exported
 from dlmbuild.build.project import Document, Project
 from dlmbuild.build.reading import checkpoint, read_json
 from dlmbuild.build.step import Step, Workplace
@@ -14,30 +17,46 @@ from dlmbuild.doc.names import QUANTISATIONS
 from dlmbuild.store.outputs import Files
 from dlmbuild.store.records import Record
 
+from .check import refused
+
 
 def tasks(project: Project) -> Iterator[dict[str, Any] | Task]:
     """build the exports that a runtime loads (the default quantisation of each document)"""
-    for document in project.documents:
+    said: set[Path] = set()
+    made = {quant: [_exported(document, quant) for document in project.documents] for quant in QUANTISATIONS}
+    for at, document in enumerate(project.documents):
         for quant in QUANTISATIONS:
-            yield {"name": f"{document.name}:{quant}", **_export(document, quant, project).task()}
+            task = _export(document, quant, project).task()
+            yield {"name": f"{document.name}:{quant}", **task, "clean": [Clean([made[quant][at]], said)]}
         default = f"export:{document.name}:{document.default_quant}"
-        yield _alias(document.name, f"{document.name} as {document.default_quant}", [default])
-    names = [d.name for d in project.documents] + [d.name for d in project.broken]
+        clean = Clean([made[document.default_quant][at]], said)
+        yield _alias(document.name, f"{document.name} as {document.default_quant}", [default], clean)
+    blocked = [f"check:{refusal.name}" for refusal in refused(project)]
     for quant in QUANTISATIONS:
-        yield _alias(quant, f"every document as {quant}", [f"export:{name}:{quant}" for name in names])
+        exports = [f"export:{document.name}:{quant}" for document in project.documents]
+        yield _alias(quant, f"every document as {quant}", exports + blocked, Clean(made[quant], said))
     # doit would let the group stand for all of its tasks; here it stands for the default quantisations.
+    # `doit clean` removes the exports of every quantisation; adapters and history stay.
     yield Task(
         "export",
         None,
         doc="build the exports that a runtime loads (the default quantisation of each document)",
-        task_dep=[f"export:{name}" for name in names],
+        task_dep=[f"export:{document.name}" for document in project.documents] + blocked,
         has_subtask=True,
-        clean=[(_remove_all, [project])],
+        clean=[Clean([export for exports in made.values() for export in exports], said)],
     )
 
 
-def _alias(name: str, doc: str, tasks: list[str]) -> dict[str, Any]:
-    return {"name": name, "doc": doc, "actions": None, "task_dep": tasks}
+def _alias(name: str, doc: str, tasks: list[str], clean: Clean) -> dict[str, Any]:
+    return {"name": name, "doc": doc, "actions": None, "task_dep": tasks, "clean": [clean]}
+
+
+def _files(quant: str) -> tuple[str, ...]:
+    return (f"base.{quant}.gguf", "adapter.gguf", f"model.{quant}.gguf", "Modelfile", "export_manifest.json")
+
+
+def _exported(document: Document, quant: str) -> Exported:
+    return Exported(document.store.export(quant), _files(quant))
 
 
 def _export(document: Document, quant: str, project: Project) -> Step:
@@ -88,13 +107,14 @@ def _export(document: Document, quant: str, project: Project) -> Step:
             append_run(store.manifest, document.dlm_id, "exports", run)
 
     def summary(record: Record) -> str:
-        model = document.name.lower()
+        model, name = shlex.quote(document.name.lower()), shlex.quote(document.name)
+        modelfile, whole = (shlex.quote(str(folder / name)) for name in ("Modelfile", f"model.{quant}.gguf"))
         return (
             f"\n{document.name} as {quant} is in {folder}\n"
             f"  model.{quant}.gguf  the whole model    base.{quant}.gguf + adapter.gguf  the same in two parts\n"
-            f'  ask it:      dlm prompt --export {quant} {document.name} "…"\n'
-            f"  in Ollama:   ollama create {model} -f {folder / 'Modelfile'} && ollama run {model}\n"
-            f"  llama.cpp:   llama-server -m {folder / f'model.{quant}.gguf'}"
+            f'  ask it:      dlm prompt --export {quant} {name} "…"\n'
+            f"  in Ollama:   ollama create {model} -f {modelfile} && ollama run {model}\n"
+            f"  llama.cpp:   llama-server -m {whole}"
         )
 
     return Step(
@@ -104,22 +124,10 @@ def _export(document: Document, quant: str, project: Project) -> Step:
         inputs={**big, **reports, "adapter": store.adapter / "adapter.json"},
         params=params,
         reads=(store.document, base.facts, store.root / "dataset.json"),
-        outputs=Files({name: folder / name for name in (*big, "Modelfile", "export_manifest.json")}),
+        outputs=Files({name: folder / name for name in _files(quant)}),
         work=work,
         lock_file=store.lock_file,
         archive=project.archive,
-        clean=True,
         done=done,
         summary=summary,
     )
-
-
-def _remove_all(project: Project) -> None:
-    """`doit clean` removes the exports of every quantisation; adapters and history stay."""
-    import shutil
-
-    for document in project.documents:
-        exports = document.store.root / "exports"
-        if exports.is_dir():
-            print(f"removing {exports}")
-            shutil.rmtree(exports)

@@ -26,9 +26,9 @@ def _plan(document: Document, project: Project) -> Step:
     name = f"plan:{document.name}"
 
     def params() -> Mapping[str, Any]:
-        facts, training = read_json(base.facts), read_json(document.store.document)["training"]
+        facts = read_json(base.facts)
         return {
-            "training": {key: value for key, value in training.items() if not key.startswith("sources")},
+            "training": read_json(document.store.document)["training"],
             "base": {**base_identity(base), **{name: facts[name] for name in _OF_THE_BASE}},
             **planning_facts(document, project),
         }

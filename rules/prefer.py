@@ -48,7 +48,7 @@ def _prefer(document: Document, project: Project) -> Step:
         name=name,
         doc=f"the adapter of {document.name}, trained on its preferences",
         rule="prefer/1",
-        inputs={"adapter": before.index, "pairs": pairs},
+        inputs={"adapter": before.index_file, "pairs": pairs},
         params=params,
         reads=(store.root / "dataset.json", store.plan, base.facts),
         outputs=after,

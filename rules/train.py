@@ -49,7 +49,7 @@ def _train(document: Document, project: Project) -> Step:
     return Step(
         name=name,
         doc=f"the adapter of {document.name}",
-        rule="train/1",
+        rule="train/2",
         inputs={"dataset": dataset},
         params=params,
         reads=(store.plan, base.facts),

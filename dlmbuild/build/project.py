@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
-from functools import cached_property
+from collections.abc import Iterator, Mapping
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -16,14 +16,16 @@ from doit.exceptions import InvalidDodoFile
 
 from dlmbuild import base_models
 from dlmbuild.base_models.reference import Reference, parse_reference
+from dlmbuild.build import uptodate
+from dlmbuild.build.dodo import running_dodo
 from dlmbuild.build.step import Archive
-from dlmbuild.errors import DlmError, DocumentError, UsageError, Where
+from dlmbuild.errors import BaseModelError, DlmError, DocumentError, InvalidDocument, UsageError, Where
 from dlmbuild.io.atomic import write_atomic
 from dlmbuild.io.digest import canonical_json
 from dlmbuild.lock import Mode
 from dlmbuild.store.layout import BaseFolder, Home, Store
 
-_HEADER_VERSION = "4"
+_HEADER_VERSION = "6"
 _REGISTRY = Path(base_models.__file__).with_name("registry.toml")
 
 
@@ -38,6 +40,8 @@ class Document(NamedTuple):
     store: Store
     prefers: bool = False
     """Whether its adapter is trained on preferences, after the rows."""
+    sources: Mapping[str, Any] = {}
+    """`given` and `policy`: the sources as the frontmatter has them. Empty where there are none."""
 
     @property
     def name(self) -> str:
@@ -63,14 +67,14 @@ class Project:
 
     def __init__(self, folder: Path, patterns: tuple[str, ...], lock_mode: Mode = "") -> None:
         self.folder = folder
-        self._patterns = patterns
+        self.patterns = patterns
         self.lock_mode = lock_mode
         self.lock_path = folder / "dlm.lock"
         self.archive = Archive(Home.default())
 
     @cached_property
     def _all(self) -> list[Document | BrokenDocument]:
-        found = sorted({path for pattern in self._patterns for path in self.folder.glob(pattern) if not path.is_dir()})
+        found = sorted({path for pattern in self.patterns for path in self._glob(pattern) if not path.is_dir()})
         self.noticed.update(found, self._searched(), [self.folder / "dodo.py", self.lock_path])
         documents = [self._load(path.relative_to(self.folder)) for path in found]
         _refuse_clashes(documents)
@@ -93,10 +97,19 @@ class Project:
     def base_folder(self, reference: Reference) -> BaseFolder:
         return self.archive.home.base(reference.key)
 
+    def _glob(self, pattern: str) -> list[Path]:
+        try:
+            return list(self.folder.glob(pattern))
+        except (ValueError, NotImplementedError):
+            raise InvalidDodoFile(
+                f"project({pattern!r}) in dodo.py: this is no pattern for files below {self.folder}\n"
+                f'  → write one such as "*.dlm"'
+            ) from None
+
     def _searched(self) -> Iterator[Path]:
         """The folders in which a new document would be found."""
         yield self.folder
-        for pattern in self._patterns:
+        for pattern in self.patterns:
             parts = pattern.split("/")[:-1]
             for depth in range(1, len(parts) + 1):
                 yield from (path for path in self.folder.glob("/".join(parts[:depth])) if path.is_dir())
@@ -115,17 +128,20 @@ class Project:
             what = f"the document cannot be read: {error.strerror}"
             return BrokenDocument(path, DocumentError(what, where=Where(str(path))))
         store = self.archive.home.store(header["dlm_id"])
-        return Document(path, header["dlm_id"], reference, header["default_quant"], store)
+        shape = (header.get("prefers", False), header.get("sources", {}))
+        return Document(path, header["dlm_id"], reference, header["default_quant"], store, *shape)
 
     def _all_mistakes(self, path: Path, first: DlmError) -> DlmError:
         """A header is read without the body; once something is wrong, everything that is wrong is told."""
         from dlmbuild.doc.document import parse_bytes
 
+        whole = self.folder / path
         try:
-            where = parse_bytes((self.folder / path).read_bytes(), str(path)).where("base_model")
-        except DlmError as error:
-            return error
-        return type(first)(first.what, where=where, why=first.why, do=first.do)
+            parse_bytes(whole.read_bytes(), str(path), partial(parse_reference, folder=whole.parent))
+        except InvalidDocument as error:
+            (one, *more) = error.errors
+            return one if isinstance(one, BaseModelError) and not more else error
+        return first  # the file was mended between the two readings
 
     def _header(self, path: Path) -> dict[str, Any]:
         sha256 = self.archive.cache.digest(self.folder / path)
@@ -145,6 +161,10 @@ class Project:
             "default_quant": found.default_quant,
         }
         reference = parse_reference(found.base_model, (self.folder / path).parent)
+        if found.prefers:
+            header["prefers"] = True
+        if found.sources:
+            header["sources"] = {"given": found.sources, "policy": found.sources_policy}
         if reference.path is None:  # what lies on this disk is named by a path, which is not the document's
             header["reference"] = reference.as_data()
         with contextlib.suppress(OSError):  # only memory: where nothing can be written, the steps say so
@@ -162,38 +182,35 @@ def find_document(named: str, folder: Path) -> tuple[Project, Document]:
     else:
         project = project_of(folder)
     name = path.stem if path.suffix == ".dlm" else named  # a name may hold dots itself
-    try:
-        documents = project.documents
-    except InvalidDodoFile as error:
-        raise UsageError(str(error)) from None
-    for document in documents:
+    for document in project.documents:
         if document.name == name:
             return project, document
     for broken in project.broken:
         if broken.name == name:
             raise broken.error
-    names = ", ".join(document.name for document in documents) or "none"
+    names = ", ".join(document.name for document in project.documents) or "none"
     raise UsageError(f"there is no document {named!r} in this project", why=f"its documents are: {names}")
 
 
 def project_of(folder: Path) -> Project:
-    """The project that the dodo.py in `folder` declares. Raises UsageError where there is none."""
-    if not (folder / "dodo.py").is_file():
-        raise UsageError(
-            "there is no dodo.py in this folder",
-            why="it says which documents belong to a project",
-            do="go to the project's folder, or give the document's path",
-        )
+    """The project that the dodo.py in `folder` declares. Raises UsageError where there is none, or for its mistakes."""
     import runpy
 
+    dodo = folder / "dodo.py"
+    uptodate.loaded_by_hand = True
     try:
-        project = runpy.run_path(str(folder / "dodo.py")).get("DLM_PROJECT")
-    except InvalidDodoFile as error:
-        raise UsageError(str(error)) from None
+        with running_dodo(dodo):
+            project = runpy.run_path(str(dodo)).get("DLM_PROJECT")
+    finally:
+        uptodate.loaded_by_hand = False
     if not isinstance(project, Project):
         raise UsageError(
             "dodo.py calls no dlmbuild.rules.project", do='globals().update(project("*.dlm")) in dodo.py declares one'
         )
+    try:
+        _ = project.documents  # two of one name are a mistake of the project, too
+    except InvalidDodoFile as error:
+        raise UsageError(str(error)) from None
     return project
 
 

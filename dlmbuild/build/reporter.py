@@ -6,6 +6,7 @@ On a terminal the running step has a live bar; anywhere else a line now and then
 from __future__ import annotations
 
 import io
+import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -13,7 +14,9 @@ from typing import IO, Any
 
 from doit.exceptions import UnmetDependency
 
+from dlmbuild.build.uptodate import created, plain_words, write_note
 from dlmbuild.io.progress import Progress
+from dlmbuild.io.streams import write_nowhere
 
 _EVERY_SECONDS = 15.0
 """How often a step without a terminal says how far it is."""
@@ -25,14 +28,16 @@ class Reporter:
     desc = "one line per step that does something"
 
     def __init__(self, outstream: IO[str], options: dict[str, Any]) -> None:
-        self._out = outstream
-        for stream in (outstream, sys.stderr):
+        self._out = outstream or sys.stdout  # doit has none where standard output is closed
+        for stream in (self._out, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="replace")  # a terminal without ✓ shows ? and the build goes on
         self._started: dict[str, float] = {}
         self._failed: list[str] = []
         self._ran = 0
+        self.has_run = False
         self._fresh = 0
+        self._ignored: set[str] = set()
         self._summaries: list[str] = []
         self._bars: Any = None
         self._rows: dict[str, Any] = {}
@@ -41,14 +46,15 @@ class Reporter:
     # -- doit's side -------------------------------------------------------------------------------------------
 
     def initialize(self, tasks: Any, selected: Any) -> None:
-        global _current, _last_run
-        _current, _last_run = self, (tasks, list(selected))
+        global _current
+        _current, self._tasks = self, (tasks, list(selected))
 
     def get_status(self, task: Any) -> None:
         pass
 
     def execute_task(self, task: Any) -> None:
         if task.actions:
+            self.has_run = True
             self._started[task.name] = time.monotonic()
 
     def add_success(self, task: Any) -> None:
@@ -71,7 +77,12 @@ class Reporter:
             self._fresh += 1
 
     def skip_ignore(self, task: Any) -> None:
-        self._line(f"- {task.name}  ignored (doit forget {task.name} takes it back)")
+        causes = [name for name in task.task_dep if name in self._ignored]
+        self._ignored.add(task.name)
+        if not causes:
+            self._line(f"- {task.name}  ignored (doit forget {shlex.quote(task.name)} takes it back)")
+        elif task.actions:
+            self._line(f"- {task.name}  ignored with {causes[0]}")
 
     def cleanup_error(self, exception: Any) -> None:
         self._line(exception.get_msg(), err=True)
@@ -89,8 +100,28 @@ class Reporter:
         _current = _Nobody()
         for summary in self._summaries:
             self._line(summary)
-        if not self._failed and not self._ran and self._fresh:
+        if self._failed or sys.exc_info()[0] is not None:  # doit comes here when it is interrupted, too
+            return
+        if self._ignored:
+            if not self._ran and self._fresh:
+                self._line(f"what is not ignored is up to date ({self._fresh} steps)")
+            return
+        if not self._ran and self._fresh:
             self._line(f"everything is up to date ({self._fresh} steps)")
+        self._note_it()
+
+    def _note_it(self) -> None:
+        """Leave a note to the next build, if this one made its graph and all of it are steps of ours."""
+        words = plain_words(sys.argv) if created else None
+        if words is None:
+            return
+        from dlmbuild.build.project import Project
+        from dlmbuild.build.why import steps_of
+
+        tasks, selected = self._tasks
+        steps = steps_of(tasks, selected)
+        if steps is not None:
+            write_note(words, steps, Project.noticed)
 
     # -- the steps' side ---------------------------------------------------------------------------------------
 
@@ -167,8 +198,11 @@ class Reporter:
             self._bars.console.print(text, markup=False, highlight=False, soft_wrap=True)
         else:
             stream = sys.stderr if err else self._out
-            stream.write(text + "\n")
-            stream.flush()
+            try:
+                stream.write(text + "\n")
+                stream.flush()
+            except OSError:  # the reader has gone, or the disk that it went to is full: no reason to stop building
+                write_nowhere(2 if err else 1)
 
 
 class _Nobody:
@@ -188,12 +222,11 @@ class _Nobody:
 
 
 _current: Reporter | _Nobody = _Nobody()
-_last_run: tuple[dict[str, Any], list[str]] | None = None
 
 
-def last_run() -> tuple[dict[str, Any], list[str]] | None:
-    """doit's tasks and the selected names of the last run in this process."""
-    return _last_run
+def has_run_something() -> bool:
+    """Whether the run that is on has begun to execute any task, of ours or of the person's own."""
+    return isinstance(_current, Reporter) and _current.has_run
 
 
 def watcher() -> Reporter | _Nobody:

@@ -49,9 +49,11 @@ def why(tasks: Mapping[str, Any], selected: Sequence[str]) -> list[Finding]:
         ]
 
 
-def steps_of(tasks: Mapping[str, Any], selected: Sequence[str]) -> list[Step]:
-    """The steps that `selected` needs."""
-    return [tasks[name].meta["step"] for name in _in_order(tasks, selected) if (tasks[name].meta or {}).get("step")]
+def steps_of(tasks: Mapping[str, Any], selected: Sequence[str]) -> list[Step] | None:
+    """The steps that `selected` needs; None if it needs a task that is no step as well."""
+    steps = [(tasks[name].meta or {}).get("step") for name in _in_order(tasks, selected)]
+    found = [step for step in steps if step is not None]
+    return found if len(found) == len(steps) else None
 
 
 def _in_order(tasks: Mapping[str, Any], selected: Sequence[str]) -> Iterator[str]:
@@ -142,7 +144,7 @@ def _content_changes(step: Step, last: Record, made: Path) -> list[str]:
         return []
     places = step.places()
     found = [
-        re.sub(r"^sections\[\d+\]", lambda part: places.get(part[0], part[0]), line)
+        re.sub(r"^(sections\[\d+\]|sources\[\d+\]\.files\.)", lambda part: places.get(part[0], part[0]), line)
         for line in differences(json.loads(before.read_bytes()), json.loads(made.read_bytes()))
     ]
     return found or ["what it says is the same: nothing follows"]

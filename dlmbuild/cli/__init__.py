@@ -1,6 +1,6 @@
 """`dlm`: the commands for documents, and all of doit for building them. One file per command.
 
-Exit codes: 0 done, 1 failed, 2 the command line was wrong, 130 interrupted.
+Exit codes: 0 done, 1 failed, 2 the command line was wrong, 130 interrupted, 141 nobody reads the output any more.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 COMMANDS = {
     "init": "start a project folder with a document to write in",
     "check": "say whether documents are well written, and where not",
+    "migrate": "bring documents to the newest version of the format",
     "prompt": "ask a built model a question",
     "show": "what was built, and what uses the disk",
     "gc": "make room: what nothing needs any more",
@@ -30,69 +31,92 @@ _SWITCHES = {
 """Words before the command → the environment that says the same."""
 
 
+def _uncaught(kind: type[BaseException], error: BaseException, trace: object) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        sys.stderr.write("\ninterrupted\n")
+    else:
+        sys.__excepthook__(kind, error, error.__traceback__)
+
+
+sys.excepthook = _uncaught  # at once: Ctrl-C may come before `main` is called, and after it has returned
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the `dlm` script."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # where → or an answer's letters cannot be shown, ? stands
-    while words and words[0] in _SWITCHES:
-        name, value = _SWITCHES[words.pop(0)]
-        os.environ[name] = value
     try:
-        if words and words[0] in ("--help", "-h", "help") and len(words) == 1:
-            print(_usage())
-            return 0
-        if words == ["--version"]:
-            from dlmbuild import __version__
+        from dlmbuild.io.streams import BROKEN_PIPE, mend_streams, write_nowhere
 
-            print(f"dlmbuild {__version__}")
-            return 0
-        if words and words[0] == "build":
-            from dlmbuild.cli.build import run
-
-            return run(words[1:])
-        return _own(words) if words and words[0] in COMMANDS else run_doit(words)
+        mend_streams()
+        try:
+            return _run(list(sys.argv[1:] if argv is None else argv))
+        except BrokenPipeError:
+            write_nowhere(1, 2)
+            return BROKEN_PIPE
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return 130
 
 
-def _own(words: list[str]) -> int:
-    import argparse
-    import importlib
-
-    from dlmbuild.errors import DlmError
-
-    command = importlib.import_module(f"dlmbuild.cli.{words[0]}")
-    parser = argparse.ArgumentParser(prog=f"dlm {words[0]}", description=command.__doc__)
-    command.add_arguments(parser)
-    arguments = parser.parse_args(words[1:])
+def _run(words: list[str]) -> int:
     try:
-        return int(command.run(arguments))
-    except DlmError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    except OSError as error:
-        if os.environ.get("DLM_VERBOSE"):
-            raise
-        print(f"{error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
-        return 1
+        code = _command(words)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        raise
     except Exception as error:
         if os.environ.get("DLM_VERBOSE"):
             raise
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        print("  this is a defect of dlmbuild; `dlm --verbose …` shows where", file=sys.stderr)
-        return 1
+        print(in_words(error), file=sys.stderr)
+        return getattr(error, "exit_code", 1)
+
+
+def _command(words: list[str]) -> int:
+    while words and words[0] in _SWITCHES:
+        name, value = _SWITCHES[words.pop(0)]
+        os.environ[name] = value
+    if words and words[0] in ("--help", "-h", "help") and len(words) == 1:
+        print(_usage())
+        return 0
+    if words == ["--version"]:
+        from dlmbuild import __version__
+
+        print(f"dlmbuild {__version__}")
+        return 0
+    if words and words[0] == "build":
+        from dlmbuild.cli.build import run
+
+        return run(words[1:])
+    return _own(words) if words and words[0] in COMMANDS else run_doit(words)
+
+
+def _own(words: list[str]) -> int:
+    import importlib
+
+    from dlmbuild.cli.words import Parser
+
+    command = importlib.import_module(f"dlmbuild.cli.{words[0]}")
+    parser = Parser(prog=f"dlm {words[0]}", description=command.__doc__)
+    command.add_arguments(parser)
+    return int(command.run(parser.parse_intermixed_args(words[1:])))
 
 
 def run_doit(words: list[str]) -> int:
     """Hand the words to doit; its exit code in our terms."""
-    from doit.doit_cmd import DoitMain
+    from dlmbuild.cli.engine import Engine
 
-    code = DoitMain().run(words) or 0  # some commands of doit return nothing when all went well
-    # doit tells a failed task (1), an error in one (2) and a wrong command line (3) apart; here 2 is the command line.
-    return {0: 0, 1: 1, 2: 1}.get(code, 2)
+    return Engine().run(words)
+
+
+def in_words(error: Exception) -> str:
+    """What a person is told about an error that nothing else has told."""
+    from dlmbuild.errors import DlmError
+
+    if isinstance(error, DlmError):
+        return str(error)
+    if isinstance(error, OSError):
+        return f"{error.filename or 'the output cannot be written'}: {error.strerror or error}"
+    return f"{type(error).__name__}: {error}\n  this is a defect of dlmbuild; `dlm --verbose …` shows where"
 
 
 def _usage() -> str:

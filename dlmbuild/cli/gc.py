@@ -7,12 +7,14 @@ import shutil
 import sys
 from contextlib import ExitStack
 
-from dlmbuild.errors import UsageError
+from dlmbuild.cli.words import whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--delete", action="store_true", help="delete it; without this nothing is touched")
-    parser.add_argument("--versions", type=int, default=3, help="adapter versions to keep per document (default 3)")
+    parser.add_argument(
+        "--versions", type=whole(1, 10**6), default=3, metavar="N", help="adapter versions to keep (default 3)"
+    )
     parser.add_argument("--verbose", action="store_true", help="name each file")
 
 
@@ -23,8 +25,6 @@ def run(arguments: argparse.Namespace) -> int:
     from dlmbuild.store.layout import Home
     from dlmbuild.store.objects import Objects
 
-    if arguments.versions < 1:
-        raise UsageError("--versions must be at least 1", why="the version in use always stays")
     home = Home.default()
     with ExitStack() as locks:
         for folder in folders(home) if arguments.delete else ():

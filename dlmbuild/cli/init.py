@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
+import re
 from importlib.resources import files
 from pathlib import Path
 
-from dlmbuild.errors import UsageError
+from dlmbuild.errors import BaseModelError, UsageError
 from dlmbuild.io.atomic import write_atomic
 from dlmbuild.io.ulid import new_ulid
 
@@ -19,21 +21,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from dlmbuild.base_models.reference import parse_reference
     from dlmbuild.doc.document import parse_text
+    from dlmbuild.doc.mistakes import Mistakes
+    from dlmbuild.doc.names import check_name
+    from dlmbuild.doc.versions import NEWEST_VERSION
 
     folder = arguments.folder
     name = folder.resolve().name
-    parse_reference(arguments.base, folder)
+    # Whatever is wrong with the words is refused before anything is written.
+    mistakes = Mistakes(str(folder))
+    check_name(name, mistakes)
+    for mistake in mistakes:
+        raise UsageError(mistake.what, why=mistake.why, do="dlm init with another name, for example: dlm init mybook")
+    try:
+        parse_reference(arguments.base, folder)
+    except BaseModelError as error:
+        raise UsageError(f"--base: {error.what}", why=error.why, do=error.do) from None
     templates = files("dlmbuild.cli") / "templates"
     document = (templates / "document.dlm").read_text("utf-8")
-    document = document.replace("{dlm_id}", new_ulid()).replace("{base_model}", arguments.base)
+    plain = re.fullmatch(r"[\w./@~-]+(:[\w./@~-]+)?", arguments.base)
+    base = arguments.base if plain else json.dumps(arguments.base, ensure_ascii=False)  # JSON's strings are YAML's, too
+    written = {"dlm_id": new_ulid(), "dlm_version": str(NEWEST_VERSION), "base_model": base}
+    for key, value in written.items():
+        document = document.replace(f"{{{key}}}", value)
     wanted = {
         f"{name}.dlm": document,
         "dodo.py": (templates / "dodo.txt").read_text("utf-8"),
         ".gitignore": (templates / "gitignore.txt").read_text("utf-8"),
         ".pre-commit-config.yaml": (templates / "pre-commit.yaml").read_text("utf-8"),
     }
-    # A folder whose name cannot name a document is refused before anything is written.
     parse_text(document, f"{name}.dlm")
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file", why="a project is a folder", do="dlm init with another name")
     there = [file for file in wanted if (folder / file).exists()]
     if there:
         raise UsageError(

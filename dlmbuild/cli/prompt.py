@@ -3,42 +3,77 @@
 from __future__ import annotations
 
 import argparse
+import os
+import shlex
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlmbuild.errors import StoreError, UsageError
+from dlmbuild.cli.words import real, whole
+from dlmbuild.doc.names import QUANTISATIONS
+from dlmbuild.errors import StoreError, UsageError, Where
 
 if TYPE_CHECKING:
     from dlmbuild.build.project import Document, Project
+
+_LONGEST_QUESTION = 1 << 20
+"""In bytes. No base reads as much."""
+_LEAST_TEMPERATURE = 0.001
+"""Below it, what is divided by the temperature leaves the range of fp32, and the likeliest token is all there is."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("document", help="name of a document of this project, or its path")
     parser.add_argument("question", nargs="?", help="read from standard input if left out")
     model = parser.add_mutually_exclusive_group()
-    model.add_argument("--export", metavar="QUANT", help="ask the exported GGUF, for example Q4_K_M, in llama.cpp")
+    model.add_argument(
+        "--export",
+        choices=QUANTISATIONS,
+        metavar="QUANT",
+        help="ask the exported GGUF, for example Q4_K_M, in llama.cpp",
+    )
     model.add_argument("--base", action="store_true", help="ask the base without the adapter, to compare")
-    parser.add_argument("--max-tokens", type=int, default=256, help="longest answer in tokens (default 256)")
     parser.add_argument(
-        "--temp", type=float, help="temperature; 0 always takes the likeliest token (default: the document's)"
+        "--max-tokens", type=whole(1, 32768), default=256, help="longest answer in tokens (default 256)", metavar="N"
     )
     parser.add_argument(
-        "--top-p", type=float, help="smallest share of probability to sample from (default: the document's)"
+        "--temp",
+        type=real(f"0 or a number from {_LEAST_TEMPERATURE} to 2", lambda t: t == 0 or _LEAST_TEMPERATURE <= t <= 2),
+        help="temperature, up to 2; 0 always takes the likeliest token (default: the document's)",
     )
-    parser.add_argument("--seed", type=int, default=42, help="for sampling (default 42)")
+    parser.add_argument(
+        "--top-p",
+        type=real("a number above 0 and up to 1", lambda p: 0 < p <= 1),
+        help="smallest share of probability to sample from, up to 1 (default: the document's)",
+    )
+    # llama.cpp's seeds have 32 bits, and the largest means that it draws one itself.
+    parser.add_argument("--seed", type=whole(0, 2**32 - 2), default=42, help="for sampling (default 42)")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    question = arguments.question if arguments.question is not None else sys.stdin.read()
-    if not question.strip():
+    question = _question(arguments.question).strip()
+    if not question:
         raise UsageError("there is no question", do=f'dlm prompt {arguments.document} "How …?"')
-    if arguments.max_tokens < 1 or (arguments.temp is not None and arguments.temp < 0):
-        raise UsageError("--max-tokens must be at least 1 and --temp at least 0")
-    print(answers(arguments.document, [question.strip()], arguments)[0])
+    print(answers(arguments.document, [question], arguments)[0])
     return 0
+
+
+def _question(given: str | None) -> str:
+    """The question as text, from the command line or standard input."""
+    data = sys.stdin.buffer.read(_LONGEST_QUESTION + 1) if given is None else os.fsencode(given)
+    if len(data) > _LONGEST_QUESTION:
+        raise UsageError("the question is too long", why=f"at most {_LONGEST_QUESTION} bytes are read", do="shorten it")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            "the question is not UTF-8 text",
+            why=f"its byte {error.start + 1} is 0x{data[error.start]:02x}",
+            do="write it in UTF-8, for example through: iconv -t UTF-8",
+        ) from None
 
 
 def answers(document: str, questions: list[str], arguments: argparse.Namespace) -> list[str]:
@@ -50,30 +85,30 @@ def answers(document: str, questions: list[str], arguments: argparse.Namespace) 
     project, found = find_document(document, Path.cwd())
     store = found.store
     if not store.document.exists():
-        raise _unbuilt(found.name, "train", "nothing has been built from it yet")
+        raise _unbuilt(project, "nothing has been built from it yet", f"train:{found.name}")
     if _changed(project, found):
         print(f"{found.path} has changed since this was built; `doit` brings the model up to date", file=sys.stderr)
-    data = read_json(store.document)
-    params = {
-        "questions": questions,
-        "system_prompt": data["system_prompt"],
-        "sampling": _sampling(arguments, data["export"]),
-    }
+    with _as_built(store.document, project, f"check:{found.name}"):
+        data = read_json(store.document)
+        params = {
+            "questions": questions,
+            "system_prompt": data["system_prompt"],
+            "sampling": _sampling(arguments, data["export"]),
+        }
     if arguments.export:
         require_extra("xllamacpp")
         inputs = {"model": store.export(arguments.export) / f"model.{arguments.export}.gguf"}
         if not inputs["model"].exists():
             task = f"export:{found.name}:{arguments.export}"
-            raise _unbuilt(found.name, task, f"it has no export {arguments.export}")
+            raise _unbuilt(project, f"{found.name} has no export {arguments.export}", task)
     else:
-        from dlmbuild.store.outputs import AdapterVersions
-
         require_extra("torch", "transformers", "peft")
-        inputs = {} if arguments.base else {"adapter": AdapterVersions(store.adapter).current()}
+        inputs = {} if arguments.base else {"adapter": _adapter(project, found)}
         base = project.base_folder(found.base)
         if not base.facts.exists():
-            raise _unbuilt(found.name, f"base:{found.base.key}", "its base has not been fetched")
-        inputs["base"] = checkpoint(base)
+            raise _unbuilt(project, "its base has not been fetched", f"base:{found.base.key}")
+        with _as_built(base.facts, project, f"base:{found.base.key}"):
+            inputs["base"] = checkpoint(base)
     # Not below the store: a build that runs meanwhile sweeps what it finds there.
     with tempfile.TemporaryDirectory() as out:
         result = run_job(
@@ -88,6 +123,30 @@ def answers(document: str, questions: list[str], arguments: argparse.Namespace) 
     return list(result["answers"])
 
 
+def _adapter(project: Project, found: Document) -> Path:
+    """The adapter in use."""
+    from dlmbuild.store.outputs import AdapterVersions
+
+    try:
+        return AdapterVersions(found.store.adapter).current()
+    except StoreError as error:
+        raise _unbuilt(project, f"{error.what}: {error.why}", f"train:{found.name}") from None
+
+
+@contextmanager
+def _as_built(path: Path, project: Project, task: str) -> Iterator[None]:
+    """For the block, what cannot be read from a file that `task` made is that file's damage."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise StoreError(
+            "the file is damaged",
+            where=Where(str(path)),
+            why=f"{type(error).__name__}: {error}",
+            do=_build(project, task),
+        ) from None
+
+
 def _changed(project: Project, document: Document) -> bool:
     """Whether the document's file is another than the one that was last checked."""
     from dlmbuild.store.built import read_built
@@ -99,12 +158,20 @@ def _changed(project: Project, document: Document) -> bool:
 
 def _sampling(arguments: argparse.Namespace, export: Mapping[str, Any]) -> dict[str, Any]:
     temperature = export["default_temperature"] or 0.0 if arguments.temp is None else arguments.temp
+    if temperature < _LEAST_TEMPERATURE:
+        temperature = 0.0
     top_p = export["default_top_p"] or 1.0 if arguments.top_p is None else arguments.top_p
     return {"temperature": temperature, "top_p": top_p, "seed": arguments.seed, "max_tokens": arguments.max_tokens}
 
 
-def _unbuilt(name: str, task: str, why: str) -> StoreError:
-    return StoreError(f"{name} cannot be asked yet", why=why, do=f"doit {task}")
+def _unbuilt(project: Project, why: str, task: str) -> StoreError:
+    return StoreError("the model cannot be asked yet", why=why, do=_build(project, task))
+
+
+def _build(project: Project, task: str) -> str:
+    """The command that builds `task`, typed here."""
+    folder = project.folder.resolve()
+    return f"doit {task}" if folder == Path.cwd() else f"cd {shlex.quote(str(folder))} && doit {task}"
 
 
 def _threads() -> int:

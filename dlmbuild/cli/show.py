@@ -7,6 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from dlmbuild.cli.words import tell_of_broken
+from dlmbuild.errors import UsageError
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("document", nargs="?", help="name or path of one document (default: all of this project)")
@@ -24,6 +27,9 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         project = project_of(Path.cwd())
         documents = project.documents
+        tell_of_broken(project)
+        if not documents and not project.broken:
+            raise UsageError("there is no document in this project", do="dlm init mybook, or write one beside dodo.py")
     shown = {}
     for document in documents:
         facts: dict[str, Any] = {"document": str(document.path), "dlm_id": document.dlm_id, "base": document.base.text}

@@ -2,12 +2,14 @@
 
     python -m tests.bench.null [--others]
 
-The other tools are doit itself, with as many tasks that do nothing, and with --others DVC and Snakemake, installed into
-environments of their own. Documents are built with jobs that only write digests: records and graph are the real ones.
+The other tools are doit itself, with as many tasks that do nothing and with the very same tasks, files and targets, and
+with --others DVC and Snakemake, installed into environments of their own. Documents are built with jobs that only write
+digests: records and graph are the real ones.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -33,6 +35,29 @@ def task_nothing():
     for number in range({tasks}):
         yield {{"name": str(number), "actions": None, "uptodate": [True]}}
 """
+SAME = """
+def task_same():
+    yield from TASKS
+
+TASKS = {graph!r}
+DOIT_CONFIG = {{"default_tasks": {default!r}, "dep_file": ".same.db"}}
+"""
+GRAPH = """
+import json
+from dlmbuild.rules import project
+
+kept = ("basename", "name", "file_dep", "targets", "task_dep")
+tasks, default = [], []
+for task in project("*.dlm")["task_documents"]():
+    if isinstance(task, dict):
+        tasks.append({name: task[name] for name in kept if name in task})
+        if "file_dep" in task or task.get("name"):
+            tasks[-1]["actions"] = None
+    else:
+        default += task.task_dep
+print(json.dumps([tasks, default]))
+"""
+"""Prints the graph of a project as plain tasks, and the names of those that `doit` alone builds."""
 REAL = "from dlmbuild.rules import project\nglobals().update(project('*.dlm'))\n"
 
 
@@ -46,18 +71,22 @@ def null_builds(others: bool) -> None:
             tasks = _documents(folder / "ours", documents, mine)
             (folder / "plain").mkdir()
             (folder / "plain" / "dodo.py").write_text(PLAIN.format(tasks=tasks))
+            graph, default = json.loads(cost([sys.executable, "-c", GRAPH], folder / "ours", mine).out)
+            (folder / "ours" / "same.py").write_text(SAME.format(graph=graph, default=default))
             commands = {
                 "doit": ([str(SCRIPTS / "doit")], folder / "ours", mine),
-                "plain doit": ([str(SCRIPTS / "doit")], folder / "plain", environment),
+                "plain": ([str(SCRIPTS / "doit")], folder / "plain", environment),
+                "same": ([str(SCRIPTS / "doit"), "-f", "same.py"], folder / "ours", environment),
                 "dlm build": ([str(SCRIPTS / "dlm"), "build"], folder / "ours", mine),
                 "python": ([sys.executable, "-c", "pass"], folder, environment),
             }
             took = _medians(commands, ROUNDS[documents])
+            doit, plain, same = took["doit"], took["plain"], took["same"]
             print(
-                f"null build of {documents} documents, {tasks} tasks: doit {took['doit']:.3f} CPU s, "
-                f"plain doit {took['plain doit']:.3f} (ratio {took['doit'] / took['plain doit']:.2f}), "
-                f"dlm build {took['dlm build']:.3f}, python -c pass {took['python']:.3f} "
-                f"(ratio {took['dlm build'] / took['python']:.2f})",
+                f"null build of {documents} documents, {tasks} tasks: doit {doit:.3f} CPU s, "
+                f"plain doit with the same tasks {same:.3f} (ratio {doit / same:.2f}), with tasks without files "
+                f"{plain:.3f} ({doit / plain:.2f}); dlm build {took['dlm build']:.3f}, "
+                f"python -c pass {took['python']:.3f} ({took['dlm build'] / took['python']:.2f})",
                 flush=True,
             )
         if others:
@@ -92,10 +121,8 @@ def _documents(folder: Path, count: int, environment: Mapping[str, str]) -> int:
 
 def _other(tool: str, counts: Iterable[int], folder: Path, environment: Mapping[str, str]) -> None:
     venv.create(folder, with_pip=True)
-    installed = subprocess.run(
-        [str(folder / "bin" / "pip"), "install", "--quiet", "--disable-pip-version-check", tool], check=False
-    )
-    if installed.returncode:
+    install = [str(folder / "bin" / "pip"), "install", "--quiet", "--disable-pip-version-check", tool]
+    if subprocess.run(install, capture_output=True, check=False).returncode:
         print(f"{tool}: cannot be installed here")
         return
     found = {**environment, "PATH": f"{folder / 'bin'}:{environment['PATH']}"}

@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from tests.bench import parse, sources
 from tests.bench.cost import SCRIPTS, Cost, cost
 from tests.bench.null import null_builds
 
@@ -51,6 +52,8 @@ def main() -> None:
         _recall(environment)
         _edit(Path(folder), environment)
     null_builds(others=True)
+    parse.main()
+    sources.main()
 
 
 def _conversion(home: Path, spent: Mapping[str, Cost]) -> None:

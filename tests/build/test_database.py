@@ -70,3 +70,14 @@ def test_a_row_that_cannot_be_read_is_forgotten(path: Path) -> None:
     end_well(database, "a")
     database._db.execute("update task set row = '{'")
     assert not open_database(path).in_("a")
+
+
+def test_what_was_to_be_ignored_during_a_build_stays_so(tmp_path: Path) -> None:
+    name = str(tmp_path / ".doit.db")
+    build = Database(name, JSONCodec())
+    ignoring = Database(name, JSONCodec())
+    ignoring.set("train:a", "ignore:", "1")
+    ignoring.dump()
+    build.set("train:a", "deps:", [])
+    build.dump()
+    assert Database(name, JSONCodec()).get("train:a", "ignore:") == "1"

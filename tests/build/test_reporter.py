@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +14,7 @@ ACTIVE, ALIAS = [lambda: None], None
 
 
 def task(name: str, actions: Any = ACTIVE) -> Any:
-    return SimpleNamespace(name=name, actions=actions)
+    return SimpleNamespace(name=name, actions=actions, task_dep=[])
 
 
 class Terminal(io.StringIO):
@@ -25,7 +26,9 @@ class Terminal(io.StringIO):
 def out(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     """Both streams of a build without a terminal."""
     stream = io.StringIO()
-    monkeypatch.setattr("dlmbuild.build.reporter.sys", SimpleNamespace(stderr=stream))
+    monkeypatch.setattr(
+        "dlmbuild.build.reporter.sys", SimpleNamespace(stderr=stream, argv=["doit"], exc_info=sys.exc_info)
+    )
     return stream
 
 

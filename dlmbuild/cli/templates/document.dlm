@@ -1,7 +1,7 @@
 ---
 # The document's identity. It survives renaming and moving; never copy it to another document.
 dlm_id: {dlm_id}
-dlm_version: 15
+dlm_version: {dlm_version}
 # The pretrained model that this document is taught to. `smollm2-135m` is small enough for any machine.
 base_model: {base_model}
 ---

@@ -1,0 +1,196 @@
+"""What the last build that ended well looked at, so that the next one with the same words may know that it has nothing
+to do: by one `stat` per file and one listing per folder, without taking the graph apart.
+
+A note has two lines of JSON: first the stats, which `dlm build` answers from before doit is even imported; then the
+tasks of the graph, from which `doit` gets its graph again without making it. Little more than what the interpreter
+has loaded anyway is imported here. Whatever is out of the ordinary (an option, a variable, another environment, any
+changed file) takes the long way, which is always right.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+_ENVIRONMENT = ("DLM_LOCK", "CUDA_VISIBLE_DEVICES")
+_GRANULARITY_NS = 20_000_000
+"""As in io/statcache.py."""
+_KEPT = ("basename", "name", "doc", "file_dep", "targets", "task_dep")
+
+created: dict[str, list[Any]] = {}
+"""The patterns of each `project(…)` of the dodo file, as JSON → the tasks that it yielded to doit in this process."""
+
+
+loaded_by_hand = False
+"""Set while the dodo file is run for something else than a build: then nothing but the whole graph will do."""
+
+
+class Note(NamedTuple):
+    """A note whose stats are still true."""
+
+    steps: int
+    graph: str
+    """The second line."""
+
+
+def plain_words(argv: Sequence[str]) -> list[str] | None:
+    """The tasks that a command line asks for; None if it says anything else, an option or a variable."""
+    words = list(argv[1:])
+    if words and words[0] in ("run", "build"):
+        words.pop(0)
+    return None if any(word.startswith("-") or "=" in word for word in words) else words
+
+
+def still_true(words: Sequence[str]) -> Note | None:
+    """The note of the last build with these words, if nothing that it looked at has changed."""
+    if loaded_by_hand:
+        return None
+    try:
+        with open(_file(words), encoding="utf-8") as file:  # noqa: PTH123 - pathlib is not needed for this
+            data = json.loads(file.readline())
+            if data["about"] != _about(words):
+                return None
+            if _stats(data["files"]) != data["stats"]:
+                return None
+            for path, names in data["folders"].items():
+                if _names(path) != names:
+                    return None
+            return Note(int(data["steps"]), file.readline())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def write_note(words: Sequence[str], steps: Sequence[Any], noticed: Iterable[Any]) -> None:
+    """Note what a build that ended well looked at: `steps` are those of the build, `noticed` files and folders beside.
+
+    Without effect where a step is out of date again, or nothing can be written.
+    """
+    import contextlib
+    import time
+    from pathlib import Path
+
+    from dlmbuild.io.atomic import write_atomic
+
+    began = time.time_ns() - _GRANULARITY_NS
+    ours = os.path.dirname(os.path.dirname(_file(words)))  # noqa: PTH120
+    paths: set[Path] = set()
+    for step in steps:
+        watched = step.watched()
+        if watched is None:
+            return  # it was ignored, or changed again: the next build has to look
+        paths.update(watched)
+    folders = {str(path.absolute()): _names(str(path)) for path in noticed if path.is_dir()}
+    paths.update(noticed)
+    looked_at = {str(path.absolute()) for path in paths}
+    if any(max(_stat(path)[:2]) > began for path in looked_at if not path.startswith(ours)):
+        return  # an input that was written just now may have been written after it was looked at
+    files: dict[str, list[str]] = {}
+    for path in sorted(looked_at.union(_installed()) - folders.keys()):  # doit adds the project's folder to sys.path
+        folder, name = os.path.split(path)
+        files.setdefault(folder, []).append(name)
+    noted = {"about": _about(words), "steps": len(steps), "files": files, "stats": _stats(files), "folders": folders}
+    graph = {patterns: [_as_data(task) for task in tasks] for patterns, tasks in created.items()}
+    text = json.dumps(noted) + "\n" + json.dumps(graph) + "\n"
+    with contextlib.suppress(OSError):  # only a shortcut
+        write_atomic(Path(_file(words)), text.encode())
+
+
+def remembered_graph(note: Note, patterns: str, ask: Callable[[str], bool], run: Callable[[str], Any]) -> list[Any]:
+    """The tasks of a note's graph, for doit. Raises KeyError where the note knows no such patterns.
+
+    Steps are up to date if `ask` says so of their name; what is to be done is `run`, called with the name.
+    """
+    return list(_tasks(json.loads(note.graph)[patterns], _Ask(ask), run))
+
+
+class _Ask:
+    """Asks whether a step is up to date. doit looks at the signature of whatever it calls, each time anew."""
+
+    def __init__(self, ask: Callable[[str], bool]) -> None:
+        import inspect
+
+        self._ask = ask
+        self.__signature__ = inspect.Signature([inspect.Parameter("name", inspect.Parameter.POSITIONAL_ONLY)])
+
+    def __call__(self, name: str) -> bool:
+        return self._ask(name)
+
+
+def _tasks(graph: list[dict[str, Any]], ask: Callable[[str], bool], run: Callable[[str], Any]) -> Iterator[Any]:
+    for task in graph:
+        acts = task.pop("acts", None)
+        if acts is None:
+            yield task
+        elif acts == "group":
+            from doit.task import Task
+
+            yield Task(task["basename"], None, doc=task["doc"], task_dep=task["task_dep"], has_subtask=True)
+        else:
+            name = f"{task['basename']}:{task['name']}"
+            task["actions"] = [(run, [name])] if acts else None
+            task["io"] = {"capture": False}
+            if acts == "step":
+                task["uptodate"] = [(ask, [name])]
+            yield task
+
+
+def _as_data(task: Any) -> dict[str, Any]:
+    if not isinstance(task, dict):
+        return {"basename": task.name, "doc": task.doc, "task_dep": list(task.task_dep), "acts": "group"}
+    kept = {name: task[name] for name in _KEPT if name in task}
+    if task["name"] is None:
+        return kept
+    step = "step" in (task.get("meta") or {})
+    return {**kept, "acts": "step" if step else "other" if task["actions"] else ""}
+
+
+def _about(words: Sequence[str]) -> list[object]:
+    return [os.getcwd(), list(words), sys.executable, [os.environ.get(name) for name in _ENVIRONMENT]]  # noqa: PTH109
+
+
+def _file(words: Sequence[str]) -> str:
+    home = os.environ.get("DLM_HOME") or os.path.join(os.path.expanduser("~"), ".dlm")  # noqa: PTH111, PTH118
+    name = zlib.crc32(json.dumps(_about(words)).encode())
+    return os.path.join(os.path.expanduser(home), "uptodate", f"{name:08x}.json")  # noqa: PTH111, PTH118
+
+
+def _installed() -> Iterable[str]:
+    """What changes when a package is installed or this one is pulled, and the registry, which `auto` comes from."""
+    from pathlib import Path
+
+    import dlmbuild
+
+    package = Path(dlmbuild.__file__ or "").parent
+    graph = sorted(Path(sys.modules["dlmbuild.rules"].__file__ or "").parent.glob("*.py"))
+    registry = package / "base_models" / "registry.toml"
+    return [*filter(os.path.isdir, sys.path), *map(str, [registry, *graph])]
+
+
+def _stats(files: Mapping[str, Sequence[str]]) -> int:
+    """One number for the stats of all files, by folder; hashes of integers are the same in every process."""
+    found = 0
+    for folder, names in files.items():
+        for name in names:
+            found = hash((found, *_stat(f"{folder}/{name}")))
+    return found
+
+
+def _stat(path: str) -> tuple[int, ...]:
+    try:
+        found = os.stat(path)  # noqa: PTH116
+    except OSError:
+        return (0, 0)
+    return (found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino)
+
+
+def _names(folder: str) -> int | None:
+    """What lies in a folder in which documents are looked for, without the database that doit opens there."""
+    try:
+        names = sorted(name for name in os.listdir(folder) if not name.startswith(".doit.db"))  # noqa: PTH208
+    except OSError:
+        return None
+    return zlib.crc32("\0".join(names).encode("utf-8", "surrogateescape"))

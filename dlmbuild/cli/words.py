@@ -1,0 +1,56 @@
+"""The words of a command line, and what more than one command says about them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NoReturn
+
+from dlmbuild.errors import UsageError
+
+if TYPE_CHECKING:
+    from dlmbuild.build.project import Project
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, whose complaints are usage errors like any other."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{self.prog}: {message}", do=f"{self.prog} --help")
+
+
+def whole(low: int, high: int) -> Callable[[str], int]:
+    """Reads a whole number from `low` to `high`."""
+
+    def read(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = low - 1
+        if not low <= number <= high:
+            raise argparse.ArgumentTypeError(f"{text} is not a whole number from {low} to {high}")
+        return number
+
+    return read
+
+
+def real(allowed: str, fits: Callable[[float], bool]) -> Callable[[str], float]:
+    """Reads a number that `fits`; `allowed` says in words which those are."""
+
+    def read(text: str) -> float:
+        try:
+            number = float(text)
+        except ValueError:
+            number = float("nan")
+        if not fits(number):  # nothing that compares numbers holds for nan
+            raise argparse.ArgumentTypeError(f"{text} is not {allowed}")
+        return number
+
+    return read
+
+
+def tell_of_broken(project: Project) -> None:
+    """Say which documents of a project are left out because of their mistakes."""
+    for broken in project.broken:
+        print(f"{broken.path} has mistakes and is left out; `dlm check {broken.path}` says which", file=sys.stderr)

@@ -1,0 +1,44 @@
+"""The whole graph of a project, made from its stages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from dlmbuild.build.project import Project
+from dlmbuild.doc.names import QUANTISATIONS
+
+from . import base, check, dataset, export, gguf, merge, parity, plan, prefer, quantize, smoke, train
+
+STAGES = (check, base, plan, dataset, train, prefer, gguf, quantize, parity, merge, smoke, export)
+"""In the order in which they follow each other."""
+
+
+def graph(found: Project) -> Iterator[Any]:
+    """Every task of every stage, as doit takes them."""
+    refused = list(check.refused(found))
+    for stage in STAGES:
+        verb = stage.__name__.rpartition(".")[2]
+        yield {"basename": verb, "name": None, "doc": stage.tasks.__doc__}
+        tasks = list(stage.tasks(found))
+        named = [task for task in tasks if isinstance(task, dict)]
+        taken = {task["name"] for task in named}
+        if stage is not check:  # after the others: doit stops at the first that fails
+            blocked = _blocked(refused, per_quantisation=stage in (merge, smoke, export))
+            named += [task for task in blocked if task["name"] not in taken]
+        for task in named:
+            yield {"basename": verb, **task}
+        yield from (task for task in tasks if not isinstance(task, dict))
+
+
+def _blocked(refused: list[check.Refusal], *, per_quantisation: bool) -> Iterator[dict[str, Any]]:
+    """Tasks of what is refused: whatever is asked of it ends at its check, which says what is wrong."""
+    for refusal in refused:
+        variants = [f":{quant}" for quant in QUANTISATIONS] if per_quantisation else []
+        for variant in ("", *variants):
+            yield {
+                "name": refusal.name + variant,
+                "doc": refusal.doc,
+                "actions": None,
+                "task_dep": [f"check:{refusal.name}"],
+            }

@@ -1,0 +1,174 @@
+"""What `dlm check` prints for a person, for an editor and CI, and with --compat."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from dlmbuild.doc.quotation import quotation
+from dlmbuild.errors import Where
+from tests.workshop import Workshop
+
+ID = "01HZX3Q5J8K9M2N4P6R8T0V2W4"
+HEAD = f"---\ndlm_id: {ID}\ndlm_version: 15\nbase_model: smollm2-135m\n---\n"
+
+
+def write(workshop: Workshop, text: str, name: str = "book") -> Path:
+    path = workshop.folder / f"{name}.dlm"
+    path.write_text(text)
+    return path
+
+
+def test_each_mistake_is_quoted_with_a_caret(workshop: Workshop) -> None:
+    write(workshop, HEAD.replace("135m", "135") + "::instruction:: \n### A\n\tx\n")
+    ran = workshop.dlm("check", code=1)
+    assert ran.err == (
+        "book.dlm:4:13: unknown base model 'smollm2-135': it is not a key of the registry\n"
+        "    4 | base_model: smollm2-135\n"
+        "      |             ^\n"
+        "  → write smollm2-135m, smollm2-360m or smollm2-1.7b\n"
+        "book.dlm:6:16: white space after a section fence: a fence ends its line\n"
+        "    6 | ::instruction:: \n"
+        "      |                ^\n"
+        "  → delete it, or put the line into a code block to show it\n"
+        "book.dlm:7:1: ### A without a ### Q before it: the order is ### Q, ### A\n"
+        "    7 | ### A\n"
+        "      | ^\n"
+        "  → add ### Q\n"
+    )
+    assert ran.out == "0 of 1 documents are well written\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "col", "quoted"),
+    [
+        ("abc", 2, "    7 | abc\n      |  ^"),
+        ("a\tb\u200b", 4, "    7 | a b·\n      |    ^"),
+        ("日本x", 3, "    7 | 日本x\n      |     ^"),
+        ("e\u0301x", 3, "    7 | e\u0301x\n      |  ^"),
+        ("abc", 0, "    7 | abc\n      | ^"),
+        ("x" * 300, 1, f"    7 | {'x' * 100}…\n      | ^"),
+        ("x" * 300, 300, f"    7 | …{'x' * 51}\n      | {' ' * 51}^"),
+    ],
+)
+def test_quotation(line: str, col: int, quoted: str) -> None:
+    assert quotation(line, Where("a.dlm", 7, col)) == quoted
+
+
+def test_json(workshop: Workshop) -> None:
+    write(workshop, HEAD + "text\n::instruction::\n### Q\nq\n### A\na\n")
+    write(workshop, HEAD + '::image path="a.png"::\n', "picture")
+    (workshop.folder / "a.png").write_bytes(b"picture")
+    found = json.loads(workshop.dlm("check", "--format", "json", code=1).out)
+    book, picture = found["documents"]
+    text, questions = b"prose\ntext", b"instruction\n### Q\nq\n### A\na"
+    assert book == {
+        "path": "book.dlm",
+        "errors": [],
+        "elsewhere": [],
+        "sources": [],
+        "sections": [
+            {"type": "prose", "line": 6, "id": hashlib.sha256(text).hexdigest()[:16]},
+            {"type": "instruction", "line": 7, "id": hashlib.sha256(questions).hexdigest()[:16]},
+        ],
+    }
+    sha256 = hashlib.sha256(b"picture").hexdigest()
+    section = hashlib.sha256(f"image\na.png\n{sha256}".encode()).hexdigest()[:16]
+    assert picture["sections"] == [{"type": "image", "line": 6, "id": section, "sha256": sha256}]
+    assert picture["errors"] == [
+        {
+            "path": "picture.dlm",
+            "line": 6,
+            "col": 1,
+            "what": "an ::image:: section",
+            "why": "no base that this version builds on reads it",
+            "do": "describe it in a ::prose:: section",
+        }
+    ]
+
+
+def test_json_of_what_cannot_be_read(workshop: Workshop) -> None:
+    (workshop.folder / "bytes.dlm").write_bytes(b"---\n\xff")
+    found = json.loads(workshop.dlm("check", "bytes.dlm", "none.dlm", "--format", "json", code=1).out)
+    assert [(d["errors"][0]["line"], d["sections"]) for d in found["documents"]] == [(2, []), (0, [])]
+
+
+ELSEWHERE = """---
+dlm_id: 01HZX3Q5J8K9M2N4P6R8T0V2W4
+dlm_version: 15
+base_model: file:./base
+system_prompt: yes
+training: {seed: 0_7, lora_r: auto}
+export: {default_quant: F16, default_temperature: 0}
+---
+text
+````
+```
+::note::
+```
+````
+::instruction::
+### Q
+q\u2028r
+### A
+    indented
+    ### Q
+```
+### A
+```
+"""
+
+
+def test_compat_says_what_the_public_parser_reads_in_another_way(workshop: Workshop) -> None:
+    write(workshop, ELSEWHERE.replace("seed: 0_7, ", ""))
+    found = json.loads(workshop.dlm("check", "--compat", "--format", "json").out)
+    (document,) = found["documents"]
+    assert document["errors"] == []
+    assert [(note["line"], note["col"], note["what"]) for note in document["elsewhere"]] == [
+        (
+            1,
+            1,
+            "nothing is written for lora_alpha, lora_dropout, sequence_len, learning_rate, num_epochs, warmup_ratio",
+        ),
+        (4, 13, "base_model: file:./base"),
+        (5, 16, "system_prompt: yes"),
+        (6, 20, "training.lora_r: auto"),
+        (7, 25, "export.default_quant: F16"),
+        (7, 51, "export.default_temperature: 0"),
+        (12, 1, "::note::"),
+        (17, 2, "the character U+2028"),
+        (19, 1, "white space at the beginning of a text"),
+        (20, 1, "### Q"),
+        (22, 1, "### A"),
+    ]
+    ran = workshop.dlm("check", "--compat")
+    assert "book.dlm:12:1: elsewhere: ::note::: it takes this for a fence" in ran.out
+
+
+def test_compat_knows_code_blocks_that_only_we_see(workshop: Workshop) -> None:
+    keys = "".join(
+        f"  {key}: {value}\n"
+        for key, value in {
+            "lora_r": 8,
+            "lora_alpha": 16,
+            "lora_dropout": 0.1,
+            "sequence_len": 512,
+            "learning_rate": 1e-4,
+            "num_epochs": 3,
+            "warmup_ratio": 0.1,
+        }.items()
+    )
+    head = HEAD.replace("base_model", f"training:\n{keys}base_model")
+    for body, line, why in [
+        ("~~~\n::prose::\n~~~\n", 15, "it takes this for a fence"),
+        ("```x```\n::prose::\nx\n", 15, "it takes this for code"),
+        ("a ``` b\n```x```\n", 14, "it finds a code block that is never closed"),
+    ]:
+        write(workshop, head + body)
+        (document,) = json.loads(workshop.dlm("check", "--compat", "--format", "json").out)["documents"]
+        assert [(note["line"], note["why"]) for note in document["elsewhere"]] == [(line, why)]
+    write(workshop, head + "```\n::prose::\n```\n::instruction::\n### Q !probe\nq\n### A\na\n")
+    assert workshop.dlm("check", "--compat").out == "1 checked, all well written\n"

@@ -1,0 +1,171 @@
+"""`dlm migrate`: what it shows, what it changes, and that nothing else is another byte."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dlmbuild.doc.document import as_data, parse_bytes, read
+from dlmbuild.doc.edits import edited, unified_diff
+from dlmbuild.doc.migrations import migration
+from dlmbuild.doc.versions import NEWEST_VERSION
+from tests.workshop import Workshop
+
+FIRST = """---
+# An old one.
+dlm_id:   01HZX3Q5J8K9M2N4P6R8T0V2W4
+base_model: smollm2-135m
+training:
+  seed: 7
+  dpo:
+    enabled: false  # not yet
+    beta: 0.1       # keeps its comment
+    loss_type: sigmoid
+    learning_rate: 5e-6
+    num_epochs: 1   # so does this
+    reference: "pre_dpo_adapter"
+dlm_version: 1 # first
+---
+
+A line of text.
+\\::prose:: was written with a backslash.
+
+````
+\\::prose::
+````
+The end. \t
+"""
+NEWEST = """---
+# An old one.
+dlm_id:   01HZX3Q5J8K9M2N4P6R8T0V2W4
+base_model: smollm2-135m
+training:
+  seed: 7
+  preference:
+    enabled: false  # not yet
+    hyperparams: {beta: 0.1, learning_rate: 5e-6, num_epochs: 1}       # keeps its comment
+    loss_type: sigmoid
+    # so does this
+    reference: pre_adapter
+dlm_version: 16 # first
+---
+
+A line of text.
+\\\\::prose:: was written with a backslash.
+
+````
+\\::prose::
+````
+The end. \t
+"""
+
+
+def migrated(data: bytes) -> bytes:
+    return edited(data, migration(data, "a.dlm"))
+
+
+def ids(data: bytes) -> list[str]:
+    body = parse_bytes(data, "a.dlm").body
+    return [body.section_id(number) for number in range(len(body.sections))]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_only_what_must_change_is_changed(end: str, mark: str) -> None:
+    old, new = ((mark + text.replace("\n", end)).encode() for text in (FIRST, NEWEST))
+    assert migrated(old) == new
+    assert as_data(parse_bytes(old, "a.dlm")) == as_data(parse_bytes(new, "a.dlm"))
+    assert ids(old) == ids(new)
+    assert migration(new, "a.dlm") == []
+
+
+@pytest.mark.parametrize(
+    ("dpo", "preference"),
+    [
+        ("dpo: {}", "preference: {}"),
+        ("dpo:", "preference:"),
+        ("'dpo': {enabled: false}", "preference: {enabled: false}"),
+        (
+            "dpo: {beta: 0.1, enabled: false, num_epochs: 1}",
+            "preference: {hyperparams: {beta: 0.1, num_epochs: 1}, enabled: false}",
+        ),
+        (
+            "dpo: {num_epochs: 1, beta: 0.1, reference: base, }",
+            "preference: {hyperparams: {num_epochs: 1, beta: 0.1}, reference: base, }",
+        ),
+    ],
+)
+def test_first_version_in_one_line(dpo: str, preference: str) -> None:
+    head = "---\ndlm_id: 01HZX3Q5J8K9M2N4P6R8T0V2W4\ndlm_version: 1\nbase_model: smollm2-135m\n"
+    new = migrated(f"{head}training:\n  {dpo}\n---\ntext\n".encode()).decode()
+    quoted = preference.replace("preference:", "'preference':") if dpo.startswith("'") else preference
+    assert new == f"{head.replace(': 1', f': {NEWEST_VERSION}')}training:\n  {quoted}\n---\ntext\n"
+
+
+def test_shows_first_and_writes_when_told(workshop: Workshop) -> None:
+    path = workshop.folder / "old.dlm"
+    path.write_text(FIRST)
+    path.chmod(0o640)
+    shown = workshop.dlm("migrate")
+    assert path.read_text() == FIRST and "--write" in shown.err
+    wrote = workshop.dlm("migrate", "old.dlm", "--write")
+    assert path.read_text() == NEWEST
+    assert (workshop.folder / "old.dlm.bak").read_text() == FIRST
+    assert "old.dlm.bak" in wrote.out
+    assert path.stat().st_mode & 0o777 == 0o640
+    assert workshop.dlm("migrate", "--write").out == f"old.dlm is at version {NEWEST_VERSION} already\n"
+    path.write_text(FIRST)
+    workshop.dlm("migrate", "--write")
+    assert (workshop.folder / "old.dlm.bak2").read_text() == FIRST
+    (workshop.folder / "old.dlm.bak").unlink()
+    path.write_text(FIRST)
+    patch = workshop.dlm("migrate").out
+    subprocess.run(["patch", "-s", "-p0"], cwd=workshop.folder, input=patch, text=True, check=True)
+    assert path.read_text() == NEWEST
+
+
+def test_a_link_stays_a_link(workshop: Workshop) -> None:
+    (workshop.folder / "texts").mkdir()
+    (workshop.folder / "texts" / "old.dlm").write_text(FIRST)
+    (workshop.folder / "link.dlm").symlink_to("texts/old.dlm")
+    workshop.dlm("migrate", "link.dlm", "--write")
+    assert (workshop.folder / "link.dlm").readlink() == Path("texts/old.dlm")
+    assert (workshop.folder / "texts" / "old.dlm").read_text() == NEWEST
+
+
+def test_a_document_with_mistakes_is_left_alone(workshop: Workshop) -> None:
+    path = workshop.folder / "old.dlm"
+    path.write_text(FIRST.replace("seed: 7", "seed: -7"))
+    assert "old.dlm:6:9: training.seed is -7" in workshop.dlm("migrate", "--write", code=1).err
+    assert not (workshop.folder / "old.dlm.bak").exists()
+
+
+_LINES = st.lists(
+    st.sampled_from(["\\::prose::", "\\\\### Q", " \\~~~", "x", "", " ", "```", "::prose::", "~~~", "\\```", "\\x"]),
+    max_size=12,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(_LINES, st.sampled_from(["\n", "\r\n"]))
+def test_every_migrated_document_says_the_same(lines: list[str], end: str) -> None:
+    head = ["---", "dlm_id: 01HZX3Q5J8K9M2N4P6R8T0V2W4", "dlm_version: 15", "base_model: smollm2-135m", "---", "x"]
+    old = end.join([*head, *lines]).encode()
+    if read(old, "a.dlm").errors:  # a code block that is never closed
+        return
+    new = migrated(old)
+    assert as_data(parse_bytes(new, "a.dlm")) == as_data(parse_bytes(old, "a.dlm"))
+    assert ids(new) == ids(old)
+    assert len(new.split(end.encode())) == len(old.split(end.encode()))
+
+
+def test_a_diff_of_a_large_document_is_short() -> None:
+    text = FIRST.replace("A line of text.\n", "text\n" * 200_000)
+    shown = unified_diff(text, migration(text.encode(), "a.dlm"), "a.dlm")
+    assert len(shown.splitlines()) < 40
+    assert re.findall(r"^@@ .*", shown, re.MULTILINE) == ["@@ -4,14 +4,13 @@", "@@ -200014,7 +200013,7 @@"]
