@@ -43,7 +43,7 @@ def run_job(name, *, inputs, params, out, log, file="", progress=silent, threads
         shards = sorted((inputs["dataset"].parent / "dataset").iterdir())
         seen.update(b"".join(path.read_bytes() for path in shards))
     made = name + " " + seen.hexdigest() + "\\n"
-    if name == "train":
+    if name in ("train", "prefer"):
         for part in VERSION:
             (out / part).write_text(json.dumps({"files": {}, part: made}))
         return {"steps": 1}
@@ -53,7 +53,7 @@ def run_job(name, *, inputs, params, out, log, file="", progress=silent, threads
         (out / params["report"]).write_text(json.dumps({"agreement": 1.0, "made": made}))
     else:
         (out / file).write_text(made)
-    return {}
+    return {"fallbacks": {}}
 
 kill_at = int(os.environ.get("KILL_AT", "0"))
 calls = 0

@@ -48,7 +48,7 @@ def test_init_overwrites_nothing(workshop: Workshop) -> None:
 
 @pytest.mark.parametrize("name", ["export", "Q4_K_M", "my book"])
 def test_init_refuses_a_name_that_no_document_can_have(workshop: Workshop, name: str) -> None:
-    workshop.dlm("init", name, code=1)
+    workshop.dlm("init", name, code=2)
     assert not (workshop.folder / name).exists()
 
 
@@ -77,7 +77,20 @@ def test_list_shows_each_group_with_a_line(workshop: Workshop) -> None:
     workshop.document("book", base="smollm2-135m")
     groups = workshop.doit("list").out.splitlines()
     assert [line.split()[0] for line in groups] == sorted(
-        ["base", "check", "dataset", "export", "gguf", "merge", "parity", "plan", "quantize", "smoke", "train"]
+        [
+            "base",
+            "check",
+            "dataset",
+            "export",
+            "gguf",
+            "merge",
+            "parity",
+            "plan",
+            "prefer",
+            "quantize",
+            "smoke",
+            "train",
+        ]
     )
     assert all(len(line.split()) > 3 for line in groups)
     status = workshop.doit("list", "--all", "--status").out

@@ -289,14 +289,6 @@ def test_both_ways_of_asking_answer(built: Workshop) -> None:
     assert "doit export:tower:Q6_K" in missing.err
 
 
-def test_preferences_are_said_not_to_be_trained(built: Workshop) -> None:
-    preference = "\n::preference::\n### Prompt\nHi\n### Chosen\nGood day.\n### Rejected\nYo.\n"
-    path = built.folder / "tower.dlm"
-    path.write_text(path.read_text() + preference)
-    ran = built.doit("dataset")
-    assert "not trained: 1 preferences" in ran.out
-
-
 @pytest.mark.parametrize(
     ("base", "told"),
     [

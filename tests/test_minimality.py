@@ -5,6 +5,7 @@ The graph is the real one, the heavy jobs write digests (tests/history.py).
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -92,12 +93,35 @@ def base_file(name: str, old: str, new: str) -> Edit:
     return edit
 
 
+def name_a_source(w: Workshop) -> None:
+    write("docs/a.md", "Ships wait.")(w)
+    training("sources: [{path: docs}]")(w)
+
+
+def write(name: str, content: str | bytes) -> Edit:
+    def edit(w: Workshop) -> None:
+        path = w.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+
+    return edit
+
+
+def move(old: str, new: str) -> Edit:
+    return lambda w: (w.folder / old).rename(w.folder / new)
+
+
+def delete(name: str) -> Edit:
+    return lambda w: (w.folder / name).unlink()
+
+
 def lose_records(w: Workshop) -> None:
     shutil.rmtree(w.home / "records")
 
 
 TABLE: dict[str, tuple[Edit, set[str], set[str]]] = {
     # what happens: (edit, steps that are built, steps that are restored)
+    "preference": (training("preference: {hyperparams: {beta: 0.2}}"), CHECK, NOTHING),  # the document has none
     "nothing": (lambda w: None, NOTHING, NOTHING),
     "a comment in the frontmatter": (key("# a comment"), CHECK, NOTHING),
     "a comment after a value": (text("base_model: file:./base", "base_model: file:./base  # mine"), CHECK, NOTHING),
@@ -123,8 +147,8 @@ TABLE: dict[str, tuple[Edit, set[str], set[str]]] = {
     ),
     "a preference": (
         text("in fog.\n", "in fog.\n\n::preference::\n### Prompt\na\n### Chosen\nb\n### Rejected\nc\n"),
-        CHECK | DATASET,  # it gives no rows, so nothing is trained
-        NOTHING,
+        CHECK | PLAN | DATASET | {"prefer:tower"} | ADAPTER - {"train:tower"},  # a phase of its own
+        {"train:tower"},
     ),
     "the system prompt": (key("system_prompt: Be short."), CHECK | DATASET | ADAPTER, NOTHING),
     "the temperature of the export": (
@@ -156,6 +180,8 @@ TABLE: dict[str, tuple[Edit, set[str], set[str]]] = {
     "precision": (training("precision: bf16"), CHECK | PLAN | ADAPTER, NOTHING),
     "sequence_len": (training("sequence_len: 128"), CHECK | PLAN | DATASET | ADAPTER, NOTHING),
     "a training value that auto means anyway": (training("num_epochs: 3"), CHECK | PLAN, NOTHING),
+    "sources": (name_a_source, CHECK | DATASET | ADAPTER, NOTHING),
+    "sources_policy": (training("sources_policy: strict"), CHECK, NOTHING),
     "every time stamp": (touch_everything, NOTHING, NOTHING),
     "the document's name": (rename, NOTHING, NOTHING),
     "an edit taken back": (
@@ -210,8 +236,102 @@ def test_exactly_these_steps_run(shop: Workshop, what: str) -> None:
     assert again.steps == again.restored == []
 
 
+SOURCES: dict[str, tuple[Edit, set[str]]] = {
+    # what happens to a document with 300 source files: (edit, steps that are built)
+    "nothing": (lambda w: None, NOTHING),
+    "a source file": (write("docs/d1/f001.md", "A new text."), CHECK | DATASET | ADAPTER),
+    "a file that is ignored": (write("docs/d1/x.log", "more"), NOTHING),
+    "a file that is not included": (write("docs/d1/x.txt", "more"), NOTHING),
+    "a binary file": (write("docs/d1/binary.md", b"\0more"), NOTHING),
+    "a file in a vendored folder": (write("docs/node_modules/x/y.md", "more"), NOTHING),
+    "a new file in a vendored folder": (write("docs/node_modules/x/z.md", "new"), NOTHING),
+    "a binary file that becomes text": (write("docs/d1/binary.md", "text"), CHECK | DATASET | ADAPTER),
+    "a new file": (write("docs/d1/new.md", "New."), CHECK | DATASET | ADAPTER),
+    "a new file that is ignored": (write("docs/d1/new.log", "New."), CHECK),  # the count of what is left out
+    "a deleted file": (delete("docs/d1/f001.md"), CHECK | DATASET | ADAPTER),
+    "a renamed file": (move("docs/d1/f001.md", "docs/d1/g001.md"), CHECK | DATASET | ADAPTER),
+    "a renamed folder": (move("docs/d1", "docs/e1"), CHECK | DATASET | ADAPTER),
+    "an ignore file that says the same": (write("docs/.dlm/ignore", "# logs\n*.log\n"), NOTHING),
+    "an ignore file": (write("docs/.dlm/ignore", "*.log\nf00*\n"), CHECK | DATASET | ADAPTER),
+    "a new ignore file": (write("docs/d2/.dlm/ignore", "*\n"), CHECK | DATASET | ADAPTER),
+    "training.yaml": (write("docs/d3/.dlm/training.yaml", "include: ['*1*.md']\n"), CHECK | DATASET | ADAPTER),
+    "a weight": (
+        write("docs/d3/.dlm/training.yaml", "metadata: {kind: log}\nweights: {kind: {log: 2}}\n"),
+        CHECK | DATASET | ADAPTER,
+    ),
+    "metadata that weighs nothing": (write("docs/d3/.dlm/training.yaml", "metadata: {kind: log}\n"), NOTHING),
+    "the source's path in other words": (text("path: docs,", "path: ./docs/,"), CHECK),
+    "an include that says the same": (text("include: ['*.md']", "include: ['**/*.md']"), CHECK),
+    "an exclude": (text("path: docs,", "path: docs, exclude: [d5],"), CHECK | DATASET | ADAPTER),
+    "max_files": (text("path: docs,", "path: docs, max_files: 5,"), CHECK | DATASET | ADAPTER),
+    "max_bytes_per_file": (text("path: docs,", "path: docs, max_bytes_per_file: 10,"), CHECK | DATASET | ADAPTER),
+    "the policy": (text("sources: [", "sources_policy: strict, sources: ["), CHECK),
+    "a document beside it": (write("docs/d1/.dlm/x.md", "New."), NOTHING),
+    "a lost memory": (lambda w: shutil.rmtree(w.home / "sources"), NOTHING),
+}
+
+
+@pytest.fixture(scope="module")
+def once_with_sources(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    history = History(tmp_path_factory.mktemp("sources"), 0)
+    shop = history.shop
+    for number in range(300):
+        write(f"docs/d{number % 7}/f{number:03}.md", f"# File {number}\n\nIts number is {number}.\n")(shop)
+    for name in ("d1/x.log", "d1/x.txt", "node_modules/x/y.md"):
+        write(f"docs/{name}", "text")(shop)
+    write("docs/d1/binary.md", b"\0")(shop)
+    write("docs/.dlm/ignore", "*.log\n")(shop)
+    training("sources: [{path: docs, include: ['*.md']}]")(shop)
+    shop.doit("export:Q4_K_M")
+    return shop
+
+
+@pytest.fixture
+def shop_with_sources(once_with_sources: Workshop, tmp_path: Path) -> Workshop:
+    copy = Workshop(tmp_path / "project", tmp_path / "home")
+    shutil.copytree(once_with_sources.folder, copy.folder)
+    shutil.copytree(once_with_sources.home, copy.home)
+    copy.doit("export:Q4_K_M")
+    return copy
+
+
+@pytest.mark.parametrize("what", SOURCES)
+def test_exactly_these_steps_run_for_sources(shop_with_sources: Workshop, what: str) -> None:
+    shop = shop_with_sources
+    edit, built = SOURCES[what]
+    before = {path.name for path in (shop.home / "objects").rglob("*")}
+    edit(shop)
+    ran = shop.doit("export:Q4_K_M")
+    assert (set(ran.steps), ran.restored) == (built, [])
+    again = shop.doit("export:Q4_K_M")
+    assert again.steps == again.restored == []
+    if what in ("a source file", "a new file", "a deleted file"):
+        shards = [path.name for path in (shop.home / "store" / ID / "dataset").glob("source-*")]
+        index = json.loads((shop.home / "store" / ID / "dataset.json").read_bytes())["shards"]
+        assert len(shards) > 2 and len(set(index.values()) - before) == 1
+
+
+def test_dlm_build_misses_nothing_in_sources(shop_with_sources: Workshop) -> None:
+    shop = shop_with_sources
+    shop.dlm("build", "export:Q4_K_M")
+    for what in (
+        "nothing",
+        "a file that is ignored",
+        "a source file",
+        "a new file",
+        "a renamed folder",
+        "training.yaml",
+    ):
+        edit, built = SOURCES[what]
+        edit(shop)
+        assert set(shop.dlm("build", "export:Q4_K_M").steps) == built, what
+    shop.dlm("build", "export:Q4_K_M")
+    imported = shop.dlm("build", "export:Q4_K_M", PYTHONPROFILEIMPORTTIME="1").err
+    assert "dlmbuild.cli.build" in imported and "doit" not in imported
+
+
 def test_every_field_of_the_frontmatter_is_in_the_table() -> None:
-    from dlmbuild.doc.schema import Export, Frontmatter, Training
+    from dlmbuild.doc.schema import UNBUILT_BLOCKS, Export, Frontmatter, Training
 
     fields = {*Training.model_fields, *Export.model_fields, *Frontmatter.model_fields}
     elsewhere = {
@@ -228,7 +348,8 @@ def test_every_field_of_the_frontmatter_is_in_the_table() -> None:
         "default_temperature",
         "default_top_p",
     }  # fmt: skip  (blocks; identity and base below; fields that take one value; rows under other words)
-    assert fields - elsewhere <= TABLE.keys()
+    unbuilt = {key.rpartition(".")[2] for key in UNBUILT_BLOCKS}  # nothing but their defaults is let in
+    assert fields - elsewhere - unbuilt <= TABLE.keys()
 
 
 def test_a_second_document_another_quantisation_and_another_base(shop: Workshop) -> None:

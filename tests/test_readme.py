@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from dlmbuild.rules import STAGES
+from dlmbuild.rules.graph import STAGES
 
 from dlmbuild.cli import COMMANDS
 from dlmbuild.doc.document import parse_text

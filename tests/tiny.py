@@ -131,6 +131,11 @@ def make_tiny_adapter(
     write_json(folder / "adapter_config.json", written)
 
 
+def text_of_tiny() -> str:
+    """What the tokenizers of the tests are trained on."""
+    return _TEXT
+
+
 def write_json(path: Path, data: Any) -> None:
     path.write_text(json.dumps(data, indent=2, sort_keys=True) + "\n")
 

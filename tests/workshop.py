@@ -82,6 +82,20 @@ class Workshop:
     def dlm(self, *words: str, code: int | None = 0, **environment: str) -> Ran:
         return self.run("dlm", *words, code=code, **environment)
 
+    def follow(self, told: str) -> Ran:
+        """Do what the last line of an error says, which has to work."""
+        assert "Traceback" not in told and "defect" not in told
+        command = told.strip().rpartition("→ ")[2].rpartition("with: ")[2]
+        return self.shell(command, code=0)
+
+    def shell(self, line: str, code: int | None = None) -> Ran:
+        """Run a line of bash in which `dlm` and `doit` are ours."""
+        env = self.env(PATH=f"{SCRIPTS}{os.pathsep}{os.environ['PATH']}")
+        words = ["bash", "-c", line]
+        done = subprocess.run(words, cwd=self.folder, env=env, capture_output=True, text=True, timeout=600)
+        assert code is None or done.returncode == code, (line, done.returncode, done.stdout, done.stderr)
+        return Ran(done.returncode, done.stdout, done.stderr)
+
     def document(self, name: str, *, base: str = "file:./base", more: str = "", body: str = BODY) -> Path:
         """Write a document with a fresh id; `more` is further frontmatter."""
         path = self.folder / f"{name}.dlm"

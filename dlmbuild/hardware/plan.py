@@ -53,8 +53,8 @@ def resolve_plan(
             do=f"set training.sequence_len to {base['context_length']} or less",
         )
     _refuse_too_large(base, machine)
-    preference = training.get("preference")
-    if preference and preference["enabled"]:
+    preference = training["preference"]
+    if preference["enabled"]:
         plan["preference"] = _preference(preference, recipe)
     return plan
 
@@ -62,11 +62,11 @@ def resolve_plan(
 def _preference(asked: Mapping[str, Any], recipe: Mapping[str, Any]) -> dict[str, Any]:
     """The values that the second phase puts over those of the first; only what its method uses."""
     values = asked["hyperparams"]
-    phase = {"method": asked["method"], "loss_type": asked["loss_type"]}
+    phase = {"method": asked["method"]}
     if asked["method"] == "dpo":
-        phase |= {"beta": values["beta"], "reference": asked["reference"]}
+        phase |= {"beta": values["beta"], "loss_type": asked["loss_type"], "reference": asked["reference"]}
     else:
-        phase |= {"alpha": values["alpha"]}
+        phase["alpha"] = values["alpha"]
     for field in ("learning_rate", "num_epochs"):
         auto = recipe[f"preference_{field.removeprefix('num_')}"]
         phase[field] = auto if values[field] == "auto" else values[field]

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 JOBS = {
     "base": "dlmbuild.base_models.resolve:fetch_base",
-    "gguf": "dlmbuild.export.base_gguf:convert_base",
+    "gguf": "dlmbuild.export.conversion:convert_base",
     "quantize": "dlmbuild.export.quantize:quantize_base",
     "train": "dlmbuild.train.sft:train",
     "prefer": "dlmbuild.train.preference:prefer",
     "selftest": "dlmbuild.train.selftest:five_steps",
-    "adapter_gguf": "dlmbuild.export.adapter_gguf:convert_adapter",
+    "adapter_gguf": "dlmbuild.export.conversion:convert_adapter",
     "merge": "dlmbuild.export.merge:merge_quantized",
     "reference": "dlmbuild.export.reference:reference_predictions",
     "compare": "dlmbuild.export.parity:compare",

@@ -16,6 +16,7 @@ from dlmbuild.errors import LockError, Where
 from dlmbuild.io.atomic import write_atomic
 
 LOCK_VERSION = 1
+_ANEW = "take it from version control, or write it anew with: dlm lock"
 
 Lock = Mapping[str, Any]
 """The lock of one document: base, pins, hardware, determinism, recipe, plan, license."""
@@ -53,9 +54,10 @@ def read_store_lock(path: Path) -> Lock | None:
     """A store's lock; None where there is none, or none that can be read: it only tells of the past."""
     try:
         data = tomllib.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
-    return data if data.get("lock_version") == LOCK_VERSION else None
+    tables = {name: table for name, table in data.items() if name != "lock_version"}
+    return data if data.get("lock_version") == LOCK_VERSION and _is_lock(tables) else None
 
 
 def write_project_lock(path: Path, locks: Mapping[str, Lock]) -> None:
@@ -65,20 +67,23 @@ def write_project_lock(path: Path, locks: Mapping[str, Lock]) -> None:
 
 def read_project_lock(path: Path) -> dict[str, Lock]:
     """The project's lock by document id; empty where there is no file. Raises LockError for a damaged one."""
-    if not path.exists():
-        return {}
     try:
-        data = tomllib.loads(path.read_text("utf-8"))
-    except ValueError as error:
+        data = tomllib.loads(path.read_bytes().decode("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except IsADirectoryError:
         raise LockError(
-            "the lock cannot be read", where=Where(str(path)), why=str(error), do="take it from version control"
+            "a folder lies where the lock belongs",
+            where=Where(str(path)),
+            do=f"mv {path.name} {path.name}.old && dlm lock",
         ) from None
+    except (OSError, ValueError, RecursionError) as error:
+        why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise LockError("the lock cannot be read", where=Where(str(path)), why=why, do=_ANEW) from None
     documents = data.get("documents")
     if isinstance(documents, dict) and not all(map(_is_lock, documents.values())):
         raise LockError(
-            "the lock was changed by hand and says nothing that can be compared",
-            where=Where(str(path)),
-            do="take it from version control, or write it anew with: dlm lock",
+            "the lock was changed by hand and says nothing that can be compared", where=Where(str(path)), do=_ANEW
         )
     if data.get("lock_version") != LOCK_VERSION or not isinstance(documents, dict):
         raise LockError(
@@ -90,7 +95,10 @@ def read_project_lock(path: Path) -> dict[str, Lock]:
 
 
 def _is_lock(value: Any) -> bool:
-    return isinstance(value, dict) and all(isinstance(table, dict) for table in value.values())
+    if not isinstance(value, dict) or not all(isinstance(table, dict) for table in value.values()):
+        return False
+    named = (value.get("base", {}).get("files", {}), value.get("pins", {}))
+    return all(isinstance(table, dict) and all(isinstance(text, str) for text in table.values()) for table in named)
 
 
 def _write(path: Path, comment: str, data: dict[str, Any]) -> None:

@@ -57,8 +57,11 @@ def compare(
         yield from _differ(f"determinism.{name}", lock.get("determinism", {}).get(name), value)
 
 
-def decide(mismatches: Sequence[Mismatch], mode: Mode) -> list[str]:
-    """Raise LockError if a mismatch refuses in this mode; otherwise the warnings, in words."""
+def decide(mismatches: Sequence[Mismatch], mode: Mode, accept: str) -> list[str]:
+    """Raise LockError if a mismatch refuses in this mode; otherwise the warnings, in words.
+
+    `accept` is the command that takes what is here instead.
+    """
     if mode in ("update", "ignore"):
         return []
     refusing = [m for m in mismatches if m.refuses or mode == "strict"]
@@ -66,7 +69,7 @@ def decide(mismatches: Sequence[Mismatch], mode: Mode) -> list[str]:
         raise LockError(
             "this is not what dlm.lock holds the build to: " + "; ".join(map(str, refusing)),
             why="the result would be another model than the one that the lock stands for",
-            do="install what is locked, or accept what is here with: dlm --update-lock …",
+            do=f"install what is locked, or accept what is here with: {accept}",
         )
     return [f"{mismatch} (see dlm.lock)" for mismatch in mismatches]
 

@@ -24,7 +24,7 @@ def describe_store(store: Store, dlm_id: str) -> dict[str, Any]:
         "versions": len(list((store.adapter / "versions").glob("v[0-9]*"))),
         "exports": sorted(path.name for path in (store.root / "exports").glob("*") if path.is_dir()),
         "trainings": len(runs),
-        "last_trained": runs[-1]["ended_at"] if runs else None,
+        "last_trained": runs[-1].get("ended_at") if runs else None,
         "train_loss": runs[-1].get("train_loss") if runs else None,
     }
 

@@ -2,6 +2,7 @@
 
 store/<dlm_id>/       one document: see `Store`
 bases/<key>/          one pretrained model, shared by every document on it: see `BaseFolder`
+converters/<version>/ llama.cpp's conversion scripts, where a base needs them
 objects/<aa>/<sha256> every finished file, immutable, named by its content
 records/<aa>/<key>    what each finished step was made from
 """
@@ -43,6 +44,10 @@ class Home(NamedTuple):
     def sources(self) -> Path:
         """What is remembered of documents' sources: only a shortcut."""
         return self.root / "sources"
+
+    def converter(self, version: str) -> Path:
+        """The folder of llama.cpp's scripts of one version."""
+        return self.root / "converters" / version
 
     def store(self, dlm_id: str) -> Store:
         """The store of one document. Raises StoreError for an id that is not a ULID: ids become paths."""

@@ -26,7 +26,8 @@ def read_manifest(path: Path, dlm_id: str) -> dict[str, Any]:
     try:
         data = json.loads(path.read_bytes())
         if data["schema_version"] == SCHEMA_VERSION and data["dlm_id"] == dlm_id:
-            return {**data, "training_runs": list(data["training_runs"]), "exports": list(data["exports"])}
+            runs = {kind: [dict(run) for run in data[kind]] for kind in ("training_runs", "exports")}
+            return {**data, **runs}
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         pass
     return {

@@ -116,7 +116,7 @@ class AdapterVersions(NamedTuple):
     """"" for the last phase, whose versions are the ones in use."""
 
     @property
-    def index(self) -> Path:
+    def index_file(self) -> Path:
         """The file that says what is in the version pointed to."""
         return self.root / (f"{self.phase}.json" if self.phase else "adapter.json")
 
@@ -126,7 +126,7 @@ class AdapterVersions(NamedTuple):
 
     @property
     def targets(self) -> Sequence[Path]:
-        return [self.index]
+        return [self.index_file]
 
     def current(self) -> Path:
         """The version folder pointed to. Raises StoreError where there is none."""
@@ -143,7 +143,7 @@ class AdapterVersions(NamedTuple):
         return self.root / name
 
     def mismatch(self, outputs: Digests, cache: StatCache) -> str:
-        problem = _first_mismatch({self.index: outputs.get("adapter.json", "")}, cache)
+        problem = _first_mismatch({self.index_file: outputs.get("adapter.json", "")}, cache)
         if problem:
             return problem
         try:
@@ -156,7 +156,7 @@ class AdapterVersions(NamedTuple):
 
     def publish(self, outputs: Digests, objects: Objects) -> None:
         version = self._find(outputs, objects.cache) or self._add(outputs, objects)
-        _place({self.index: outputs["adapter.json"]}, objects)
+        _place({self.index_file: outputs["adapter.json"]}, objects)
         write_atomic(self.pointer, f"versions/{version.name}\n".encode())
 
     def _versions(self) -> list[Path]:

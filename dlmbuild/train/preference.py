@@ -125,9 +125,8 @@ def _trainer(
     trainer = Trainer(
         model=model,
         args=DPOConfig(
-            **trainer_settings(plan, checkpoints),
-            beta=plan["beta"],
-            loss_type=plan["loss_type"],
+            **trainer_settings(plan, len(rows), checkpoints),
+            **({} if orpo else {"beta": plan["beta"], "loss_type": plan["loss_type"]}),
             disable_dropout=True,
             precompute_ref_log_probs=False,
         ),

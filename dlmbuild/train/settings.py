@@ -7,12 +7,14 @@ twice to save memory that is not short.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import ceil
 from pathlib import Path
 from typing import Any
 
 
-def trainer_settings(plan: Mapping[str, Any], checkpoints: Path) -> dict[str, Any]:
-    """Arguments of transformers' TrainingArguments for a plan."""
+def trainer_settings(plan: Mapping[str, Any], rows: int, checkpoints: Path) -> dict[str, Any]:
+    """Arguments of transformers' TrainingArguments for a plan and a number of rows."""
+    steps = ceil(ceil(rows / plan["micro_batch_size"]) / plan["grad_accum"]) * plan["num_epochs"]
     return {
         "output_dir": str(checkpoints),
         "num_train_epochs": plan["num_epochs"],
@@ -20,7 +22,8 @@ def trainer_settings(plan: Mapping[str, Any], checkpoints: Path) -> dict[str, An
         "gradient_accumulation_steps": plan["grad_accum"],
         "learning_rate": plan["learning_rate"],
         "lr_scheduler_type": plan["lr_scheduler"],
-        "warmup_steps": plan["warmup_ratio"],
+        # Rounded down, unlike transformers: the first step of a warm-up is at rate 0, and it may be the only one.
+        "warmup_steps": int(plan["warmup_ratio"] * steps),
         "optim": plan["optimizer"] + "_fused",  # the same optimizer in one kernel
         "weight_decay": 0.0,
         "max_grad_norm": 1.0,

@@ -123,7 +123,7 @@ def _trainer(model: Any, rows: list[Row], plan: Mapping[str, Any], pad_id: int, 
             beside.checkpoints.seal(self.state.global_step)
 
     config = SFTConfig(
-        **trainer_settings(plan, checkpoints),
+        **trainer_settings(plan, len(rows), checkpoints),
         packing=False,
         padding_free=False,
         loss_type="nll",

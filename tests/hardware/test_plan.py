@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from dlmbuild.doc.schema import UNBUILT_BLOCKS, Training
+from dlmbuild.doc.schema import UNBUILT_BLOCKS, Preference, Training
 from dlmbuild.errors import HardwareError
 from dlmbuild.hardware.detect import MAX_THREADS, Machine
 from dlmbuild.hardware.plan import refused_modules, resolve_plan
@@ -49,7 +49,17 @@ def training(**written: Any) -> dict[str, Any]:
 
 
 def plan(machine: Machine = MACHINE, base: dict[str, Any] | None = None, **written: Any) -> dict[str, Any]:
-    return resolve_plan(training(**written), RECIPE, base or BASE, machine)
+    return resolve_plan({**training(**written), "preference": {"enabled": False}}, RECIPE, base or BASE, machine)
+
+
+def preference(**written: Any) -> dict[str, Any]:
+    """The plan of the second phase of a document that has preferences."""
+    asked = Preference(**written).model_dump(mode="json")
+    recipe = {**RECIPE, "preference_learning_rate": 1e-4, "preference_epochs": 3}
+    found: dict[str, Any] = resolve_plan(
+        {**training(), "preference": {**asked, "enabled": True}}, recipe, BASE, MACHINE
+    )["preference"]
+    return found
 
 
 def test_auto_comes_from_the_recipe() -> None:
@@ -72,10 +82,21 @@ def test_each_field_changes_the_plan_and_nothing_else_in_it(field: str) -> None:
 
 def test_every_field_of_the_document_is_in_the_plan_and_no_auto_is_left() -> None:
     found = plan()
-    fields = set(Training.model_fields) - {key.rpartition(".")[2] for key in UNBUILT_BLOCKS}
+    elsewhere = {"preference", "sources", "sources_policy"}  # in a phase of its own, in rows
+    fields = set(Training.model_fields) - {key.rpartition(".")[2] for key in UNBUILT_BLOCKS} - elsewhere
     assert fields <= set(found)
     assert set(WRITTEN) | {"adapter", "optimizer"} == fields  # those two allow one value today
     assert "auto" not in found.values() and None not in found.values()
+
+
+def test_the_second_phase_has_what_its_method_uses() -> None:
+    dpo = {"method": "dpo", "beta": 0.1, "loss_type": "sigmoid", "reference": "pre_adapter"}
+    assert preference() == {**dpo, "learning_rate": 1e-4, "num_epochs": 3}
+    written = {"beta": 0.2, "learning_rate": 1e-3, "num_epochs": 2}
+    found = preference(loss_type="ipo", reference="base", hyperparams=written)
+    assert found == {**written, "method": "dpo", "loss_type": "ipo", "reference": "base"}
+    orpo = preference(method="orpo", hyperparams={"alpha": 0.3})
+    assert orpo == {"method": "orpo", "alpha": 0.3, "learning_rate": 1e-4, "num_epochs": 3}
 
 
 def test_the_same_every_time() -> None:
