@@ -10,6 +10,7 @@
     ├── HardwareError           a plan that does not fit this machine
     ├── LockError               the environment is not what dlm.lock holds the project to
     ├── StoreError              a file of the store that is missing or is not what its record says
+    ├── PackError               a pack that is damaged, hostile, or in the way of what is here
     ├── DataError               rows that cannot be trained as they stand
     ├── TrainingError           training that went wrong, for example a loss that is not a number
     ├── ExportError             an adapter or a base that cannot be exported as asked
@@ -126,6 +127,10 @@ class StoreError(DlmError):
 
 
 class DataError(DlmError):
+    pass
+
+
+class PackError(DlmError):
     pass
 
 

@@ -69,6 +69,7 @@ def _base(reference: Reference, folder: BaseFolder, project: Project) -> Step:
         reads=(),
         outputs=Folder(folder.facts),
         work=work,
+        also_watched=lambda: [reference.path] if reference.path else [],  # a file may be added to a folder
         guard=guard,
         lock_file=folder.lock_file,
         archive=project.archive,

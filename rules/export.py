@@ -29,7 +29,7 @@ def tasks(project: Project) -> Iterator[dict[str, Any] | Task]:
             task = _export(document, quant, project).task()
             yield {"name": f"{document.name}:{quant}", **task, "clean": [Clean([made[quant][at]], said)]}
         default = f"export:{document.name}:{document.default_quant}"
-        clean = Clean([made[document.default_quant][at]], said)
+        clean = Clean([_exported(document, document.default_quant)], said)
         yield _alias(document.name, f"{document.name} as {document.default_quant}", [default], clean)
     blocked = [f"check:{refusal.name}" for refusal in refused(project)]
     for quant in QUANTISATIONS:

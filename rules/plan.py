@@ -68,6 +68,7 @@ def _plan(document: Document, project: Project) -> Step:
         outputs=Files({"plan.json": document.store.plan}),
         work=work,
         light=True,
+        also_watched=lambda: [document.store.dlm_lock, project.archive.home.selftest],
         lock_file=document.store.lock_file,
         archive=project.archive,
     )

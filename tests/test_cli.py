@@ -84,6 +84,7 @@ def test_list_shows_each_group_with_a_line(workshop: Workshop) -> None:
             "export",
             "gguf",
             "merge",
+            "pack",
             "parity",
             "plan",
             "prefer",

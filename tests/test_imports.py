@@ -22,6 +22,7 @@ LAYERS = (
     ("train",),
     ("inference",),
     ("export",),
+    ("pack",),
     ("jobs",),
     ("build",),
     ("rules",),

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from dlmbuild.build.checker import is_ours
+
 _SECONDS = 5.0
 """How long another process may keep the file locked."""
 
@@ -83,7 +85,7 @@ class Database:
 
     def get(self, task: str, item: str) -> Any:
         # doit's own items end in a colon; the others are file names, whose state is never ours to keep: "it was there".
-        return self._row(task).get(item) if item.endswith(":") else True
+        return True if is_ours(task) and not item.endswith(":") else self._row(task).get(item)
 
     def set(self, task: str, item: str, value: Any) -> None:
         self._row(task)[item] = value

@@ -62,8 +62,11 @@ class BrokenDocument(NamedTuple):
 class Project:
     """The documents that match `patterns` below `folder`."""
 
-    noticed: ClassVar[set[Path]] = set()
-    """Files and folders that decide which documents there are, of every project of this process."""
+    noticed: ClassVar[dict[Path, object]] = {}
+    """Files and folders that decide which documents there are, of every project of this process → how they were then.
+
+    See `uptodate.appearance`.
+    """
 
     def __init__(self, folder: Path, patterns: tuple[str, ...], lock_mode: Mode = "") -> None:
         self.folder = folder
@@ -74,8 +77,11 @@ class Project:
 
     @cached_property
     def _all(self) -> list[Document | BrokenDocument]:
+        for path in [*self._searched(), self.folder / "dodo.py", self.lock_path]:
+            self.noticed.setdefault(path, uptodate.appearance(str(path)))
         found = sorted({path for pattern in self.patterns for path in self._glob(pattern) if not path.is_dir()})
-        self.noticed.update(found, self._searched(), [self.folder / "dodo.py", self.lock_path])
+        for path in found:
+            self.noticed.setdefault(path, uptodate.appearance(str(path)))
         documents = [self._load(path.relative_to(self.folder)) for path in found]
         _refuse_clashes(documents)
         return documents

@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from glob import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +25,7 @@ from doit.exceptions import TaskFailed
 from dlmbuild.build.reading import seen
 from dlmbuild.build.reporter import watcher
 from dlmbuild.errors import DlmError, StoreError
-from dlmbuild.io.atomic import staging_folder, sweep_staging, write_atomic
+from dlmbuild.io.atomic import STAGING_SUFFIX, staging_folder, sweep_staging, write_atomic
 from dlmbuild.io.digest import JSON
 from dlmbuild.io.progress import Progress
 from dlmbuild.io.statcache import StatCache
@@ -121,12 +122,19 @@ class Step:
         try:
             current = self.ingredients()
             self.guard()
-            record = self.archive.records.load(current.key) if current else None
+            record = self.known(current.key) if current else None
             if current is None or record is None or not self.is_noted(current.key):
                 return False
             return not self.outputs.mismatch(record.outputs, self.archive.cache)
         except Exception:
             return False  # `run` meets it again and tells it in words; here doit would end with a traceback
+
+    def known(self, key: str) -> Record | None:
+        """The record of an earlier build. One that came out of a pack counts for the document of the pack alone."""
+        record = self.archive.records.load(key)
+        if record is None or record.notes.get("unpacked", self.lock_file.parent.name) != self.lock_file.parent.name:
+            return None
+        return record
 
     def is_noted(self, key: str) -> bool:
         """Whether the step's last build came to its very end: a kill before that leaves something untold."""
@@ -135,7 +143,7 @@ class Step:
     def watched(self) -> list[Path] | None:
         """Every file that the step's being up to date depends on; None if it is not up to date."""
         current = self.ingredients()
-        record = self.archive.records.load(current.key) if current else None
+        record = self.known(current.key) if current else None
         if current is None or record is None or not self.is_noted(current.key):
             return None
         made = [*self.outputs.files(record.outputs), self.archive.records.path(current.key)]
@@ -158,13 +166,12 @@ class Step:
         from dlmbuild.store.exclusive import exclusive
 
         with exclusive(self.lock_file, self.name, lambda text: watcher().note(self.name, text)):
-            for place in {self.lock_file.parent, *(target.parent for target in self.outputs.targets)}:
-                sweep_staging(place)  # what a killed build left; the lock is ours
+            self._sweep()
             current = self.ingredients()  # after the wait for the lock, and before any work
             if current is None:
                 raise self.missing_input()
             self.guard()
-            record = self.archive.records.load(current.key)
+            record = self.known(current.key)
             known = record is not None and all(map(self.archive.objects.has, record.outputs.values()))
             if record is not None and known:
                 self.outputs.publish(record.outputs, self.archive.objects)
@@ -173,6 +180,15 @@ class Step:
             self.done(record, not known)
             note_built(self.lock_file.parent, self.slot, current.key)
             watcher().in_place(self.name, "restored from an earlier build" if known else "", self.summary(record))
+
+    def _sweep(self) -> None:
+        """Delete what a killed build left; the lock is ours. In a person's folder only what bears our target's name."""
+        for place in {self.lock_file.parent, *(target.parent for target in self.outputs.targets)}:
+            if place.is_relative_to(self.archive.home.root):
+                sweep_staging(place)
+        for target in self.outputs.targets:
+            for left in target.parent.glob(f".{escape(target.name)}.*{STAGING_SUFFIX}"):
+                left.unlink(missing_ok=True)
 
     def _build(self, current: Ingredients) -> Record:
         parent = self.lock_file.parent

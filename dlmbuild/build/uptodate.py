@@ -16,9 +16,11 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-_ENVIRONMENT = ("DLM_LOCK", "CUDA_VISIBLE_DEVICES")
+_ENVIRONMENT = ("DLM_LOCK", "CUDA_VISIBLE_DEVICES", "DLM_PRE_TOKENIZER")
 _GRANULARITY_NS = 20_000_000
 """As in io/statcache.py."""
+_PLAIN = r"""globals\(\)\.update\(project\((?:'[^']*'|"[^"]*"|, )*\)\)"""
+"""The call that a plain dodo file makes, as ast.unparse spells it."""
 _KEPT = ("basename", "name", "doc", "file_dep", "targets", "task_dep")
 
 created: dict[str, list[Any]] = {}
@@ -64,10 +66,12 @@ def still_true(words: Sequence[str]) -> Note | None:
         return None
 
 
-def write_note(words: Sequence[str], steps: Sequence[Any], noticed: Iterable[Any]) -> None:
-    """Note what a build that ended well looked at: `steps` are those of the build, `noticed` files and folders beside.
+def write_note(words: Sequence[str], steps: Sequence[Any], noticed: Mapping[Any, object]) -> None:
+    """Note what a build that ended well looked at: `steps` are those of the build; `noticed` files and folders beside,
+    with how they looked when the graph was made.
 
-    Without effect where a step is out of date again, or nothing can be written.
+    Without effect where a step is out of date again, one of these looks different by now, the dodo file does more than
+    declare projects and tasks, or nothing can be written.
     """
     import contextlib
     import time
@@ -75,6 +79,8 @@ def write_note(words: Sequence[str], steps: Sequence[Any], noticed: Iterable[Any
 
     from dlmbuild.io.atomic import write_atomic
 
+    if not _is_plain("dodo.py") or any(appearance(str(path)) != then for path, then in noticed.items()):
+        return
     began = time.time_ns() - _GRANULARITY_NS
     ours = os.path.dirname(os.path.dirname(_file(words)))  # noqa: PTH120
     paths: set[Path] = set()
@@ -86,7 +92,7 @@ def write_note(words: Sequence[str], steps: Sequence[Any], noticed: Iterable[Any
     folders = {str(path.absolute()): _names(str(path)) for path in noticed if path.is_dir()}
     paths.update(noticed)
     looked_at = {str(path.absolute()) for path in paths}
-    if any(max(_stat(path)[:2]) > began for path in looked_at if not path.startswith(ours)):
+    if any(max(_stat(path)[:2]) > began for path in looked_at if not path.startswith(ours + os.sep)):
         return  # an input that was written just now may have been written after it was looked at
     files: dict[str, list[str]] = {}
     for path in sorted(looked_at.union(_installed()) - folders.keys()):  # doit adds the project's folder to sys.path
@@ -149,7 +155,33 @@ def _as_data(task: Any) -> dict[str, Any]:
 
 
 def _about(words: Sequence[str]) -> list[object]:
-    return [os.getcwd(), list(words), sys.executable, [os.environ.get(name) for name in _ENVIRONMENT]]  # noqa: PTH109
+    # The machine, as far as a plan without a lock can depend on it and as it can change between two runs.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
+    pages = os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
+    environment = [os.environ.get(name) for name in _ENVIRONMENT]
+    return [os.getcwd(), list(words), sys.executable, environment, cores, pages]  # noqa: PTH109
+
+
+def _is_plain(dodo: str) -> bool:
+    """Whether a dodo file only declares projects and tasks, so that running it again would come to the same.
+
+    It may import, define functions, and write `globals().update(project("*.dlm"))` with patterns spelled out.
+    """
+    import ast
+    import re
+
+    try:
+        with open(dodo, encoding="utf-8") as file:  # noqa: PTH123
+            tree = ast.parse(file.read())
+    except (OSError, ValueError, SyntaxError):
+        return False
+    known = (ast.Import, ast.ImportFrom, ast.FunctionDef)
+    calls = [node for node in tree.body if not isinstance(node, known) and not _is_text(node)]
+    return all(re.fullmatch(_PLAIN, ast.unparse(node)) for node in calls)
+
+
+def _is_text(node: Any) -> bool:
+    return isinstance(getattr(getattr(node, "value", None), "value", None), str)  # a docstring
 
 
 def _file(words: Sequence[str]) -> str:
@@ -187,10 +219,17 @@ def _stat(path: str) -> tuple[int, ...]:
     return (found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino)
 
 
+def appearance(path: str) -> object:
+    """What a file, or a folder in which documents are looked for, looks like now."""
+    return _names(path) if os.path.isdir(path) else _stat(path)  # noqa: PTH112
+
+
 def _names(folder: str) -> int | None:
     """What lies in a folder in which documents are looked for, without the database that doit opens there."""
     try:
-        names = sorted(name for name in os.listdir(folder) if not name.startswith(".doit.db"))  # noqa: PTH208
+        with os.scandir(folder) as entries:
+            found = [f"{entry.name}/" if entry.is_dir() else entry.name for entry in entries]
+        names = sorted(name for name in found if not name.startswith(".doit.db"))
     except OSError:
         return None
     return zlib.crc32("\0".join(names).encode("utf-8", "surrogateescape"))

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dlmbuild.build.checker import is_ours
 from dlmbuild.build.differences import differences
 from dlmbuild.build.reading import pretending
 from dlmbuild.build.step import Step, Workplace
@@ -75,6 +76,8 @@ def _in_order(tasks: Mapping[str, Any], selected: Sequence[str]) -> Iterator[str
 def _find(task: Any, scratch: Path, instead: dict[Path, Path], unknown: dict[Path, str]) -> Finding:
     step: Step | None = (task.meta or {}).get("step")
     if step is None:
+        if not is_ours(task.name):
+            return Finding(task.name, "maybe", ["a task of your own, which doit decides about"])
         return Finding(task.name, "fail", [task.doc])
     for path in (*step.inputs.values(), *step.reads):
         if path in unknown:
@@ -85,7 +88,7 @@ def _find(task: Any, scratch: Path, instead: dict[Path, Path], unknown: dict[Pat
         if now is None:
             raise step.missing_input()
         step.guard()
-        record = step.archive.records.load(now.key)
+        record = step.known(now.key)
         if record is None or not all(map(step.archive.objects.has, record.outputs.values())):
             return _would_run(step, now, record, scratch, instead, unknown)
         mismatch = step.outputs.mismatch(record.outputs, step.archive.cache)

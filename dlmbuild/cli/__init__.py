@@ -16,6 +16,7 @@ COMMANDS = {
     "prompt": "ask a built model a question",
     "show": "what was built, and what uses the disk",
     "gc": "make room: what nothing needs any more",
+    "unpack": "bring in a document and its adapter from a pack",
     "doctor": "what this machine can do, and how exactly it trains",
     "lock": "hold the project to what it was last trained under",
 }

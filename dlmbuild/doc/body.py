@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 
-from dlmbuild.doc.fences import COLONS, Fence, read_fence
+from dlmbuild.doc.fences import COLONS, INDENT, Fence, read_fence
 from dlmbuild.doc.headers import SPACE, Block, Spans, pattern, read_pairs, read_triples, refuse_headers
 from dlmbuild.doc.markers import LIKE_A_MARKER, Marker, read_marker
 from dlmbuild.doc.mistakes import Mistakes, shortened
@@ -24,7 +24,7 @@ _STRUCTURE = rf"""(?x)\n(?:
         ::(?P<plain>prose|instruction|preference)::(?=\n|\Z)
       | (?P<blank>[^\S\n]++)(?=\n|\Z)
       | \ {{0,3}}(?P<code>`{{3,}}+(?=[^`\n]*+(?:\n|\Z))|~{{3,}}+)
-      | {SPACE}{{0,3}}(?P<fence>[{COLONS}])
+      | {INDENT}(?P<fence>[{COLONS}])
 """
 """Whatever begins a line and may be more than the text of a section. The group that took part says what it is."""
 _ESCAPED = rf"      | {SPACE}{{0,3}}(?P<escape>\\)\\*+(?=[{COLONS}]|\#\#\#|```|~~~)"

@@ -170,12 +170,12 @@ def _refuse_unbuilt(number: int, section: Section, body: Body, folder: Path | No
         why, do = "no base that this version builds on reads it", "describe it in a ::prose:: section"
         mistakes.add(section.line, 1, f"an ::{section.kind}:: section", why=why, do=do)
         try:
-            if folder:
+            if folder and section.path:  # else the fence itself is wrong, which is told
                 blob_sha256(section.path, folder)
         except DocumentError as error:
             below = body.spans[number][0]
             fence = body.text.rfind("\n", 0, below - 1) + 1
-            col = body.text.index('path="', fence) - fence + 7
+            col = max(body.text.find('path="', fence, below) - fence, 0) + 7
             mistakes.add(section.line, col, error.what, why=error.why, do=error.do)
 
 

@@ -29,7 +29,9 @@ COLONS = ":\u02d0\u02f8\u0589\u05c3\u0703\u0704\u16ec\u1803\u1809\u205a\u2236\u2
 
 _AS_ASCII = {ord(colon): ":" for colon in COLONS} | {0x2237: "::"}
 _HIDDEN = re.compile(f"[{INVISIBLE}]+")
-_SPELT = re.compile(rf"[\s{INVISIBLE}]{{0,3}}::[A-Za-z]")
+INDENT = rf"[{INVISIBLE}]*+(?:[^\S\n][{INVISIBLE}]*+){{0,3}}"
+"""What may stand before a fence, which is then badly written. Behind four spaces a line is code, as in CommonMark."""
+_SPELT = re.compile(rf"{INDENT}::[A-Za-z]")
 _NEARLY = re.compile(
     r"""(:(?:\s*+:)*+) \s*+ ([^\W\d_][\w-]*+) \s*+ (\#[^\s:]*+)? \s*+ ((?:\w++\s*+=\s*+"[^"]*"\s*+)*+) ([:\s]*)""",
     re.VERBOSE,

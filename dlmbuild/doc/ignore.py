@@ -37,6 +37,8 @@ _ENDS = """
     .exe .ico .png .jpg .jpeg .gif .webp .bmp .tiff .wav .flac .ogg .mp3 .mp4 .pdf .zip .tar .gz .xz .bz2 .7z .zst .wasm
     .gguf .safetensors .sqlite .db
 """
+_OURS = (".dlm.bak", ".dlm.before", ".dlm.pack")
+"""In the names of what our own commands leave beside a document."""
 _BEGINNINGS = (".env.", "secrets.", ".doit.db")
 _LEFT_OUT = {kind: frozenset(words.split()) for kind, words in (("folder", _FOLDERS), ("name", _NAMES), ("end", _ENDS))}
 _END = re.compile(r"(\.min)?\.[^.]*\Z")
@@ -55,7 +57,7 @@ def excluded_by_default(name: str, *, folder: bool) -> bool:
     name = name.lower()  # .ENV is .env on many a disk
     if folder:
         return name in _LEFT_OUT["folder"] or name.endswith(".egg-info")
-    if name in _LEFT_OUT["name"] or name.startswith(_BEGINNINGS):
+    if name in _LEFT_OUT["name"] or name.startswith(_BEGINNINGS) or any(part in name for part in _OURS):
         return True
     end = _END.search(name)
     ends = _LEFT_OUT["end"]

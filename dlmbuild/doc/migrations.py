@@ -81,7 +81,10 @@ def _preference(found: Reading) -> Iterator[Edit]:
     places, old = _Places(found), ("training", "dpo")
     if old not in places.marks or not found.head or found.head.version != 1:
         return
-    start = places.text.index("dpo", places.offset(places.marks[old].key))  # there may be a quotation mark first
+    key = places.offset(places.marks[old].key)
+    start = places.text.find("dpo", key, key + 5)  # there may be a quotation mark first
+    if start < 0:
+        return  # spelled in another way, with escapes: what comes out is then found not to mean the same
     yield Edit(start, start + len("dpo"), "preference")
     moved = [path for path in places.marks if path[:2] == old and len(path) == 3 and path[2] in HYPERPARAMS]
     if moved:

@@ -211,6 +211,8 @@ class Tree:
     def _link(self, entry: os.DirEntry[str], fd: int, prefix: str, rules: Rules) -> None:
         name, path = entry.name, prefix + entry.name
         why = _bad_name(name) or rules.why_not(name, path, folder=False)
+        if self._links and not why:
+            self.seen.append(path)  # whatever it leads to now
         target = self._links(f"{self.root}/{path}") if self._links and not why else ""
         if not target:
             self.skipped[why or "a link"] += 1
@@ -227,7 +229,6 @@ class Tree:
         if stat.S_ISREG(found.st_mode):
             result = self._examine(target, found, None, path)[0] or "a link"
         if len(result) == 64:
-            self.seen.append(path)
             self.files[path], self.linked[path] = result, target
             self.sizes[path] = found.st_size
             if rules.weight != 1.0:

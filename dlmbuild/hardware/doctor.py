@@ -10,7 +10,6 @@ import hashlib
 import json
 import shutil
 import time
-from pathlib import Path
 from typing import Any
 
 from dlmbuild.hardware.detect import Machine
@@ -34,7 +33,7 @@ def note_selftest(home: Home, machine: Machine, adapters: list[str]) -> str:
     same = len(set(adapters)) == 1
     measured = str(determinism(machine.device)["class"]) if same else "advisory"
     entry = {"class": measured, "adapters": adapters}
-    write_atomic(_file(home), readable_json({**_measurements(home), _circumstances(machine): entry}))
+    write_atomic(home.selftest, readable_json({**_measurements(home), _circumstances(machine): entry}))
     return measured
 
 
@@ -67,13 +66,9 @@ def _circumstances(machine: Machine) -> str:
     return f"{machine.tier} torch {pin('torch')}"
 
 
-def _file(home: Home) -> Path:
-    return home.root / "selftest.json"
-
-
 def _measurements(home: Home) -> dict[str, Any]:
     try:
-        found = json.loads(_file(home).read_bytes())
+        found = json.loads(home.selftest.read_bytes())
         return {name: entry for name, entry in found.items() if isinstance(entry["class"], str)}
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return {}  # never measured, or unreadable: measured again, nothing is lost

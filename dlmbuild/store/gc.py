@@ -39,6 +39,7 @@ def garbage(home: Home, objects: Objects, kept_versions: int = KEPT_VERSIONS) ->
     """Everything that may go. The caller holds every lock of the home if it is going to delete it."""
     started = time.time()
     records = Records(home.records)
+    stores = {path.name for path in (home.root / "store").glob("*")}
     live: set[str] = set()
     weights: set[str] = set()
     exported = {path.name for path in (home.root / "store").glob("*/exports/*")}
@@ -63,7 +64,8 @@ def garbage(home: Home, objects: Objects, kept_versions: int = KEPT_VERSIONS) ->
     dead = []
     for path in sorted(home.records.glob("*/*.json")):
         record = records.load(path.stem)
-        if record and (path.stem in live or record.outputs.get("adapter_model.safetensors") in weights):
+        unpacked = record and record.notes.get("unpacked") in stores  # it may not have been built from yet
+        if record and (path.stem in live or unpacked or record.outputs.get("adapter_model.safetensors") in weights):
             named.update(record.outputs.values())
         else:
             dead.append(path)

@@ -37,6 +37,11 @@ class Home(NamedTuple):
         return self.root / "records"
 
     @property
+    def selftest(self) -> Path:
+        """What `dlm doctor --selftest` measured."""
+        return self.root / "selftest.json"
+
+    @property
     def stat_cache(self) -> Path:
         return self.root / "stat.sqlite"
 

@@ -1,0 +1,1 @@
+"""A document with its trained adapter in one file, to carry to another machine."""

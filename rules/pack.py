@@ -1,0 +1,68 @@
+"""pack: a document with its trained adapter in one file, for another machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from dlmbuild.build.project import Document, Project
+from dlmbuild.build.reporter import watcher
+from dlmbuild.build.step import Step, Workplace
+from dlmbuild.store.built import read_built
+from dlmbuild.store.outputs import AdapterVersions, Files
+from dlmbuild.store.records import Record
+
+
+def tasks(project: Project) -> Iterator[dict[str, Any]]:
+    """pack the documents with their adapters (dlm unpack brings them in elsewhere)"""
+    for document in project.documents:
+        yield {"name": document.name, **_pack(document, project).task()}
+
+
+def _pack(document: Document, project: Project) -> Step:
+    store = document.store
+    phases = ("train", "prefer") if document.prefers else ("train",)
+    target = project.folder / f"{document.name}.dlm.pack"
+    name = f"pack:{document.name}"
+
+    def params() -> Mapping[str, Any]:
+        built = read_built(store.root)
+        return {"name": document.name, "trainings": [built[phase] for phase in phases]}
+
+    def work(place: Workplace) -> Mapping[str, Any]:
+        from dlmbuild.errors import StoreError
+        from dlmbuild.pack.format import Header, write_pack
+
+        archive = project.archive
+        records = [archive.records.load(str(key)) for key in place.params["trainings"]]
+        found = [record for record in records if record is not None]
+        if len(found) < len(records):
+            raise StoreError(
+                f"the record of a training of {document.name} is missing", do=f"doit train:{document.name}"
+            )
+        text = archive.cache.digest(document.path)
+        files = {text: document.path}
+        files |= {d: archive.objects.path(d) for record in found for d in record.outputs.values()}
+        if document.sources:
+            watcher().note(name, "the files of training.sources are not in the pack; without them it trains again")
+        # What came out of a pack itself is passed on as what it was.
+        plain = [Record(r.ingredients, r.outputs, {k: v for k, v in r.notes.items() if k != "unpacked"}) for r in found]
+        sizes = {digest: path.stat().st_size for digest, path in files.items()}
+        header = Header(document.dlm_id, document.name, text, tuple(plain), sizes)
+        write_pack(header, files, place.out / target.name)
+        return {"objects": len(files)}
+
+    return Step(
+        name=name,
+        doc=f"{document.name} and its adapter in {target.name}",
+        rule="pack/1",
+        inputs={"document": document.path, "adapter": AdapterVersions(store.adapter).index_file},
+        params=params,
+        reads=(),
+        outputs=Files({target.name: target}),
+        work=work,
+        lock_file=store.lock_file,
+        archive=project.archive,
+        clean=True,
+        summary=lambda record: f"{target.name}: dlm unpack brings it in elsewhere",
+    )
