@@ -10,8 +10,8 @@
     ├── HardwareError           a plan that does not fit this machine
     ├── LockError               the environment is not what dlm.lock holds the project to
     ├── StoreError              a file of the store that is missing or is not what its record says
-    ├── PackError               a pack that is damaged, hostile, or in the way of what is here
     ├── DataError               rows that cannot be trained as they stand
+    ├── PackError               a pack that is damaged, hostile, or in the way of what is here
     ├── TrainingError           training that went wrong, for example a loss that is not a number
     ├── ExportError             an adapter or a base that cannot be exported as asked
     ├── SmokeError              an export that a runtime does not load, or that answers unlike the trained model
