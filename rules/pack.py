@@ -43,6 +43,10 @@ def _pack(document: Document, project: Project) -> Step:
         text = archive.cache.digest(document.path)
         files = {text: document.path}
         files |= {d: archive.objects.path(d) for record in found for d in record.outputs.values()}
+        if not all(map(archive.objects.has, files.keys() - {text})):
+            raise StoreError(
+                f"a file that the training of {document.name} made is missing or damaged", do="doit -a train"
+            )
         if document.sources:
             watcher().note(name, "the files of training.sources are not in the pack; without them it trains again")
         # What came out of a pack itself is passed on as what it was.

@@ -244,3 +244,17 @@ def test_an_interrupt_before_the_graph_is_one_line(here: Workshop) -> None:
     (here.folder / "dodo.py").write_text("from dlmbuild.rules import project\nraise KeyboardInterrupt\n")
     ran = here.doit("check", code=None)
     assert ran.code and ran.err == "\ninterrupted; what was finished is kept, `doit` carries on from there\n"
+
+
+@pytest.mark.parametrize("words", [("nosuch*",), ("run", "export:zz*")])
+def test_a_pattern_that_matches_no_task_is_refused(built: Workshop, words: tuple[str, ...]) -> None:
+    refused = built.doit(*words, code=3)
+    assert f"no task matches {' '.join(words)}" in refused.err and "Traceback" not in refused.err
+    assert "no task matches" in built.dlm(*words, code=2).err
+
+
+def test_a_manifest_that_cannot_be_read_is_kept_aside(built: Workshop) -> None:
+    (built.store / "manifest.json").write_text("garbage")
+    built.edit("tower", "rings in fog", "rings at noon")
+    built.doit("train")
+    assert (built.store / "manifest.json.damaged").read_text() == "garbage"

@@ -169,6 +169,15 @@ HOSTILE: dict[str, tuple[Edit, str]] = {
     "a device": (lambda m: m.__setitem__(1, member(m[1][0].name, b"", tarfile.CHRTYPE)), "belongs"),
     "no header": (replaced(0), "begins with header.json"),
     "a header that is no JSON": (replaced(0, member("header.json", b"{")), "not sound JSON"),
+    "a size beyond all tapes": (header(objects={"0" * 64: 2**40}), "not those"),
+    "a number that is none": (
+        lambda m: m.__setitem__(0, member("header.json", m[0][1].replace(b'"params":{', b'"params":{"x":1e999,', 1))),
+        "cannot be understood",
+    ),
+    "half a character": (
+        lambda m: m.__setitem__(0, member("header.json", m[0][1].replace(b'"params":{', b'"params":{"\\ud800":1,', 1))),
+        "cannot be understood",
+    ),
     "a deep header": (replaced(0, member("header.json", b"[" * 100_000)), "not sound JSON"),
 }
 

@@ -118,7 +118,8 @@ class Project:
         for pattern in self.patterns:
             parts = pattern.split("/")[:-1]
             for depth in range(1, len(parts) + 1):
-                yield from (path for path in self.folder.glob("/".join(parts[:depth])) if path.is_dir())
+                with contextlib.suppress(ValueError, NotImplementedError):  # no pattern: `_glob` says so
+                    yield from (path for path in self.folder.glob("/".join(parts[:depth])) if path.is_dir())
 
     def _load(self, path: Path) -> Document | BrokenDocument:
         try:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import IO, Any
 
-from doit.exceptions import UnmetDependency
+from doit.exceptions import InvalidCommand, UnmetDependency
 
 from dlmbuild.build.uptodate import created, plain_words, write_note
 from dlmbuild.io.progress import Progress
@@ -48,6 +48,9 @@ class Reporter:
     def initialize(self, tasks: Any, selected: Any) -> None:
         global _current
         _current, self._tasks = self, (tasks, list(selected))
+        asked = " ".join(word for word in getattr(sys, "argv", [])[1:] if not word.startswith("-"))
+        if not self._tasks[1] and "*" in asked:  # doit takes a pattern that matches nothing for a wish fulfilled
+            raise InvalidCommand(f"no task matches {asked}\n  → doit list --all shows them")
 
     def get_status(self, task: Any) -> None:
         pass

@@ -33,7 +33,7 @@ class List(cmd_list.List):  # type: ignore[misc]
         if status:
             if not self._tasks:  # doit's control knows what follows from files, and adds it to each `task_dep`
                 self._tasks = TaskControl(self.task_list).tasks
-            state = self._state(task) if _does_something(task) else self._state_with_deps(task)
+            state = self._state_with_deps(task)
         self.outstream.write(template.format(name=task.name, doc=task.doc, status=state))
         if list_deps:
             self.outstream.writelines(f" -  {dep}\n" for dep in task.file_dep)

@@ -94,19 +94,23 @@ def write_pack(header: Header, files: Mapping[str, Path], out: Path) -> None:
 def read_pack(path: Path, into: Path | None) -> tuple[Header, Mapping[str, bytes]]:
     """Check a whole pack; leave its objects as files named by digest in the folder `into`, if one is given.
 
-    Also returns the contents of its small objects (under 1 MiB). Raises PackError for whatever is not as this module's
-    text says, to the byte.
+    Also returns the contents of its document and of its small objects (under 1 MiB). Raises PackError for whatever is
+    not as this module's text says, to the byte.
     """
     try:
         with path.open("rb") as pack:
             header = _header(_first(pack))
-            small = {d: _object(pack, d, size, into) for d, size in sorted(header.objects.items())}
+            whole = header.document
+            small = {d: _object(pack, d, size, into, d == whole) for d, size in sorted(header.objects.items())}
             if pack.read(len(_END) + 1) != _END:
                 raise PackError("the pack does not end where its header says")
         _check_adapters(header, small)
     except PackError as error:
         error.where = Where(str(path))
         raise
+    except (ValueError, TypeError, RecursionError, OverflowError) as error:  # what no honest packer writes
+        why = f"{type(error).__name__}: {error}"
+        raise PackError("the pack cannot be understood", where=Where(str(path)), why=why) from None
     return header, small
 
 
@@ -145,7 +149,7 @@ def _content(pack: IO[bytes], size: int) -> Iterator[bytes]:
         raise PackError("the pack is damaged between two of its files")
 
 
-def _object(pack: IO[bytes], digest: str, size: int, into: Path | None) -> bytes:
+def _object(pack: IO[bytes], digest: str, size: int, into: Path | None, keep: bool) -> bytes:
     block = pack.read(_BLOCK)
     if block != _member(f"objects/{digest}", size):
         raise PackError(f"objects/{digest} of {size} bytes is not where it belongs in the pack")
@@ -154,7 +158,7 @@ def _object(pack: IO[bytes], digest: str, size: int, into: Path | None) -> bytes
     try:
         for piece in _content(pack, size):
             found.update(piece)
-            kept = piece if size < _PIECE else b""
+            kept = kept + piece if keep or size < _PIECE else b""
             if file:
                 file.write(piece)
     finally:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import tomli_w
+
 from dlmbuild.doc.document import Document, parse_bytes
 from dlmbuild.doc.header import read_header
 from dlmbuild.errors import DlmError, PackError, Where
 from dlmbuild.io.atomic import staging_folder, write_atomic
+from dlmbuild.io.digest import readable_json
 from dlmbuild.io.statcache import StatCache
 from dlmbuild.lock.lockfile import Lock, document_lock, write_store_lock
 from dlmbuild.pack.format import Header, read_pack
@@ -57,7 +60,8 @@ def unpack(path: Path, folder: Path, home: Home, *, force: bool = False) -> Unpa
                 for digest in record.outputs.values():
                     if (scratch / digest).exists():
                         objects.put(scratch / digest)
-                if records.load(record.ingredients.key) is None:  # what was made here is believed more
+                known = records.load(record.ingredients.key)
+                if known is None or "unpacked" in known.notes:  # what was made here is believed more
                     records.save(replace(record, notes={**record.notes, "unpacked": header.dlm_id}))
             if header.records and not store.dlm_lock.exists():
                 write_store_lock(store.dlm_lock, _lock(header.records[-1], path))
@@ -88,8 +92,12 @@ def _lock(record: Record, path: Path) -> Lock:
     params, notes = record.ingredients.params, record.notes
     named = {name: notes[name] for name in ("pins", "machine", "determinism", "recipe")}
     try:
-        return document_lock(base=params["base"], plan=params["plan"], license=None, **named)
-    except (KeyError, TypeError, AttributeError) as error:
+        lock = document_lock(base=params["base"], plan=params["plan"], license=None, **named)
+        # Whatever could not be written later on is found now, before anything is.
+        tomli_w.dumps(lock).encode()
+        readable_json([record.ingredients.key, dict(params), dict(notes)])
+        return lock
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         why = f"{type(error).__name__}: {error}"
         raise PackError("a record in the pack cannot be understood", where=Where(str(path)), why=why) from None
 

@@ -44,6 +44,8 @@ def append_run(path: Path, dlm_id: str, kind: str, run: dict[str, Any]) -> None:
     The caller holds the document's lock.
     """
     manifest = read_manifest(path, dlm_id)
+    if path.exists() and not manifest["training_runs"] and not manifest["exports"]:  # none is ever written without
+        path.replace(path.with_name(f"{path.name}.damaged"))  # a person may still read something in it
     runs = manifest[kind]
     runs.append({"run": len(runs) + 1, "ended_at": now(), **run})
     write_atomic(path, readable_json(manifest))
