@@ -117,19 +117,12 @@ def training_run(
 
 def note_run(document: Document, project: Project, record: Record, built: bool) -> None:
     """Write the store's lock, and, of a phase that was really trained, the run into the manifest."""
-    from dlmbuild.lock.lockfile import document_lock, write_store_lock
+    from dlmbuild.lock.lockfile import training_lock, write_store_lock
     from dlmbuild.store.manifest import append_run
 
     base, store, notes = project.base_folder(document.base), document.store, record.notes
-    lock = document_lock(
-        base=base_identity(base),
-        pins=notes["pins"],
-        machine=notes["machine"],
-        determinism=notes["determinism"],
-        recipe=notes["recipe"],
-        plan=record.ingredients.params["plan"],
-        license=read_json(base.facts)["license"],
-    )
+    plan: Any = record.ingredients.params["plan"]
+    lock = training_lock(base_identity(base), plan, notes, read_json(base.facts)["license"])
     if project.lock_mode != "ignore":
         write_store_lock(store.dlm_lock, lock)
     if built:

@@ -220,24 +220,11 @@ def test_a_training_killed_between_checkpoints_resumes_to_the_same_bytes(built: 
     shutil.copytree(built.folder, whole.folder)
     shutil.copytree(built.home, whole.home)
     whole.doit("train")
-    process = subprocess.Popen(
-        [str(SCRIPTS / "doit"), "train"],
-        cwd=built.folder,
-        env=built.env(DLM_CHECKPOINT_SECONDS="0"),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    unfinished = built.store / "cache" / "unfinished"
-    wanted = [f"checkpoint-{step}" for step in range(15, 80)]
-    deadline = time.monotonic() + 120
-    while not any((path / "sealed.json").exists() for name in wanted for path in unfinished.glob(f"*/{name}")):
-        assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.02)
-    process.kill()
-    process.wait()
+    built.killed_at_checkpoint("train", range(15, 80))
     ran = built.doit("train")
     assert "resuming at step" in ran.out
     assert ran.steps == ["train:tower"]
+    unfinished = built.store / "cache" / "unfinished"
     assert not unfinished.exists() or not any(unfinished.iterdir())
     for name in ("adapter.json", "current.txt", "versions/v0002/training_state.pt", "versions/v0002/training_run.json"):
         assert (built.store / "adapter" / name).read_bytes() == (whole.store / "adapter" / name).read_bytes(), name

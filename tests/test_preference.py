@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
-from tests.workshop import BODY, SCRIPTS, Workshop
+from tests.workshop import BODY, Workshop
 
 pytestmark = pytest.mark.model
 
@@ -100,21 +98,7 @@ def test_a_preference_training_that_is_killed_resumes_to_the_same_bytes(preferri
     shutil.copytree(preferring.folder, whole.folder)
     shutil.copytree(preferring.home, whole.home)
     whole.doit("prefer")
-    process = subprocess.Popen(
-        [str(SCRIPTS / "doit"), "prefer"],
-        cwd=preferring.folder,
-        env=preferring.env(DLM_CHECKPOINT_SECONDS="0"),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    unfinished = preferring.store / "cache" / "unfinished"
-    wanted = [f"checkpoint-{step}" for step in range(7, 60)]
-    deadline = time.monotonic() + 120
-    while not any((path / "sealed.json").exists() for name in wanted for path in unfinished.glob(f"*/{name}")):
-        assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.02)
-    process.kill()
-    process.wait()
+    preferring.killed_at_checkpoint("prefer", range(7, 60))
     ran = preferring.doit("prefer")
     assert "resuming at step" in ran.out and ran.steps == ["prefer:tower"]
     version = (whole.store / "adapter" / "current.txt").read_text().strip()

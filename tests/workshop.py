@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -107,6 +108,24 @@ class Workshop:
         text = path.read_text()
         assert old in text
         path.write_text(text.replace(old, new))
+
+    def killed_at_checkpoint(self, task: str, steps: range) -> None:
+        """Begin to build `task`, and kill the build once its training has sealed the checkpoint of one of `steps`."""
+        build = subprocess.Popen(
+            [str(SCRIPTS / "doit"), task],
+            cwd=self.folder,
+            env=self.env(DLM_CHECKPOINT_SECONDS="0"),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        unfinished = self.store / "cache" / "unfinished"
+        wanted = [f"checkpoint-{step}" for step in steps]
+        deadline = time.monotonic() + 120
+        while not any((path / "sealed.json").exists() for name in wanted for path in unfinished.glob(f"*/{name}")):
+            assert time.monotonic() < deadline and build.poll() is None
+            time.sleep(0.02)
+        build.kill()
+        build.wait()
 
     @property
     def store(self) -> Path:

@@ -48,7 +48,7 @@ class Reporter:
     def initialize(self, tasks: Any, selected: Any) -> None:
         global _current
         _current, self._tasks = self, (tasks, list(selected))
-        asked = " ".join(word for word in getattr(sys, "argv", [])[1:] if not word.startswith("-"))
+        asked = " ".join(word for word in sys.argv[1:] if not word.startswith("-"))
         if not self._tasks[1] and "*" in asked:  # doit takes a pattern that matches nothing for a wish fulfilled
             raise InvalidCommand(f"no task matches {asked}\n  → doit list --all shows them")
 

@@ -19,8 +19,7 @@ class List(cmd_list.List):  # type: ignore[misc]
 
     def execute(self, opt_values: Any, pos_args: list[str]) -> Any:
         self._tasks: dict[str, Any] = {}
-        self._own: dict[str, str] = {}
-        self._with_deps: dict[str, str] = {}
+        self._states: dict[str, str] = {}
         code = super().execute(opt_values, pos_args)
         self.dep_manager.close()
         for task in self.task_list:
@@ -33,32 +32,23 @@ class List(cmd_list.List):  # type: ignore[misc]
         if status:
             if not self._tasks:  # doit's control knows what follows from files, and adds it to each `task_dep`
                 self._tasks = TaskControl(self.task_list).tasks
-            state = self._state_with_deps(task)
+            state = self._state(task)
         self.outstream.write(template.format(name=task.name, doc=task.doc, status=state))
         if list_deps:
             self.outstream.writelines(f" -  {dep}\n" for dep in task.file_dep)
             self.outstream.write("\n")
 
     def _state(self, task: Any) -> str:
+        """The worst letter among a task's own and those of all that it needs."""
+        if task.name not in self._states:
+            needed = (self._tasks[name] for name in (*task.task_dep, *task.setup_tasks))
+            self._states[task.name] = min([self._letter(task), *map(self._state, needed)], key=_WORST.index)
+        return self._states[task.name]
+
+    def _letter(self, task: Any) -> str:
         """The letter of a task by itself."""
-        if task.name not in self._own:
-            if self.dep_manager.status_is_ignore(task):
-                letter = "I"
-            elif _does_something(task):
-                letter = self.STATUS_MAP[self.dep_manager.get_status(task, self._tasks).status]
-            else:
-                letter = "U"
-            self._own[task.name] = letter
-        return self._own[task.name]
-
-    def _state_with_deps(self, task: Any) -> str:
-        """The worst letter among a task and all that it needs."""
-        if task.name not in self._with_deps:
-            needed = [self._tasks[name] for name in (*task.task_dep, *task.setup_tasks)]
-            letters = [self._state(task), *(self._state_with_deps(other) for other in needed)]
-            self._with_deps[task.name] = min(letters, key=_WORST.index)
-        return self._with_deps[task.name]
-
-
-def _does_something(task: Any) -> bool:
-    return bool(task.actions or task.file_dep or task.uptodate)
+        if self.dep_manager.status_is_ignore(task):
+            return "I"
+        if not (task.actions or task.file_dep or task.uptodate):
+            return "U"  # it only stands for others
+        return str(self.STATUS_MAP[self.dep_manager.get_status(task, self._tasks).status])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dlmbuild.cli.check import find_documents
 from dlmbuild.errors import DlmError, DocumentError, Where
-from dlmbuild.io.atomic import write_atomic
+from dlmbuild.io.atomic import free_name, write_atomic
 from dlmbuild.io.text import decode_text, read_bytes
 
 
@@ -47,8 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _replace(path: Path, data: bytes, new: bytes) -> Path:
     """Write a document anew, keeping it as it was in another file. Raises DocumentError if it changed meanwhile."""
     path = path.resolve()  # a link stays one
-    names = (f"{path.name}.bak", *(f"{path.name}.bak{number}" for number in range(2, 1000)))
-    kept = next(path.with_name(name) for name in names if not path.with_name(name).exists())
+    kept = free_name(path, "bak")
     mode = path.stat().st_mode
     write_atomic(kept, data)
     if read_bytes(path) != data:

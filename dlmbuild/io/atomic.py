@@ -38,6 +38,12 @@ def write_atomic(path: Path, data: bytes) -> None:
         file.write(data)
 
 
+def free_name(path: Path, suffix: str) -> Path:
+    """A name beside `path` that nothing has yet: NAME.suffix, NAME.suffix2, …"""
+    names = (path.with_name(f"{path.name}.{suffix}{number}") for number in ("", *range(2, 10_000)))
+    return next(name for name in names if not name.exists())
+
+
 @contextmanager
 def create_atomic(path: Path) -> Iterator[BinaryIO]:
     """A file to write to that appears at `path` when the block ends well, and not at all otherwise."""

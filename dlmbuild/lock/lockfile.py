@@ -45,6 +45,14 @@ def document_lock(
     }
 
 
+def training_lock(
+    base: Mapping[str, Any], plan: Mapping[str, Any], notes: Mapping[str, Any], license: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """The lock that a training's record stands for; `notes` are the record's."""
+    named = {name: notes[name] for name in ("pins", "machine", "determinism", "recipe")}
+    return document_lock(base=base, plan=plan, license=license, **named)
+
+
 def write_store_lock(path: Path, lock: Lock) -> None:
     """Write a store's lock in one step."""
     _write(path, "What the last training of this document ran under. Written by `doit train`.", dict(lock))

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import tomli_w
 
 from dlmbuild.doc.document import Document, parse_bytes
 from dlmbuild.doc.header import read_header
 from dlmbuild.errors import DlmError, PackError, Where
-from dlmbuild.io.atomic import staging_folder, write_atomic
+from dlmbuild.io.atomic import free_name, staging_folder, write_atomic
 from dlmbuild.io.digest import readable_json
 from dlmbuild.io.statcache import StatCache
-from dlmbuild.lock.lockfile import Lock, document_lock, write_store_lock
+from dlmbuild.lock.lockfile import Lock, training_lock, write_store_lock
 from dlmbuild.pack.format import Header, read_pack
 from dlmbuild.store.exclusive import exclusive
 from dlmbuild.store.layout import Home
@@ -44,7 +45,6 @@ def unpack(path: Path, folder: Path, home: Home, *, force: bool = False) -> Unpa
 
     A document that differs from the pack's is only replaced with `force`, and kept beside it. Raises PackError.
     """
-    check_pack(path)
     home.root.mkdir(parents=True, exist_ok=True)
     with staging_folder(home.root) as scratch:
         header, small = read_pack(path, scratch)
@@ -90,9 +90,10 @@ def _document(header: Header, text: bytes, path: Path) -> Document:
 def _lock(record: Record, path: Path) -> Lock:
     """What the training ran under, which decides how `auto` is resolved. The licence is accepted again here."""
     params, notes = record.ingredients.params, record.notes
-    named = {name: notes[name] for name in ("pins", "machine", "determinism", "recipe")}
+    base: Any = params.get("base")
+    plan: Any = params.get("plan")
     try:
-        lock = document_lock(base=params["base"], plan=params["plan"], license=None, **named)
+        lock = training_lock(base, plan, notes, None)
         # Whatever could not be written later on is found now, before anything is.
         tomli_w.dumps(lock).encode()
         readable_json([record.ingredients.key, dict(params), dict(notes)])
@@ -123,8 +124,7 @@ def _make_room(header: Header, goal: Path, text: bytes, path: Path, *, force: bo
             why="nothing is overwritten unasked",
             do=f"dlm unpack --force {path} keeps the one that is here beside it; move a link or a folder away yourself",
         )
-    backups = (goal.with_name(f"{goal.name}.before{number}") for number in ("", *range(2, 10_000)))
-    return next(backup for backup in backups if not backup.exists())
+    return free_name(goal, "before")
 
 
 def _id_of(document: Path) -> str:

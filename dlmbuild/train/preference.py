@@ -17,9 +17,9 @@ from dlmbuild.io.progress import Progress
 from dlmbuild.train.commit import write_version
 from dlmbuild.train.determinism import make_deterministic
 from dlmbuild.train.model import load_base, no_processing, with_adapter
-from dlmbuild.train.settings import assert_effective, trainer_settings
+from dlmbuild.train.settings import trainer_settings
 from dlmbuild.train.state import Checkpoints
-from dlmbuild.train.watch import finish, not_finite, watch
+from dlmbuild.train.watch import not_finite, run_to_end, watch, watched
 
 _METRICS = {"rewards/margins": "margin", "rewards/accuracies": "accuracy"}
 
@@ -45,23 +45,20 @@ def prefer(
     progress("loading torch, the base and the adapter")
     make_deterministic(plan["seed"], plan["threads"])
     rows, pad_id = read_pairs(pairs)
-    kept = Checkpoints(checkpoints)
     beside = watch(
         "preference training",
         log=log,
         progress=progress,
         lengths=[row.length for row in rows],
         plan=plan,
-        checkpoints=kept,
+        checkpoints=Checkpoints(checkpoints),
         checkpoint_seconds=checkpoint_seconds,
         metrics=_METRICS,
     )
     model = with_adapter(load_base(base, plan, pad_id), base, adapter)
     trainer = _trainer(model, rows, plan, pad_id, checkpoints, beside)
-    resumed = kept.latest()
-    trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
     run = {
-        **finish(trainer),
+        **run_to_end(trainer, beside, plan),
         **{f"last_{name}": value for name, value in beside.latest.items()},
         "epochs": plan["num_epochs"],
         "rows": len(rows),
@@ -76,7 +73,6 @@ def _trainer(
     model: Any, rows: list[PairRow], plan: Mapping[str, Any], pad_id: int, checkpoints: Path, beside: Any
 ) -> Any:
     import torch
-    import transformers
     from datasets import Dataset
     from torch.nn.functional import logsigmoid
     from trl import DPOConfig, DPOTrainer
@@ -84,7 +80,7 @@ def _trainer(
 
     orpo = plan["method"] == "orpo"
 
-    class Trainer(DPOTrainer):  # type: ignore[misc]
+    class Trainer(watched(DPOTrainer, beside)):  # type: ignore[misc]
         """TRL's trainer on rows that are tokens, in our own order, without a copy of the model to compare with."""
 
         def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
@@ -106,13 +102,6 @@ def _trainer(
             self._metrics["train"]["rewards/margins"].append(odds.detach().mean().item())
             self._metrics["train"]["rewards/accuracies"].append((odds.detach() > 0).float().mean().item())
             return -chosen.mean() - plan["alpha"] * logsigmoid(odds).mean()
-
-        def _get_train_sampler(self, *_: Any) -> Any:
-            return beside.order
-
-        def _save_checkpoint(self, model: Any, trial: Any) -> None:
-            transformers.Trainer._save_checkpoint(self, model, trial)  # without TRL's model card
-            beside.checkpoints.seal(self.state.global_step)
 
     table = Dataset.from_dict(
         {
@@ -142,9 +131,6 @@ def _trainer(
         trainer.precompute_ref_logps = True
     if "ref" in trainer.model.peft_config:
         trainer.model.delete_adapter("ref")
-    trainer.remove_callback(transformers.trainer_callback.PrinterCallback)
-    trainer.add_callback(beside)
-    assert_effective(trainer, plan)
     return trainer
 
 

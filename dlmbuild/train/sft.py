@@ -16,9 +16,9 @@ from dlmbuild.io.progress import Progress
 from dlmbuild.train.commit import write_version
 from dlmbuild.train.determinism import make_deterministic
 from dlmbuild.train.model import load_base, lora_config, no_processing
-from dlmbuild.train.settings import assert_effective, trainer_settings
+from dlmbuild.train.settings import trainer_settings
 from dlmbuild.train.state import Checkpoints
-from dlmbuild.train.watch import finish, not_finite, watch
+from dlmbuild.train.watch import not_finite, run_to_end, watch, watched
 
 _IGNORED = -100
 """The label that torch's cross entropy leaves out."""
@@ -74,21 +74,18 @@ def fit(
 ) -> dict[str, Any]:
     """`train` for rows at hand; `pad_id` is the token that shorter rows of a batch are filled up with."""
     make_deterministic(plan["seed"], plan["threads"])
-    kept = Checkpoints(checkpoints)
     beside = watch(
         "training",
         log=log,
         progress=progress,
         lengths=[len(row.ids) for row in rows],
         plan=plan,
-        checkpoints=kept,
+        checkpoints=Checkpoints(checkpoints),
         checkpoint_seconds=checkpoint_seconds,
     )
     trainer = _trainer(load_base(base, plan, pad_id), rows, plan, pad_id, checkpoints, beside)
-    resumed = kept.latest()
-    trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
     run = {
-        **finish(trainer),
+        **run_to_end(trainer, beside, plan),
         "epochs": plan["num_epochs"],
         "rows": len(rows),
         "tokens": sum(len(row.ids) for row in rows),
@@ -105,7 +102,7 @@ def _trainer(model: Any, rows: list[Row], plan: Mapping[str, Any], pad_id: int, 
     from trl import SFTConfig, SFTTrainer
     from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-    class Trainer(SFTTrainer):  # type: ignore[misc]
+    class Trainer(watched(SFTTrainer, beside)):  # type: ignore[misc]
         """TRL's trainer with the model's own loss and our own order."""
 
         def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
@@ -114,13 +111,6 @@ def _trainer(model: Any, rows: list[Row], plan: Mapping[str, Any], pad_id: int, 
             if not torch.isfinite(loss):
                 raise not_finite(loss.item(), self.state.global_step + 1)
             return loss
-
-        def _get_train_sampler(self, *_: Any) -> Any:
-            return beside.order
-
-        def _save_checkpoint(self, model: Any, trial: Any) -> None:
-            transformers.Trainer._save_checkpoint(self, model, trial)  # without TRL's model card
-            beside.checkpoints.seal(self.state.global_step)
 
     config = SFTConfig(
         **trainer_settings(plan, len(rows), checkpoints),
@@ -144,9 +134,5 @@ def _trainer(model: Any, rows: list[Row], plan: Mapping[str, Any], pad_id: int, 
         processing_class=no_processing(pad_id),
         peft_config=lora_config(plan),
     )
-    # TRL's own progress printing goes to the log of the job; ours is the one that people see.
-    trainer.remove_callback(transformers.trainer_callback.PrinterCallback)
-    trainer.add_callback(beside)
-    assert_effective(trainer, plan)
     assert not trainer.args.packing
     return trainer

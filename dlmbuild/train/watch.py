@@ -12,6 +12,7 @@ from typing import Any
 from dlmbuild.errors import TrainingError
 from dlmbuild.io.progress import Progress
 from dlmbuild.train.determinism import EpochOrder
+from dlmbuild.train.settings import assert_effective
 from dlmbuild.train.state import Checkpoints
 
 
@@ -97,8 +98,31 @@ def watch(
     return Watch()
 
 
-def finish(trainer: Any) -> dict[str, Any]:
-    """Check that a training came to its end; returns its numbers for the record."""
+def watched(kind: Any, beside: Any) -> Any:
+    """A trainer class of TRL that takes its rows in our order, and whose checkpoints are sealed."""
+    import transformers
+
+    class Watched(kind):  # type: ignore[misc]
+        def _get_train_sampler(self, *_: Any) -> Any:
+            return beside.order
+
+        def _save_checkpoint(self, model: Any, trial: Any) -> None:
+            transformers.Trainer._save_checkpoint(self, model, trial)  # without TRL's model card
+            beside.checkpoints.seal(self.state.global_step)
+
+    return Watched
+
+
+def run_to_end(trainer: Any, beside: Any, plan: Mapping[str, Any]) -> dict[str, Any]:
+    """Train, from the last checkpoint if there is one; returns the numbers for the record."""
+    import transformers
+
+    # TRL's own progress printing goes to the log of the job; ours is the one that people see.
+    trainer.remove_callback(transformers.trainer_callback.PrinterCallback)
+    trainer.add_callback(beside)
+    assert_effective(trainer, plan)
+    resumed = beside.checkpoints.latest()
+    trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
     state = trainer.state
     if state.global_step != state.max_steps:
         raise TrainingError(f"training ended at step {state.global_step} of {state.max_steps}")
