@@ -19,7 +19,7 @@ from pathlib import Path
 from tests.tiny import make_tiny_base
 from tests.workshop import BODY, HEAD, SCRIPTS, Workshop
 
-DODO = """
+FAKE_JOBS = """
 import hashlib, json, os, time
 from pathlib import Path
 import dlmbuild.jobs.local as local
@@ -73,12 +73,23 @@ if kill_at:
 
 local.run_job = run_job
 local.require_extra = lambda *modules: None
+"""
+
+# A plain dodo file, of which a build that had nothing to do leaves a note (build/uptodate.py).
+DODO = """
+import fake_jobs
 from dlmbuild.rules import project
 globals().update(project("*.dlm"))
 """
 
 ID = "01HZX3Q5J8K9M2N4P6R8T0V2W4"
 QUANT = "Q4_K_M"
+
+
+def write_dodo(folder: Path) -> None:
+    """Lay down a plain dodo file whose heavy jobs are replaced."""
+    (folder / "fake_jobs.py").write_text(FAKE_JOBS)
+    (folder / "dodo.py").write_text(DODO)
 
 
 @dataclass
@@ -111,7 +122,7 @@ class History:
         self.random = random.Random(self.seed)
         self.shop = Workshop(self.root / "project", self.root / "home")
         self.shop.folder.mkdir(parents=True)
-        (self.shop.folder / "dodo.py").write_text(DODO)
+        write_dodo(self.shop.folder)
         self.bases = [self.root / "base0", self.root / "base1"]
         make_tiny_base(self.bases[0])
         shutil.copytree(self.bases[0], self.bases[1])
@@ -236,7 +247,7 @@ class History:
         if self.inputs.meaning not in self.expected:
             scratch = Workshop(self.root / "scratch" / "project", self.root / "scratch" / "home")
             scratch.folder.mkdir(parents=True)
-            (scratch.folder / "dodo.py").write_text(DODO)
+            write_dodo(scratch.folder)
             self.write(scratch.folder, self.inputs)
             scratch.doit(f"export:{QUANT}")
             self.expected[self.inputs.meaning] = self.state(scratch)

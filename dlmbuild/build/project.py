@@ -202,8 +202,11 @@ def find_document(named: str, folder: Path) -> tuple[Project, Document]:
 def project_of(folder: Path) -> Project:
     """The project that the dodo.py in `folder` declares. Raises UsageError where there is none, or for its mistakes."""
     import runpy
+    import sys
 
     dodo = folder / "dodo.py"
+    if (beside := str(folder.absolute())) not in sys.path:
+        sys.path.insert(0, beside)  # as doit does: a dodo file may import what lies beside it
     uptodate.loaded_by_hand = True
     try:
         with running_dodo(dodo):

@@ -21,7 +21,7 @@ from statistics import median
 
 from dlmbuild.io.ulid import new_ulid
 from tests.bench.cost import SCRIPTS, cost
-from tests.history import DODO
+from tests.history import write_dodo
 from tests.tiny import make_tiny_base
 from tests.workshop import BODY, HEAD
 
@@ -108,7 +108,7 @@ def _medians(commands: Mapping[str, tuple[list[str], Path, Mapping[str, str]]], 
 def _documents(folder: Path, count: int, environment: Mapping[str, str]) -> int:
     """Build so many documents; returns the number of tasks, as `doit list --all` has them."""
     make_tiny_base(folder / "base")
-    (folder / "dodo.py").write_text(DODO)
+    write_dodo(folder)
     for number in range(count):
         text = HEAD.format(dlm_id=new_ulid(), base="file:./base", more="")
         (folder / f"book{number:03d}.dlm").write_text(text + BODY.replace("grey", f"grey {number}"))
