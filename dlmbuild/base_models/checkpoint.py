@@ -9,7 +9,7 @@ import math
 import shutil
 import stat
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,16 +41,19 @@ _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
-def copy_checkpoint(source: Path, out: Path, *, inside: Path, vouched: Row | None, progress: Progress) -> None:
-    """Copy the files of the checkpoint `source` to `out`, after looking at all that can be refused.
+def copy_checkpoint(
+    source: Path, out: Path, *, inside: Path, vouched: Row | None, look: Callable[[Path], object], progress: Progress
+) -> None:
+    """Copy the files of the checkpoint `source` to `out`, after looking at all that can be refused; so does `look`.
 
     Links are followed as far as they stay within `inside`. `vouched` is the registry row of the model, if it has one.
     """
     names = checkpoint_files(source, inside)
     _refuse_foreign_code(source, vouched)
     _describe(source)
+    look(source)
     sizes = {name: (source / name).stat().st_size for name in names}
-    require_space(out, sum(sizes.values()))
+    require_space(out.parent, sum(sizes.values()))
     done = 0
     for name in names:
         progress("copying the base", done, sum(sizes.values()))
@@ -68,7 +71,12 @@ def inspect(folder: Path) -> dict[str, JSON]:
     facts = _describe(folder)
     for name, tensor in read_checkpoint(folder, BaseModelError).items():
         if not tensor.is_finite():
-            raise _damaged(tensor.path, f"the tensor {name!r} holds an infinity or something that is not a number")
+            raise BaseModelError(
+                "this file cannot be used",
+                where=Where(str(tensor.path)),
+                why=f"the tensor {name!r} holds an infinity or something that is not a number",
+                do="write another base_model, or fetch or save this one again",
+            )
     return {**facts, "files": {name: sha256_file(folder / name) for name in names}}
 
 
@@ -77,12 +85,6 @@ def checkpoint_files(folder: Path, inside: Path | None = None) -> list[str]:
 
     Raises BaseModelError if one is missing, or is a link that leads out of `inside` (`folder`, if not said).
     """
-    if not folder.is_dir():
-        raise BaseModelError(
-            f"no folder {folder}",
-            why="a base of this kind is a folder with config.json, tokenizer.json and model.safetensors",
-            do="write the path of such a folder; relative paths start at the document",
-        )
     present = {path.name for path in folder.iterdir()}
     if CONFIG not in present:
         raise BaseModelError(

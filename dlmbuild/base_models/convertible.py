@@ -22,32 +22,43 @@ _BUFFER = ".rotary_emb.inv_freq"
 
 
 def conversion_facts(checkpoint: Path, vouched: str, progress: Progress) -> dict[str, JSON]:
-    """What base.json says of the way to a GGUF: linear layers that LoRA can adapt, pre-tokenizer, converter.
+    """What base.json says of the way to a GGUF: what `adaptable` finds, and the converter.
 
-    For a model of ours `context_length` as well, which is that of a sliding window where llama.cpp knows of none.
-    `vouched` is the value of `DLM_PRE_TOKENIZER`; an empty `pre_tokenizer` is one that llama.cpp's converter finds out
-    itself, and `converter` is None for our own. Raises BaseModelError for a base that cannot be converted.
+    `converter` is None for our own. Raises BaseModelError for a base that cannot be converted.
     """
-    config = read_json_object(checkpoint / "config.json", BaseModelError)
-    tokenizer = read_json_object(checkpoint / "tokenizer.json", BaseModelError)
+    found = adaptable(checkpoint, vouched)
     if is_known(checkpoint):
-        model = decoder_of_config(config, Where(str(checkpoint / "config.json")), BaseModelError)
-        weights_of(checkpoint, model, BaseModelError)
-        layers = {weight.hf.split(".")[-2] for weight in model.weights() if weight.linear}
-        try:
-            pre = pre_name(tokenizer, vouched)
-        except BaseModelError as error:
-            error.where = Where(str(checkpoint / "tokenizer.json"))
-            raise
-        found: dict[str, JSON] = {"linear_layers": sorted(layers), "context_length": model.context}
-        return {**found, "pre_tokenizer": pre, "converter": None}
-    linear = _known_to_transformers(checkpoint, config)
-    name = _known_pre_tokenizer(tokenizer, vouched)
+        return {**found, "converter": None}
+    tokenizer = read_json_object(checkpoint / "tokenizer.json", BaseModelError)
     progress("asking llama.cpp's converter about the base")
     with staging_folder(checkpoint.parent) as staging:
         words = ("--vocab-only", "--outfile", str(staging / "vocabulary.gguf"), "--outtype", "f16", str(checkpoint))
-        official.run("convert_hf_to_gguf.py", *words, progress=progress, pre=name, advice=override_advice(tokenizer))
-    return {"linear_layers": list(linear), "pre_tokenizer": name, "converter": dict(official.facts())}
+        pre, advice = str(found["pre_tokenizer"]), override_advice(tokenizer)
+        official.run("convert_hf_to_gguf.py", *words, progress=progress, pre=pre, advice=advice)
+    return {**found, "converter": dict(official.facts())}
+
+
+def adaptable(checkpoint: Path, vouched: str) -> dict[str, JSON]:
+    """The linear layers of a base that LoRA can adapt and its pre-tokenizer, from JSON and headers.
+
+    For a model of ours `context_length` as well, which is that of a sliding window where llama.cpp knows of none.
+    `vouched` is the value of `DLM_PRE_TOKENIZER`; an empty `pre_tokenizer` is one that llama.cpp's converter finds out
+    itself. Raises BaseModelError for a base of an unknown architecture, or that is not as its configuration says.
+    """
+    config = read_json_object(checkpoint / "config.json", BaseModelError)
+    tokenizer = read_json_object(checkpoint / "tokenizer.json", BaseModelError)
+    if not is_known(checkpoint):
+        linear = _known_to_transformers(checkpoint, config)
+        return {"linear_layers": list(linear), "pre_tokenizer": _known_pre_tokenizer(tokenizer, vouched)}
+    model = decoder_of_config(config, Where(str(checkpoint / "config.json")), BaseModelError)
+    weights_of(checkpoint, model, BaseModelError)
+    layers = {weight.hf.split(".")[-2] for weight in model.weights() if weight.linear}
+    try:
+        pre = pre_name(tokenizer, vouched)
+    except BaseModelError as error:
+        error.where = Where(str(checkpoint / "tokenizer.json"))
+        raise
+    return {"linear_layers": sorted(layers), "context_length": model.context, "pre_tokenizer": pre}
 
 
 def _known_pre_tokenizer(tokenizer: dict[str, Any], vouched: str) -> str:
@@ -87,29 +98,38 @@ def weights_of(checkpoint: Path, model: Decoder, error: type[DlmError]) -> dict[
     return stored
 
 
-def _known_to_transformers(checkpoint: Path, config: dict[str, Any]) -> list[str]:
-    """The names of a model's linear layers inside blocks, from the code of transformers, without its weights."""
+def require_architecture(architecture: str, where: Where) -> None:
+    """Refuse an architecture that neither we nor transformers know. Raises BaseModelError, or MissingExtra."""
+    if architecture in FAMILIES:
+        return
     if find_spec("transformers") is None or find_spec("torch") is None:
         raise MissingExtra(
             "a base of this architecture needs transformers and torch", do="pip install 'dlmbuild[train]'"
         )
-    import torch
     import transformers
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     known: set[str] = set()
     for name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
         known.update([name] if isinstance(name, str) else name)
-    where = Where(str(checkpoint / "config.json"))
-    (architecture,) = config["architectures"]
     if architecture not in known:
         raise BaseModelError(
             f"the base has the architecture {architecture!r}",
             where=where,
             why=f"known are {', '.join(sorted(FAMILIES))} and other language models of transformers "
             f"{transformers.__version__} and llama.cpp, and this one is not among those of transformers",
-            do="take a base of one of these",
+            do="write a base_model of one of these, for example smollm2-135m",
         )
+
+
+def _known_to_transformers(checkpoint: Path, config: dict[str, Any]) -> list[str]:
+    """The names of a model's linear layers inside blocks, from the code of transformers, without its weights."""
+    where = Where(str(checkpoint / "config.json"))
+    (architecture,) = config["architectures"]
+    require_architecture(architecture, where)
+    import torch
+    import transformers
+
     try:
         read = transformers.AutoConfig.from_pretrained(checkpoint, local_files_only=True, trust_remote_code=False)
         with torch.device("meta"):

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from dlmbuild.base_models.checkpoint import CONFIG, OPTIONAL, TOKENIZER, WEIGHTS, require_space
+from dlmbuild.base_models.convertible import require_architecture
 from dlmbuild.base_models.reference import Reference
-from dlmbuild.errors import BaseModelError
+from dlmbuild.errors import BaseModelError, Where
 from dlmbuild.io.progress import Progress
 from dlmbuild.io.safetensors_file import INDEX
 
@@ -56,6 +57,9 @@ def _download(reference: Reference, progress: Progress) -> tuple[Path, str]:
             why="weights in other formats are pickles, which can run code when they are loaded",
             do="choose a model that is published as safetensors, or a GGUF of it: gguf:./file.gguf",
         )
+    told = (info.config or {}).get("architectures")
+    if isinstance(told, list) and len(told) == 1:  # else config.json itself is going to be refused
+        require_architecture(str(told[0]), Where(reference.text))
     cache = Path(constants.HF_HUB_CACHE)
     there = cache / f"models--{reference.id.replace('/', '--')}" / "snapshots" / info.sha
     needed = sum(size for name, size in sizes.items() if not (there / name).exists())

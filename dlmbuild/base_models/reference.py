@@ -6,8 +6,8 @@
     file:./folder              a checkpoint folder; relative paths start at the document
     gguf:./file.gguf           a GGUF file, dequantised to a checkpoint
 
-Only the standard library: references are parsed whenever a build graph is loaded, and nothing is looked up in the
-network for it.
+Only the standard library: references are parsed whenever a build graph is loaded. Nothing is looked up in the network
+for it, and of what lies on this disk no more than that it is there.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ Kind = Literal["package", "hub", "folder", "gguf"]
 _HUB_ID = r"(?a)(?!.{97})(?!.*(?:--|\.\.|\.git$))\w(?:[\w.-]*\w)?/\w(?:[\w.-]*\w)?"
 _REVISION = r"(?a)(?!.*\.\.)[A-Za-z0-9][\w./-]{0,199}"
 _LOCAL: dict[str, Kind] = {"file": "folder", "gguf": "gguf"}
+_MAGIC = b"GGUF"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,11 @@ class Reference:
     def from_data(cls, data: dict[str, JSON]) -> Reference:
         """The inverse of `as_data`."""
         return cls(**{**data, "path": None if data["path"] is None else Path(data["path"])})
+
+    @property
+    def landmark(self) -> Path | None:
+        """The file by which a base on this disk is known to be there; None for any other base."""
+        return self.path / "config.json" if self.kind == "folder" and self.path else self.path
 
     @property
     def known(self) -> Row | None:
@@ -98,6 +104,66 @@ def parse_reference(text: str, folder: Path) -> Reference:
         why="bases come from the registry, hf:, file: or gguf:",
         do="write a registry key such as smollm2-135m, or hf:org/name@revision, file:./folder, gguf:./file.gguf",
     )
+
+
+def present_reference(text: str, folder: Path) -> Reference:
+    """`parse_reference`, refused as well where the disk has nothing of the kind. Raises BaseModelError."""
+    reference = parse_reference(text, folder)
+    require_present(reference)
+    return reference
+
+
+def require_present(reference: Reference) -> None:
+    """Refuse a folder or a GGUF file that is not there or is another thing, by a look of microseconds.
+
+    Raises BaseModelError.
+    """
+    path, landmark = reference.path, reference.landmark
+    if path is None or landmark is None:
+        return
+    try:
+        if reference.kind == "folder" and not path.is_dir():
+            raise _absent(reference, path)
+        if reference.kind == "folder" and not landmark.is_file():
+            there = landmark.exists() or landmark.is_symlink()
+            raise BaseModelError(
+                f"{reference.text!r} is no checkpoint",
+                why=f"{landmark} is not a regular file" if there else f"{path} has no config.json",
+                do="name the folder that holds the model's files",
+            )
+        if reference.kind == "gguf" and not path.is_file():  # a pipe would be waited for
+            raise _absent(reference, path)
+        if reference.kind == "gguf" and (start := _start(path)) != _MAGIC:
+            begins = f"begins with {start!r}, not with {_MAGIC!r}" if start else "is empty"
+            why, do = f"{path} {begins}", "fetch the file again, or write the path of another"
+            raise BaseModelError(f"{reference.text!r} is no GGUF file", why=why, do=do)
+    except OSError as error:
+        raise BaseModelError(
+            f"{reference.text!r} cannot be read",
+            why=f"{path}: {error.strerror or error}",
+            do="see to its permissions, or write another path",
+        ) from None
+
+
+def _absent(reference: Reference, path: Path) -> BaseModelError:
+    scheme, _, rest = reference.text.partition(":")
+    file = scheme == "gguf"
+    wanted = "a GGUF file" if file else "a folder with config.json, tokenizer.json and model.safetensors"
+    do = f"write the path of {wanted}; relative paths start at the document"
+    if path.is_dir():
+        found = "is a folder"
+        do = f"write file:{rest}" if (path / "config.json").is_file() else do
+    elif path.is_file():
+        found = "is a file"
+        do = f"write gguf:{rest}" if _start(path) == _MAGIC else do
+    else:
+        found = "is neither a folder nor a file" if path.exists() else "does not exist"
+    return BaseModelError(f"{reference.text!r} names no {'file' if file else 'folder'}", why=f"{path} {found}", do=do)
+
+
+def _start(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(len(_MAGIC))
 
 
 def _known(text: str) -> Reference:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -96,6 +95,8 @@ def row(key: str) -> Row:
     rows = load_registry()
     if key in rows:
         return rows[key]
+    from difflib import get_close_matches
+
     near = get_close_matches(key.lower(), rows, n=3, cutoff=0.5)
     raise BaseModelError(
         f"unknown base model {key!r}",

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, NamedTuple
 from doit.exceptions import InvalidDodoFile
 
 from dlmbuild import base_models
-from dlmbuild.base_models.reference import Reference, parse_reference
+from dlmbuild.base_models.reference import Reference, parse_reference, present_reference, require_present
 from dlmbuild.build import uptodate
 from dlmbuild.build.dodo import running_dodo
 from dlmbuild.build.step import Archive
@@ -25,7 +25,7 @@ from dlmbuild.io.digest import canonical_json
 from dlmbuild.lock import Mode
 from dlmbuild.store.layout import BaseFolder, Home, Store
 
-_HEADER_VERSION = "6"
+_HEADER_VERSION = "7"
 _REGISTRY = Path(base_models.__file__).with_name("registry.toml")
 
 
@@ -42,6 +42,8 @@ class Document(NamedTuple):
     """Whether its adapter is trained on preferences, after the rows."""
     sources: Mapping[str, Any] = {}
     """`given` and `policy`: the sources as the frontmatter has them. Empty where there are none."""
+    evaluates: bool = False
+    """Whether it says what its model must reach."""
 
     @property
     def name(self) -> str:
@@ -53,6 +55,8 @@ class BrokenDocument(NamedTuple):
 
     path: Path
     error: DlmError
+    otherwise: Document | None = None
+    """The document, if nothing is wrong but that its base is not there: what was built from it can still be used."""
 
     @property
     def name(self) -> str:
@@ -77,7 +81,8 @@ class Project:
 
     @cached_property
     def _all(self) -> list[Document | BrokenDocument]:
-        for path in [*self._searched(), self.folder / "dodo.py", self.lock_path]:
+        decided = map(Path, uptodate.deciding(str(self.folder)))
+        for path in [*self._searched(), *decided, self.lock_path]:
             self.noticed.setdefault(path, uptodate.appearance(str(path)))
         found = sorted({path for pattern in self.patterns for path in self._glob(pattern) if not path.is_dir()})
         for path in found:
@@ -135,8 +140,15 @@ class Project:
             what = f"the document cannot be read: {error.strerror}"
             return BrokenDocument(path, DocumentError(what, where=Where(str(path))))
         store = self.archive.home.store(header["dlm_id"])
-        shape = (header.get("prefers", False), header.get("sources", {}))
-        return Document(path, header["dlm_id"], reference, header["default_quant"], store, *shape)
+        shape = (header.get("prefers", False), header.get("sources", {}), header.get("evaluates", False))
+        document = Document(path, header["dlm_id"], reference, header["default_quant"], store, *shape)
+        if reference.landmark:
+            self.noticed.setdefault(reference.landmark, uptodate.appearance(str(reference.landmark)))
+        try:
+            require_present(reference)
+        except BaseModelError as error:
+            return BrokenDocument(path, self._all_mistakes(path, error), document)
+        return document
 
     def _all_mistakes(self, path: Path, first: DlmError) -> DlmError:
         """A header is read without the body; once something is wrong, everything that is wrong is told."""
@@ -144,7 +156,7 @@ class Project:
 
         whole = self.folder / path
         try:
-            parse_bytes(whole.read_bytes(), str(path), partial(parse_reference, folder=whole.parent))
+            parse_bytes(whole.read_bytes(), str(path), partial(present_reference, folder=whole.parent))
         except InvalidDocument as error:
             (one, *more) = error.errors
             return one if isinstance(one, BaseModelError) and not more else error
@@ -170,6 +182,8 @@ class Project:
         reference = parse_reference(found.base_model, (self.folder / path).parent)
         if found.prefers:
             header["prefers"] = True
+        if found.evaluates:
+            header["evaluates"] = True
         if found.sources:
             header["sources"] = {"given": found.sources, "policy": found.sources_policy}
         if reference.path is None:  # what lies on this disk is named by a path, which is not the document's
@@ -193,6 +207,8 @@ def find_document(named: str, folder: Path) -> tuple[Project, Document]:
         if document.name == name:
             return project, document
     for broken in project.broken:
+        if broken.name == name and broken.otherwise:
+            return project, broken.otherwise
         if broken.name == name:
             raise broken.error
     names = ", ".join(document.name for document in project.documents) or "none"
@@ -227,17 +243,16 @@ def project_of(folder: Path) -> Project:
 def _refuse_clashes(documents: list[Document | BrokenDocument]) -> None:
     by_name: dict[str, Path] = {}
     by_id: dict[str, Path] = {}
-    for document in documents:
-        other = by_name.setdefault(document.name, document.path)
-        if other != document.path:
-            raise InvalidDodoFile(
-                f"{other} and {document.path} have the same name, and tasks are named after documents.\n"
-                f"  → rename one of them"
-            )
-        if isinstance(document, Document):
-            other = by_id.setdefault(document.dlm_id, document.path)
-            if other != document.path:
-                raise InvalidDodoFile(
-                    f"{other} and {document.path} have the same dlm_id {document.dlm_id}: one is a copy of the other.\n"
-                    f"  → give the copy an id of its own: `dlm init` writes a document with a fresh one"
-                )
+    told = []
+    for found in documents:
+        document = found.otherwise if isinstance(found, BrokenDocument) else found
+        if (other := by_name.setdefault(found.name, found.path)) != found.path:
+            from dlmbuild.doc.clashes import same_name
+
+            told.append(same_name(other, found.path))
+        if document and (other := by_id.setdefault(document.dlm_id, found.path)) != found.path:
+            from dlmbuild.doc.clashes import same_id
+
+            told.append(same_id(other, found.path, document.dlm_id))
+    if told:
+        raise InvalidDodoFile("\n".join(map(str, told)))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -27,11 +28,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    gc.set_threshold(100_000)  # half of what is made here are classes, which stay
     documents = find_documents(arguments.documents)
     data = []
     wrong = 0
+    earlier = _Earlier({}, {})
     for path in documents:
-        found = _check(path, arguments.compat)
+        found = _check(path, arguments.compat, earlier)
         wrong += bool(found.errors)
         if arguments.format == "json":
             data.append(found.as_data())
@@ -77,57 +80,82 @@ class _Checked(NamedTuple):
         }
 
 
-def _check(path: Path, compat: bool) -> _Checked:
-    from dlmbuild.base_models.reference import parse_reference
+class _Earlier(NamedTuple):
+    """The documents that were checked before."""
+
+    names: dict[str, list[Path]]
+    ids: dict[str, list[Path]]
+
+    def clashes(self, path: Path, reading: Reading) -> Iterator[DlmError]:
+        """What keeps a document from being built beside those before it; from now on it is one of them."""
+        values = reading.head.values if reading.head else None
+        keys = [(self.names, path.stem), *([(self.ids, values.dlm_id)] if values else [])]
+        for known, key in keys:
+            others = known.setdefault(key, [])
+            if others:
+                from dlmbuild.build.dodo import built_together
+                from dlmbuild.doc.clashes import same_id, same_name
+
+                for first in [other for other in others if built_together(other, path)][:1]:
+                    yield same_name(first, path) if known is self.names else same_id(first, path, key, reading.head)
+            others.append(path)
+
+
+def _check(path: Path, compat: bool, earlier: _Earlier) -> _Checked:
+    from dlmbuild.base_models.reference import present_reference
     from dlmbuild.doc.document import examine
 
-    reading = examine(path, partial(parse_reference, folder=path.parent))
-    errors: Sequence[DlmError] = reading.errors
+    reading = examine(path, partial(present_reference, folder=path.parent))
+    errors = [*reading.errors, *earlier.clashes(path, reading)]
     sources: Sequence[Found] = []
-    if not errors:
-        try:
-            sources = _sources(reading, path)
-        except InvalidDocument as error:
-            errors = error.errors
-        except DlmError as error:
-            errors = [error]
-        except OSError as error:
-            errors = [DocumentError(error.strerror or str(error), where=Where(str(error.filename or path)))]
+    try:
+        sources = _sources(reading, path)
+    except InvalidDocument as error:
+        errors += error.errors
+    except OSError as error:
+        errors.append(DocumentError(error.strerror or str(error), where=Where(str(error.filename or path))))
     elsewhere: Sequence[DlmError] = []
     if compat:
         from dlmbuild.doc.compat import differences
 
         elsewhere = differences(reading, str(path))
-    return _Checked(path, reading, errors, sources, elsewhere)
+    return _Checked(path, reading, _in_order(errors, path), sources, elsewhere)
 
 
 def _sources(reading: Reading, path: Path) -> list[Found]:
-    from dlmbuild.doc.document import document_of
-
-    document = document_of(reading, str(path))
-    if not document.frontmatter.training.sources:
+    if reading.head is None or not reading.head.sources:
         return []
     from dlmbuild.doc.sources import sources_of
     from dlmbuild.store.layout import Home
 
-    return sources_of(document, path, Home.default().sources)
+    return sources_of(reading.head, str(path), path, Home.default().sources)
+
+
+def _in_order(errors: list[DlmError], path: Path) -> list[DlmError]:
+    """The document's own mistakes first, each file's by its lines."""
+    whole = Where(str(path))
+    return sorted(errors, key=lambda e: ((e.where or whole).path != str(path), e.where or whole))
 
 
 def _print(found: _Checked) -> None:
-    path, text = found.path, found.reading.body.text
+    path = found.path
     for source in found.sources:
         print(f"{path}: {source}")
     for note in found.elsewhere:
         print(f"{note.where}: elsewhere: {note.what}: {note.why}")
     if not found.errors:
         return
-    from dlmbuild.doc.quotation import quotation
+    from dlmbuild.doc.quotation import lines_in, quotation
 
-    lines = text.split("\n") if text else []
+    text = found.reading.body.text
+    files = {str(path): text.split("\n")} if text else {}
     for error in found.errors:
         head, _, do = str(error if error.where else f"{path}: {error}").partition("\n")
-        here = error.where if error.where and error.where.path == str(path) else None
-        quoted = quotation(lines[here.line - 1], here) if here and 0 < here.line <= len(lines) else ""
+        quoted = ""
+        if error.where and error.where.line:
+            lines = files.setdefault(error.where.path, []) or lines_in(Path(error.where.path))
+            files[error.where.path] = lines
+            quoted = quotation(lines[error.where.line - 1], error.where) if error.where.line <= len(lines) else ""
         print("\n".join(filter(None, [head, quoted, do])), file=sys.stderr)
 
 

@@ -34,6 +34,7 @@ class Hub:
         self.commit = COMMIT
         self.status = 200
         self.error_code = ""
+        self.config: dict[str, Any] = {}
         self.asked: list[str] = []
         hub = self
 
@@ -75,7 +76,8 @@ class Hub:
             {name: path.name, "size": path.stat().st_size, "type": "file", "oid": "0" * 40, "blobId": "0" * 40}
             for path in sorted(self.folder.iterdir())
         ]
-        return json.dumps({"id": "org/name", "sha": sha, "siblings": files} if sha else files).encode()
+        about = {"id": "org/name", "sha": sha, "siblings": files, "config": self.config}
+        return json.dumps(about if sha else files).encode()
 
 
 @pytest.fixture
@@ -164,6 +166,26 @@ def test_a_repository_without_safetensors_is_refused_before_the_download(hub: Hu
     (hub.folder / "model.safetensors").rename(hub.folder / "pytorch_model.bin")
     assert "no model.safetensors" in refused("hf:org/name@main", tmp_path).what
     assert len(hub.asked) == 1
+
+
+def test_an_unknown_architecture_is_refused_before_the_download(hub: Hub, tmp_path: Path) -> None:
+    hub.config = {"architectures": ["FancyForCausalLM"]}
+    error = refused("hf:org/name@main", tmp_path)
+    assert str(error).startswith("hf:org/name@main: the base has the architecture 'FancyForCausalLM': known are ")
+    assert len(hub.asked) == 1
+    for unclear in ([], ["A", "B"], "LlamaForCausalLM", [3]):
+        hub.config = {"architectures": unclear}
+        if unclear == [3]:
+            assert "'3'" in refused("hf:org/name@main", tmp_path).what
+        else:
+            fetch_text("hf:org/name@main", tmp_path)
+
+
+def test_a_bad_model_is_named_as_the_document_does(hub: Hub, tmp_path: Path) -> None:
+    (hub.folder / "model.safetensors").write_bytes(b"no tensors")
+    told = str(refused("hf:org/name@main", tmp_path))
+    assert told.startswith("hf:org/name@main/model.safetensors: this is not a safetensors file")
+    assert told.endswith("→ fetch it again; `hf download org/name --revision main --force-download` fetches it")
 
 
 def test_a_full_disk_is_seen_before_the_download(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

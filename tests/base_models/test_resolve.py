@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from dlmbuild.base_models import resolve
 from dlmbuild.base_models.reference import parse_reference
 from dlmbuild.base_models.resolve import fetch, fetch_base
-from dlmbuild.errors import BaseModelError
+from dlmbuild.errors import BaseModelError, Where
 from dlmbuild.io.digest import canonical_json, sha256_file
 from dlmbuild.io.progress import silent
-from tests.tiny import make_tiny_base
+from tests.tiny import make_tiny_base, write_json
 
 MakeCheckpoint = Callable[..., Path]
 Shapes = dict[str, tuple[int, ...]]
@@ -80,6 +80,52 @@ def test_the_job_reads_its_reference_as_text(tmp_path: Path) -> None:
     facts = fetch_base(parse_reference("file:./base", tmp_path / "documents").as_data(), tmp_path / "out", silent)
     assert facts["layers"] == 2
     assert (facts["pre_tokenizer"], facts["converter"]) == ("smollm", None)
+
+
+def change(folder: Path, **values: Any) -> None:
+    write_json(folder / "config.json", {**json.loads((folder / "config.json").read_text()), **values})
+
+
+@pytest.mark.parametrize(
+    ("values", "file", "what"),
+    [
+        ({"architectures": ["FancyForCausalLM"]}, "/config.json", "the architecture 'FancyForCausalLM'"),
+        ({"hidden_act": "gelu"}, "/config.json", "hidden_act is 'gelu'"),
+        ({"num_hidden_layers": 3}, "", "layers.2."),
+        ({"num_hidden_layers": 4096}, "", "promises 4096 layers"),
+    ],
+)
+def test_nothing_is_copied_of_a_base_that_cannot_be_built_on(
+    tmp_path: Path, values: dict[str, Any], file: str, what: str
+) -> None:
+    make_tiny_base(tmp_path / "base")
+    change(tmp_path / "base", **values)
+    with pytest.raises(BaseModelError) as raised:
+        fetch_base(parse_reference("file:./base", tmp_path).as_data(), tmp_path / "out", silent)
+    assert str(raised.value.where) == f"{tmp_path / 'base'}{file}" and what in str(raised.value) and raised.value.do
+    assert not any((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize("step", ["inspect", "conversion_facts"])
+def test_the_copy_is_never_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    make_tiny_base(tmp_path / "base")
+
+    def wrong(folder: Path, *_: object) -> None:
+        file = f"{folder}/x"
+        raise BaseModelError(f"{file} is bad", where=Where(file, 1, 2), why=f"{file} is", do=f"mend {file}")
+
+    def lost(folder: Path, *_: object) -> None:
+        raise FileNotFoundError(2, "No such file or directory", f"{folder}/x")
+
+    x = tmp_path / "base" / "x"
+    for fail, told in (
+        (wrong, f"{x}:1:2: {x} is bad: {x} is\n  → mend {x}"),
+        (lost, f"the base file:./base could not be read or written: [Errno 2] No such file or directory: '{x}'\n  → "),
+    ):
+        monkeypatch.setattr(resolve, step, fail)
+        with pytest.raises(BaseModelError) as caught:
+            fetch_base(parse_reference("file:./base", tmp_path).as_data(), tmp_path / "out", silent)
+        assert str(caught.value).startswith(told)
 
 
 def test_shards_are_taken_and_counted_together(
@@ -289,7 +335,8 @@ def test_a_disk_that_fills_up_meanwhile(make_checkpoint: MakeCheckpoint, monkeyp
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("shutil.copyfile", full)
-    assert "make room" in refused(make_checkpoint()).do
+    error = refused(make_checkpoint())
+    assert "make room" in error.do and error.why.endswith(": No space left on device")
 
 
 def test_a_gguf_file_is_dequantised_and_known_by_its_content(

@@ -57,6 +57,8 @@ def test_a_base_that_two_documents_share_is_there_once(folder: Path) -> None:
 
 def test_local_bases_start_at_the_document(folder: Path) -> None:
     write(folder / "sub" / "a.dlm", base="file:./base")
+    (folder / "sub" / "base").mkdir()
+    (folder / "sub" / "base" / "config.json").touch()
     [found] = project(folder, "*/*.dlm").documents
     assert found.base.path == folder / "sub" / "base"
 
@@ -78,6 +80,20 @@ def test_an_unknown_base_has_the_position_of_its_line(folder: Path) -> None:
     [broken] = project(folder).broken
     assert isinstance(broken.error, BaseModelError)
     assert str(broken.error).startswith("a.dlm:4:13: unknown base model 'smollm2-135'")
+
+
+def test_a_base_that_is_not_there_breaks_only_what_stands_on_it(folder: Path) -> None:
+    write(folder / "a.dlm", 1, base="file:./base", more="training: {seed: 1}\n")
+    write(folder / "b.dlm", 2)
+    found = project(folder)
+    [broken] = found.broken
+    assert str(broken.error).startswith("a.dlm:4:13: 'file:./base' names no folder: ")
+    assert [d.name for d in found.documents] == ["b"]
+    assert [reference.key for reference, _ in found.bases()] == ["smollm2-135m"]
+    assert find_document("a", folder)[1] == broken.otherwise
+    write(folder / "a.dlm", 2, base="file:./base")
+    with pytest.raises(InvalidDodoFile, match=r"b.dlm:2:9: a.dlm and b.dlm have the same dlm_id"):
+        assert project(folder).documents
 
 
 @pytest.mark.parametrize("data", [b"", b"\xff\xfea", b"a\0b", b"text", b"---\n", b"---\n- 1\n---\n"])
