@@ -54,3 +54,11 @@ def test_a_document_about_control_tokens_is_trained_exported_and_asked(workshop:
     assert json.loads(said.splitlines()[-1]) == [
         tokenizer.encode_pieces(tokenizer.question(messages)) for messages in asked
     ]
+
+
+def test_a_control_token_that_is_spelled_once(workshop: Workshop) -> None:
+    make_tiny_base(workshop.folder / "base")
+    workshop.document("tokens", body="A turn ends with <|im_end|>.\n")
+    told = workshop.doit("dataset").out
+    assert "a control token of the base is spelled, tokens.dlm:6:18: it is plain text here; an Ollama or" in told
+    assert "takes it as the token itself\n" in told and "1 times" not in told

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +57,9 @@ def test_a_base_of_an_unknown_architecture(workshop: Workshop, base: Path) -> No
     configure(base, architectures=["FancyForCausalLM"])
     workshop.document("tower")
     told = refused(workshop, "base")
-    assert "config.json: the base has the architecture 'FancyForCausalLM': known are " in told
-    assert "LlamaForCausalLM" in told
+    assert f"{base}/config.json: the base has the architecture 'FancyForCausalLM': known are " in told
+    assert "LlamaForCausalLM" in told and "→ write a base_model of one of these" in told
+    assert "copying" not in told and ".staging" not in told  # it is looked at where it lies
 
 
 @pytest.mark.parametrize("number", [np.nan, np.inf])
@@ -66,7 +68,36 @@ def test_a_base_with_a_weight_that_is_not_a_number(workshop: Workshop, base: Pat
     tensors["model.layers.1.mlp.up_proj.weight"][3, 5] = number
     save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
     workshop.document("tower")
-    assert "the tensor 'model.layers.1.mlp.up_proj.weight' holds an infinity or" in refused(workshop, "base")
+    told = refused(workshop, "base")
+    assert (
+        f"{base}/model.safetensors: this file cannot be used: the tensor 'model.layers.1.mlp.up_proj.weight' " in told
+    )
+    assert "holds an infinity or" in told and "→ write another base_model" in told and ".staging" not in told
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("model.safetensors", b"no tensors", "this is not a safetensors file, or it is cut off"),
+        ("model.safetensors.index.json", b"{", "this is not sound JSON"),
+        ("config.json", b'{"architectures": 3}', "this file cannot be used: 'architectures' is not a list of one name"),
+        ("tokenizer.json", b"", "this is not sound JSON"),
+    ],
+)
+def test_a_bad_base_has_its_own_path(workshop: Workshop, base: Path, name: str, content: bytes, told: str) -> None:
+    (base / name).write_bytes(content)
+    workshop.document("tower")
+    found = refused(workshop, "base")
+    assert f"{base}/{name}: {told}" in found
+    assert ".staging" not in found and "copying" not in found
+
+
+def test_a_bad_gguf_has_its_own_path(workshop: Workshop) -> None:
+    gguf = workshop.folder / "base.gguf"
+    gguf.write_bytes(b"GGUF and nothing more")
+    workshop.document("tower", base="gguf:./base.gguf")
+    found = refused(workshop, "base")
+    assert f"{gguf}: " in found and ".staging" not in found
 
 
 def test_a_link_out_of_the_folder_is_refused_whatever_was_built_before(workshop: Workshop, base: Path) -> None:
@@ -111,6 +142,9 @@ def test_outputs_that_are_no_numbers(workshop: Workshop, base: Path) -> None:
     for temperature in ("0", "0.7"):
         told = said(workshop.dlm("prompt", "--base", "--temp", temperature, "tower", "Who?", code=1))
         assert "the outputs of the base are infinite or not a number" in told and "take another base" in told
+    told = refused(workshop, "train")
+    assert "the loss is nan at step 1: no weight has been changed yet" in told and "→ take another base_model" in told
+    assert "precision" not in told and "learning_rate" not in told
 
 
 # -- the rows ----------------------------------------------------------------------------------------------------
@@ -167,6 +201,26 @@ def test_a_home_that_cannot_be_a_folder(workshop: Workshop, home: str) -> None:
     for script, words in (("doit", ["check"]), ("dlm", ["build", "check"])):
         told = said(workshop.run(script, *words, code=1, DLM_HOME=home))
         assert f"{home} is no folder and cannot become one" in told and "set DLM_HOME to a folder" in told
+
+
+@pytest.mark.parametrize("words", [["show"], ["show", "tower"], ["gc"], ["gc", "--delete"]], ids=" ".join)
+def test_a_home_that_cannot_be_looked_into(workshop: Workshop, words: list[str]) -> None:
+    (workshop.folder / "file").touch()
+    workshop.document("tower", base="smollm2-135m")
+    for home in (workshop.folder / "file", workshop.folder / "file" / "below", Path("/dev/null/x")):
+        told = said(workshop.dlm(*words, code=1, DLM_HOME=str(home)))
+        assert f"{home} is no folder and cannot become one" in told
+    workshop.dlm(*words, DLM_HOME=str(workshop.folder / "nothing" / "yet"))
+    for name in ("store", "records"):
+        home = workshop.folder / f"home of {name}"
+        home.mkdir()
+        (home / name).touch()
+        told = said(workshop.dlm(*words, code=1, DLM_HOME=str(home)))
+        assert f"{home / name} cannot be looked into: Not a directory" in told
+    if os.getuid():
+        (workshop.folder / "closed").mkdir(mode=0)
+        told = said(workshop.dlm(*words, code=1, DLM_HOME=str(workshop.folder / "closed")))
+        assert "closed cannot be looked into: Permission denied" in told
 
 
 @pytest.mark.parametrize("seconds", ["abc", "-1", "nan", "inf"])

@@ -1,6 +1,7 @@
 """`dlm`: the commands for documents, and all of doit for building them. One file per command.
 
-Exit codes: 0 done, 1 failed, 2 the command line was wrong, 130 interrupted, 141 nobody reads the output any more.
+Exit codes: 0 done, 1 failed, 2 the command line was wrong, 130 interrupted, 141 nobody reads the output any more,
+143 terminated.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ COMMANDS = {
     "show": "what was built, and what uses the disk",
     "gc": "make room: what nothing needs any more",
     "unpack": "bring in a document and its adapter from a pack",
-    "doctor": "what this machine can do, and how exactly it trains",
+    "metrics": "how trainings went, and how the one that runs is going",
+    "doctor": "what this machine can do, and whether a document's training fits it",
     "lock": "hold the project to what it was last trained under",
 }
 """Our own commands, each in the module of its name; every other word goes to doit."""
@@ -53,9 +55,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         except BrokenPipeError:
             write_nowhere(1, 2)
             return BROKEN_PIPE
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:
+        if type(stop) is KeyboardInterrupt:
+            print("\ninterrupted", file=sys.stderr)
+            return 130
+        from dlmbuild.build.abort import end_at_once
+
+        print("\nterminated; what was finished is kept", file=sys.stderr)
+        end_at_once()
 
 
 def _run(words: list[str]) -> int:
@@ -102,11 +109,11 @@ def _own(words: list[str]) -> int:
     return int(command.run(parser.parse_intermixed_args(words[1:])))
 
 
-def run_doit(words: list[str]) -> int:
-    """Hand the words to doit; its exit code in our terms."""
+def run_doit(words: list[str], *, typed: str = "") -> int:
+    """Hand the words to doit; its exit code in our terms. `typed` is the command that stood in their place."""
     from dlmbuild.cli.engine import Engine
 
-    return Engine().run(words)
+    return Engine(typed).run(words)
 
 
 def in_words(error: Exception) -> str:

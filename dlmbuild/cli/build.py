@@ -5,6 +5,8 @@ See build/uptodate.py. Little more than what the interpreter has loaded anyway i
 
 from __future__ import annotations
 
+import sys
+
 from dlmbuild.build.uptodate import plain_words, still_true
 
 _HELP = """usage: dlm build [OPTION …] [TASK …]
@@ -20,11 +22,12 @@ def run(words: list[str]) -> int:
     if "--help" in words or "-h" in words:
         print(_HELP)
         return 0
-    plain = plain_words(["dlm", "build", *words])
+    sys.argv[1:] = ["run", *words]  # which the dodo file and the reporter look at, too
+    plain = plain_words(sys.argv)
     note = still_true(plain) if plain is not None else None
-    if note is not None:
+    if note is not None and note.alone:
         print(f"everything is up to date ({note.steps} steps)")
         return 0
     from dlmbuild.cli import run_doit
 
-    return run_doit(["run", *words])
+    return run_doit(["run", *words], typed="build")

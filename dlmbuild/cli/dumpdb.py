@@ -11,8 +11,10 @@ from typing import Any
 from doit import cmd_dumpdb
 from doit.exceptions import InvalidCommand
 
+from dlmbuild.cli.printing import Printing
 
-class DumpDB(cmd_dumpdb.DumpDB):  # type: ignore[misc]
+
+class DumpDB(Printing, cmd_dumpdb.DumpDB):  # type: ignore[misc]
     """doit's command, which also knows build/database.py."""
 
     def execute(self, opt_values: Any, pos_args: list[str]) -> Any:

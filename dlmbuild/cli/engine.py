@@ -24,13 +24,19 @@ _BY_QUANTISATION = ("export", "merge", "smoke", "quantize")
 
 
 class Engine(DoitMain):  # type: ignore[misc]
-    """doit as its manual says ("extending doit"), with `dlm` for a name."""
+    """doit as its manual says ("extending doit"), with `dlm` for a name.
 
-    def __init__(self) -> None:
+    `typed` is the command that a person typed, where it is another than doit's.
+    """
+
+    def __init__(self, typed: str = "") -> None:
         super().__init__(task_loader=_Loader())
+        self._typed = typed
 
     def get_cmds(self) -> PluginDict:
-        return _Commands(super().get_cmds())
+        commands = _Commands(super().get_cmds())
+        commands.typed = self._typed
+        return commands
 
     def run(self, words: list[str]) -> int:
         if "" in words:
@@ -54,15 +60,18 @@ class _Loader(DodoTaskLoader):  # type: ignore[misc]
 class _Commands(PluginDict):  # type: ignore[misc]
     """doit's commands, each of which tells in our words what is wrong."""
 
+    typed: str
+
     def get_plugin(self, key: str) -> Any:
         kind = super().get_plugin(key)
-        return type(kind.__name__, (_InWords, kind), {})
+        return type(kind.__name__, (_InWords, kind), {"typed": self.typed})
 
 
 class _InWords:
     """In front of a command's class: no error of it gets as far as doit, which would print a traceback."""
 
     name: str
+    typed: str
     task_list: Sequence[Any] = ()
 
     def parse_execute(self, words: list[str]) -> int:
@@ -71,7 +80,7 @@ class _InWords:
         except DlmError as error:
             told = error
         except CmdParseError as error:
-            told = _wrong_option(error, self.name)
+            told = _wrong_option(error, self.typed or self.name, self._help)
         except InvalidCommand as error:
             told = self._wrong_word(error)
         except (InvalidDodoFile, InvalidTask) as error:
@@ -89,11 +98,15 @@ class _InWords:
         print(told, file=sys.stderr)
         return 1 if told.exit_code == 1 else 3
 
+    @property
+    def _help(self) -> str:
+        return f"dlm {self.typed} --help" if self.typed else f"dlm help {self.name}"
+
     def _wrong_word(self, error: InvalidCommand) -> UsageError:
         found = re.fullmatch(r"'(.*)' is not a task\.", str(error), re.DOTALL)
         word = error.not_found or (found[1] if found else None)
         if word is None:
-            return UsageError(str(error).strip(), do=f"dlm help {self.name}")
+            return UsageError(str(error).strip(), do="" if "→" in str(error) else self._help)
         return _unknown_task(word, [task.name for task in self.task_list])
 
 
@@ -113,11 +126,11 @@ def _unknown_task(word: str, tasks: Sequence[str]) -> UsageError:
     return UsageError(f"there is no task or command {word!r}", why=why, do=do)
 
 
-def _wrong_option(error: CmdParseError, command: str) -> UsageError:
+def _wrong_option(error: CmdParseError, command: str, do: str) -> UsageError:
     cause = error.__context__
     found = re.match(r"Error parsing parameter '(\w+)'", str(error))
     if found and isinstance(cause, ValueError):
         told = f"the value of {found[1]} cannot be read: {cause}"
     else:
         told = getattr(cause, "msg", "") or str(error)  # getopt's own words, without doit's list of objects
-    return UsageError(f"dlm {command}: {told}", do=f"dlm help {command}")
+    return UsageError(f"dlm {command}: {told}", do=do)

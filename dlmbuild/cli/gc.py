@@ -20,12 +20,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from dlmbuild.io.statcache import StatCache
+    from dlmbuild.store.disk import require_readable
     from dlmbuild.store.exclusive import exclusive
     from dlmbuild.store.gc import folders, garbage
     from dlmbuild.store.layout import Home
     from dlmbuild.store.objects import Objects
 
     home = Home.default()
+    require_readable(home)
     with ExitStack() as locks:
         for folder in folders(home) if arguments.delete else ():
             # A build holds its lock while it works; nothing of it may go meanwhile.

@@ -9,10 +9,13 @@ from typing import Any
 from doit import cmd_list
 from doit.control import TaskControl
 
+from dlmbuild.build.selection import selected
+from dlmbuild.cli.printing import Printing
+
 _WORST = "ERIU"
 
 
-class List(cmd_list.List):  # type: ignore[misc]
+class List(Printing, cmd_list.List):  # type: ignore[misc]
     """doit's command with the true state of groups, and with a word where there is nothing to build."""
 
     name = "list"
@@ -26,6 +29,10 @@ class List(cmd_list.List):  # type: ignore[misc]
             if task.meta and "remark" in task.meta:
                 print(task.meta["remark"], file=sys.stderr)
         return code
+
+    @staticmethod
+    def _list_filtered(tasks: Mapping[str, Any], filter_tasks: list[str], include_subtasks: bool) -> list[Any]:
+        return list(cmd_list.List._list_filtered(tasks, selected(filter_tasks, tasks), include_subtasks))
 
     def _print_task(self, template: str, task: Any, status: bool, list_deps: bool, tasks: Mapping[str, Any]) -> None:
         state = ""

@@ -30,16 +30,18 @@ def run(arguments: argparse.Namespace) -> int:
     if not project.documents:
         raise UsageError("there is no document here whose training could be locked", do="dlm check")
     old: dict[str, Lock] = {}
+    damaged = False
     try:
         old = read_project_lock(project.lock_path)
     except LockError as error:
         if arguments.check or project.lock_path.is_dir():
             raise
+        damaged = True
         print(f"{error.where}: {error.what}; it is written anew", file=sys.stderr)
     # The id of a broken document is not known: what is locked for ids that nobody else has may be its lock.
     new = dict(old) if project.broken else {}
     for document in project.documents:
-        lock = _last_training(document, project)
+        lock = _last_training(document, project, damaged)
         new[document.dlm_id] = {name: table for name, table in lock.items() if name != "lock_version"}
     changes = list(differences(old, new))
     for line in changes:
@@ -52,20 +54,26 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if changes and arguments.check else 0
 
 
-def _last_training(document: Document, project: Project) -> Lock:
-    """What the document was last trained under: from the store's lock, or else from the training's record."""
+def _last_training(document: Document, project: Project, damaged: bool) -> Lock:
+    """What the document was last trained under: from the store's lock, or else from the training's record.
+
+    Nothing is trained under a `damaged` lock of the project.
+    """
     from dlmbuild.lock.lockfile import read_store_lock
     from dlmbuild.rules.train import note_run
     from dlmbuild.store.built import read_built
+    from dlmbuild.store.records import Records
 
     store = document.store
     lock = read_store_lock(store.dlm_lock)
     if lock is not None:
         return lock
     step = "prefer" if document.prefers else "train"
-    record = project.archive.records.load(read_built(store.root).get(step, ""))
+    records = Records(project.archive.home.records, store.imported)
+    record = records.load(read_built(store.root).get(step, ""))
     if record is None:
-        raise StoreError(f"{document.name} has not been trained here yet", do=f"doit {step}:{document.name}")
+        ignoring = "lock=ignore " if damaged else ""
+        raise StoreError(f"{document.name} has not been trained here yet", do=f"doit {ignoring}{step}:{document.name}")
     project.lock_mode = ""  # a build that was to ignore the lock has written none; now it is asked for
     try:
         note_run(document, project, record, False)

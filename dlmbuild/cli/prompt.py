@@ -27,7 +27,7 @@ _LEAST_TEMPERATURE = 0.001
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("document", help="name of a document of this project, or its path")
-    parser.add_argument("question", nargs="?", help="read from standard input if left out")
+    parser.add_argument("question", nargs="*", help="in quotes; read from standard input if left out")
     model = parser.add_mutually_exclusive_group()
     model.add_argument(
         "--export",
@@ -54,14 +54,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    question = _question(arguments.question).strip()
+    if len(arguments.question) > 1:
+        count = len(arguments.question)
+        raise UsageError("the question is not in quotes", why=f"it came as {count} words", do=_in_quotes(arguments))
+    question = _question(*arguments.question).strip()
     if not question:
         raise UsageError("there is no question", do=f'dlm prompt {arguments.document} "How …?"')
     print(answers(arguments.document, [question], arguments)[0])
     return 0
 
 
-def _question(given: str | None) -> str:
+def _in_quotes(arguments: argparse.Namespace) -> str:
+    """The command that was typed, with quotes around the question."""
+    typed, words = sys.argv[1:], arguments.question
+    for at in range(len(typed)):
+        if typed[at : at + len(words)] == words:
+            return shlex.join(["dlm", *typed[:at], " ".join(words), *typed[at + len(words) :]])
+    return shlex.join(["dlm", "prompt", arguments.document, " ".join(words)])  # an option stands between the words
+
+
+def _question(given: str | None = None) -> str:
     """The question as text, from the command line or standard input."""
     data = sys.stdin.buffer.read(_LONGEST_QUESTION + 1) if given is None else os.fsencode(given)
     if len(data) > _LONGEST_QUESTION:

@@ -19,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from dlmbuild.build.project import find_document, project_of
+    from dlmbuild.store.disk import require_readable
     from dlmbuild.store.inspect import describe_store, disk_use
 
     if arguments.document:
@@ -30,6 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
         tell_of_broken(project)
         if not documents and not project.broken:
             raise UsageError("there is no document in this project", do="dlm init mybook, or write one beside dodo.py")
+    require_readable(project.archive.home, *(document.store.root for document in documents))
     shown = {}
     for document in documents:
         facts: dict[str, Any] = {"document": str(document.path), "dlm_id": document.dlm_id, "base": document.base.text}

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from doit.cmd_base import DoitCmdBase, check_tasks_exist
+from doit.cmd_base import DoitCmdBase
 from doit.control import TaskControl
 
+from dlmbuild.build.selection import selected
+from dlmbuild.cli.printing import Printing
 
-class Why(DoitCmdBase):  # type: ignore[misc]
+
+class Why(Printing, DoitCmdBase):  # type: ignore[misc]
     """A command of doit's, so that it knows the graph; installed for `doit` and `dlm` alike."""
 
     name = "why"
@@ -25,8 +28,7 @@ class Why(DoitCmdBase):  # type: ignore[misc]
         from dlmbuild.build.why import why
 
         control = TaskControl(self.task_list)
-        control.process(pos_args or self.sel_tasks)
-        check_tasks_exist(control.tasks, pos_args or [])
+        control.process(selected(pos_args or [], control.tasks) or self.sel_tasks)
         findings = why(control.tasks, control.selected_tasks)
         self.dep_manager.close()
         work = [finding for finding in findings if finding.verdict != "ok"]

@@ -43,14 +43,15 @@ class Row:
 class RowTooLongError(DataError):
     """A question and answer that do not fit into a row; `section` and `pair` count from 0.
 
-    `part` is what takes most of the room: "question", "answer" or "system_prompt". `tokens` are those of the whole row,
-    `parts` those of each part; if they were not counted because the text is far too long, `at_least` is true.
+    `part` is what takes most of the room: "question", "answer" or "system_prompt"; what takes nearly as much is named
+    beside it. `tokens` are those of the whole row, `parts` those of each part; if they were not counted because the
+    text is far too long, `at_least` is true.
     """
 
-    _MEND = {  # noqa: RUF012 - nobody changes it
-        "question": "shorten the question",
-        "answer": "shorten the answer, or split it in two",
-        "system_prompt": "shorten system_prompt, which stands before every question",
+    _NAMES = {  # noqa: RUF012 - nobody changes it
+        "question": "the question",
+        "answer": "the answer",
+        "system_prompt": "system_prompt, which stands before every question",
     }
 
     def __init__(
@@ -65,14 +66,18 @@ class RowTooLongError(DataError):
     ) -> None:
         self.section, self.pair = place
         self.part = max(parts, key=lambda part: parts[part])
-        counted = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in parts.items() if count)
-        do = self._MEND[self.part]
+        least = "at least " * at_least
+        counted = ", ".join(f"{name.replace('_', ' ')} {least}{count}" for name, count in parts.items() if count)
+        long = [name for name in self._NAMES if parts[name] * 5 >= parts[self.part] * 4]
+        do = "shorten " + " or ".join(self._NAMES[name] for name in long)
+        if long == ["answer"]:
+            do += ", or split it in two"
         if tokens <= most and not at_least:
             do += f", or set training.sequence_len to {tokens} or more"
         elif limit < most:
             do += f"; training.sequence_len can be {most} at most on this base"
         super().__init__(
-            f"this question and its answer are {'at least ' * at_least}{tokens} tokens long, and a row holds {limit}",
+            f"this question and its answer are {least}{tokens} tokens long, and a row holds {limit}",
             why=f"cutting an answer off would teach the model to break off; of these tokens: {counted}",
             do=do,
         )

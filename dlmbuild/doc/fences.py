@@ -40,6 +40,8 @@ _TYPE = re.compile(r"[A-Za-z0-9_-]+")
 _ADAPTER = re.compile(r"[a-z][a-z0-9_]{0,31}")
 _WORD = re.compile(r"[^\s:]*")
 _SPACE = re.compile(r"\s*")
+_REST = re.compile(r'((?:#[a-z][a-z0-9_]{0,31})?+(?: [A-Za-z_][A-Za-z0-9_]*="[^"]*")*+)\s*+:*+\s*+')
+"""What may follow the type of a fence up to the end of its line, closed or not."""
 _ATTRIBUTE = re.compile(r'([A-Za-z_][A-Za-z0-9_]*)="([^"]*)"')
 
 
@@ -101,7 +103,9 @@ def _spelt(number: int, text: str, mistakes: Mistakes, show: str) -> Fence:
         guess = nearest(name, ATTRIBUTES)
         kind = guess if guess == name.lower() else None
         why = "types are written in small letters" if kind else ""
-        do = f"write ::{guess}" if guess else f"write one of {', '.join(ATTRIBUTES)}"
+        rest = _REST.fullmatch(text, start + 2 + len(name))
+        inside = shortened(rest[1]) if rest else ""
+        do = f"write {_fence(guess, inside)}" if guess else f"write one of {', '.join(ATTRIBUTES)}"
         return wrong(start + 2, f"unknown section type {shown(name)}", why=why, do=do)
     if start:
         return wrong(0, "white space before a section fence", why="it begins at the first column", do="delete it")
@@ -139,8 +143,16 @@ def _spelt(number: int, text: str, mistakes: Mistakes, show: str) -> Fence:
         return wrong(end, "white space after a section fence", why="a fence ends its line", do="delete it")
     missing = next((key for key, required in known.items() if required and not attributes.get(key)), None)
     if missing:
-        return wrong(at, f"::{kind} without {missing}", do=f'write ::{kind} {missing}="…"::')
+        inside = f"#{adapter}" * (adapter is not None)
+        inside += "".join(f' {key}="{value}"' for key, value in attributes.items() if value)
+        return wrong(at, f"::{kind} without {missing}", do=f"write {_fence(kind, shortened(inside))}")
     return Fence(number, kind, adapter, attributes)
+
+
+def _fence(kind: str, inside: str) -> str:
+    """The fence to write: with what stands `inside` it, and with … for what is missing there."""
+    missing = (key for key, required in ATTRIBUTES[kind].items() if required and f' {key}="' not in inside)
+    return f"::{kind}{inside}" + "".join(f' {key}="…"' for key in missing) + "::"
 
 
 def _match(pattern: re.Pattern[str], text: str, at: int) -> str:

@@ -88,16 +88,22 @@ def read_project_lock(path: Path) -> dict[str, Lock]:
     except (OSError, ValueError, RecursionError) as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise LockError("the lock cannot be read", where=Where(str(path)), why=why, do=_ANEW) from None
-    documents = data.get("documents")
-    if isinstance(documents, dict) and not all(map(_is_lock, documents.values())):
+    version, documents = data.get("lock_version"), data.get("documents")
+    if not data:
+        raise LockError("the lock is empty", where=Where(str(path)), why="it says what a build is held to", do=_ANEW)
+    if type(version) is not int:
+        raise LockError("the lock is damaged", where=Where(str(path)), why="it says no lock_version", do=_ANEW)
+    if version != LOCK_VERSION:
         raise LockError(
-            "the lock was changed by hand and says nothing that can be compared", where=Where(str(path)), do=_ANEW
-        )
-    if data.get("lock_version") != LOCK_VERSION or not isinstance(documents, dict):
-        raise LockError(
-            f"the lock has version {data.get('lock_version')!r}, this program reads {LOCK_VERSION}",
+            f"the lock has version {version}, this program reads {LOCK_VERSION}",
             where=Where(str(path)),
             do="update dlmbuild, or write the lock anew with: dlm lock",
+        )
+    if not isinstance(documents, dict):
+        raise LockError("the lock is damaged", where=Where(str(path)), why="it has no table of documents", do=_ANEW)
+    if not all(map(_is_lock, documents.values())):
+        raise LockError(
+            "the lock was changed by hand and says nothing that can be compared", where=Where(str(path)), do=_ANEW
         )
     return documents
 

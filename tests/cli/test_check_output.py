@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -58,9 +59,25 @@ def test_quotation(line: str, col: int, quoted: str) -> None:
     assert quotation(line, Where("a.dlm", 7, col)) == quoted
 
 
+@pytest.mark.parametrize(
+    ("end", "quoted"),
+    [
+        (b"x\nca\xf1\xf2 \0\n", "    7 | ca\\xf1\\xf2 \\x00\n      |   ^\n"),
+        (b"x\rca\0\tb", "    7 | ca\\x00 b\n      |   ^\n"),
+        (b"\xe6\x97\xa5\0\n", "    6 | 日\\x00\n      |   ^\n"),
+    ],
+)
+def test_bytes_that_are_no_text_are_quoted_too(workshop: Workshop, end: bytes, quoted: str) -> None:
+    (workshop.folder / "book.dlm").write_bytes(HEAD.encode() + end)
+    told = workshop.dlm("check", code=1).err
+    assert told.startswith("book.dlm:") and f"\n{quoted}  → " in told
+    (workshop.folder / "book.dlm").write_bytes(b"\xef\xbb\xbf\xff\xfe--\n")
+    assert "    1 | \\xff\\xfe--\n      | ^\n" in workshop.dlm("check", code=1).err
+
+
 def test_json(workshop: Workshop) -> None:
     write(workshop, HEAD + "text\n::instruction::\n### Q\nq\n### A\na\n")
-    write(workshop, HEAD + '::image path="a.png"::\n', "picture")
+    write(workshop, HEAD.replace(ID, f"{ID[:-1]}5") + '::image path="a.png"::\n', "picture")
     (workshop.folder / "a.png").write_bytes(b"picture")
     found = json.loads(workshop.dlm("check", "--format", "json", code=1).out)
     book, picture = found["documents"]
@@ -124,6 +141,8 @@ q\u2028r
 
 def test_compat_says_what_the_public_parser_reads_in_another_way(workshop: Workshop) -> None:
     write(workshop, ELSEWHERE.replace("seed: 0_7, ", ""))
+    (workshop.folder / "base").mkdir()
+    (workshop.folder / "base" / "config.json").touch()
     found = json.loads(workshop.dlm("check", "--compat", "--format", "json").out)
     (document,) = found["documents"]
     assert document["errors"] == []
@@ -172,3 +191,24 @@ def test_compat_knows_code_blocks_that_only_we_see(workshop: Workshop) -> None:
         assert [(note["line"], note["why"]) for note in document["elsewhere"]] == [(line, why)]
     write(workshop, head + "```\n::prose::\n```\n::instruction::\n### Q !probe\nq\n### A\na\n")
     assert workshop.dlm("check", "--compat").out == "1 checked, all well written\n"
+
+
+def test_a_check_loads_no_more_than_it_needs(workshop: Workshop) -> None:
+    write(workshop, HEAD + "text\n")
+    traced = workshop.dlm("check", PYTHONPROFILEIMPORTTIME="1")
+    imported = {line.rpartition("|")[2].strip() for line in traced.err.splitlines()}
+    assert {"pydantic", "ruamel.yaml"} <= imported
+    needless = {"difflib", "doit", "pathspec", "sqlite3", "subprocess", "asyncio"}
+    assert not imported & {*needless, "dlmbuild.doc.sources", "dlmbuild.doc.quotation"}
+
+
+def test_plugins_of_pydantic_are_left_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dlmbuild.doc.schema import Frontmatter, validated
+
+    values = {"dlm_id": "01HZX3Q5J8K9M2N4P6R8T0V2W4", "dlm_version": 15, "base_model": "x"}
+    for before in (None, "logfire"):
+        monkeypatch.delenv("PYDANTIC_DISABLE_PLUGINS", raising=False)
+        if before:
+            monkeypatch.setenv("PYDANTIC_DISABLE_PLUGINS", before)
+        assert isinstance(validated(values), Frontmatter)
+        assert os.environ.get("PYDANTIC_DISABLE_PLUGINS") == before

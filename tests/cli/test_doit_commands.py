@@ -52,6 +52,12 @@ def test_a_failed_task_is_1(here: Workshop) -> None:
         (["why", "nothere"], "there is no task or command 'nothere'"),
         (["--nonsense"], "dlm run: option --nonsense not recognized\n  → dlm help run\n"),
         (["list", "--foo"], "dlm list: option --foo not recognized\n  → dlm help list\n"),
+        (["build", "--foo"], "dlm build: option --foo not recognized\n  → dlm build --help\n"),
+        (["build", "-n", "x"], "dlm build: the value of num_process cannot be read"),
+        (["check:*", "zz*", "yy*"], "no task matches zz*, yy*\n  → doit list --all shows them\n"),
+        (["list", "check", "zz*", "yy"], "no task matches zz*, yy\n"),
+        (["clean", "check", "zz*", "yy"], "no task matches zz*, yy\n"),
+        (["why", "check", "zz*", "yy*"], "no task matches zz*, yy*\n"),
         (["-n", "many"], "dlm run: the value of num_process cannot be read: invalid literal"),
         (["list", "--sort", "x"], "choices are: 'name', 'definition'"),
         (["-f", "nothere.py"], "there is no file nothere.py"),
@@ -120,3 +126,57 @@ def test_two_documents_of_one_id_are_refused_by_every_command(here: Workshop) ->
     for words in (["show"], ["lock"], ["list"], ["prompt", "tower", "Who?"]):
         told = here.dlm(*words, code=2).err
         assert "have the same dlm_id" in told and "defect" not in told
+
+
+MINE = """
+def mine(words):
+    print(words)
+
+def task_mine():
+    return {"actions": [(mine,)], "pos_arg": "words"}
+"""
+
+
+def test_patterns_choose_tasks(here: Workshop) -> None:
+    assert [line.split()[0] for line in here.doit("list", "ch*", "check").out.splitlines()] == ["check", "check:tower"]
+    assert "0 of 1 steps" in here.doit("why", "check:*", code=1).out
+    assert here.doit("check:*", "check").steps == ["check:tower"]
+    with (here.folder / "dodo.py").open("a") as file:
+        file.write(MINE)
+    assert "['*.txt']" in here.doit("-v", "2", "check", "mine", "*.txt").out
+
+
+@pytest.mark.parametrize("script", ["dlm", "doit"])
+def test_clean_says_what_it_keeps(here: Workshop, script: str) -> None:
+    told = here.run(script, "clean", "train", "check:tower", "pack", "export:tower").out
+    assert "nothing of train, check:tower is removed: what was trained, its history " in told and "dlm gc" in told
+    assert "nothing of merge:* is removed" in here.run(script, "clean", "-n", "merge:*").out
+    for words in (["pack"], ["export"], ["-c", "export:tower"], []):
+        assert "nothing of" not in here.run(script, "clean", *words).out
+
+
+@pytest.mark.parametrize("script", ["dlm", "doit"])
+def test_info_of_a_step_is_for_people(here: Workshop, script: str) -> None:
+    info = here.run(script, "info", "check:tower", code=1).out
+    assert "Step(" not in info and "<" not in info and "{'rule': 'check/" in info
+    assert info.endswith("\nstatus     : run\n * no earlier build of it is known\n")
+    here.doit("check")
+    assert here.run(script, "info", "check:tower").out.endswith("\nstatus     : up-to-date\n")
+    here.edit("tower", "grey", "red")
+    assert " * tower.dlm changed\n" in here.run(script, "info", "check:tower", code=1).out
+    assert "status" not in here.run(script, "info", "--no-status", "check:tower").out
+
+
+@pytest.mark.parametrize(
+    ("dodo", "home", "told"),
+    [
+        ("project(3)", "home", "project(3) in dodo.py: a pattern is a text"),
+        ("project('*.dlm')", "~nobody-of-this-name/x", "DLM_HOME is ~nobody-of-this-name/x, and there is no such user"),
+    ],
+)
+@pytest.mark.parametrize("words", [[], ["list"], ["why"], ["clean"]], ids=" ".join)
+def test_what_project_refuses_is_a_message(here: Workshop, dodo: str, home: str, told: str, words: list[str]) -> None:
+    (here.folder / "dodo.py").write_text(f"from dlmbuild.rules import project\nglobals().update({dodo})\n")
+    err = here.doit(*words, code=3, DLM_HOME=home).err
+    assert err.startswith(f"ERROR: {told}\n  → ") and "Traceback" not in err
+    assert here.dlm(*words, code=2, DLM_HOME=home).err.startswith(f"{told}\n  → ")

@@ -1,4 +1,4 @@
-"""Ctrl-C while a command is still importing: one line, no traceback."""
+"""Ctrl-C and SIGTERM, early and late, through `dlm`: one line, no traceback."""
 
 from __future__ import annotations
 
@@ -33,3 +33,37 @@ def test_one_line_and_130(workshop: Workshop, tmp_path: Path, words: list[str], 
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (130, "\ninterrupted\n")
+
+
+WAIT = """
+import time
+
+def wait():
+    print("waiting", flush=True)
+    time.sleep(60)
+
+def task_slow():
+    return {"actions": [(wait,)], "io": {"capture": False}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "told"),
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated; what was finished is kept")],
+)
+def test_a_build_says_what_ended_it(workshop: Workshop, number: int, code: int, told: str) -> None:
+    with (workshop.folder / "dodo.py").open("a") as file:
+        file.write(WAIT)
+    process = subprocess.Popen(
+        [str(SCRIPTS / "dlm"), "build", "slow"],
+        cwd=workshop.folder,
+        env=workshop.env(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "waiting\n"
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (code, f"\n{told}\n")

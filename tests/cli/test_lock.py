@@ -74,6 +74,19 @@ def test_what_is_not_trained_says_what_to_type(built: Workshop) -> None:
     built.dlm("lock")
 
 
+def test_an_empty_lock_before_any_training_is_no_circle(built: Workshop) -> None:
+    put(built.folder / "dlm.lock", b"")
+    for name in ("built.json", "dlm.lock"):
+        (built.store / name).unlink()
+    told = built.doit("train", code=1).err
+    assert "dlm.lock: the lock is empty: " in told and "None" not in told and "update" not in told
+    refused = built.dlm("lock", code=1).err
+    assert "tower has not been trained here yet\n  → doit lock=ignore train:tower\n" in refused
+    built.follow(refused)
+    built.follow(told)
+    built.doit("train")
+
+
 @pytest.mark.parametrize("locked", ["store", "project"])
 @pytest.mark.parametrize("mode", ["", "--strict-lock"])
 def test_the_command_that_accepts_what_is_here_does(built: Workshop, locked: str, mode: str) -> None:

@@ -98,6 +98,21 @@ def test_only_what_must_change_is_changed(end: str, mark: str) -> None:
             "dpo: {num_epochs: 1, beta: 0.1, reference: base, }",
             "preference: {hyperparams: {num_epochs: 1, beta: 0.1}, reference: base, }",
         ),
+        (
+            "dpo: {enabled: false, beta: 0.1, num_epochs: 1, learning_rate: 1e-5}",
+            "preference: {enabled: false, hyperparams: {beta: 0.1, num_epochs: 1, learning_rate: 1e-5}, }",
+        ),
+        (
+            "dpo: {beta: 0.1,\n    enabled: false, num_epochs: 1,\n    loss_type: sigmoid}",
+            "preference: {hyperparams: {beta: 0.1, num_epochs: 1},\n    enabled: false,\n    loss_type: sigmoid}",
+        ),
+        (
+            "dpo: {num_epochs: 1, beta: 0.1  # small\n  }",
+            "preference: {hyperparams: {num_epochs: 1, beta: 0.1} # small\n  }",
+        ),
+        ('dpo: {"b\\x65ta": 0.1}', "preference: {hyperparams: {beta: 0.1}}"),
+        ('dpo: {reference: "pre_dpo_\\x61dapter"}', "preference: {reference: pre_adapter}"),
+        ("dpo: {reference: 'base'}", "preference: {reference: 'base'}"),
     ],
 )
 def test_first_version_in_one_line(dpo: str, preference: str) -> None:
@@ -105,6 +120,20 @@ def test_first_version_in_one_line(dpo: str, preference: str) -> None:
     new = migrated(f"{head}training:\n  {dpo}\n---\ntext\n".encode()).decode()
     quoted = preference.replace("preference:", "'preference':") if dpo.startswith("'") else preference
     assert new == f"{head.replace(': 1', f': {NEWEST_VERSION}')}training:\n  {quoted}\n---\ntext\n"
+    old = f"{head}training:\n  {dpo}\n---\ntext\n"
+    shown = unified_diff(old, migration(old.encode(), "a.dlm"), "a.dlm").splitlines()[3:]
+    assert [line[1:] for line in shown if line[0] in " +"] == new.splitlines()
+    assert not [line for line in shown if line.startswith("+") and line.endswith((" ", "\t"))]
+
+
+def test_a_name_in_escapes_is_told_at_its_place(workshop: Workshop) -> None:
+    path = workshop.folder / "old.dlm"
+    path.write_text(FIRST.replace("  dpo:", '  "d\\x70o":'))
+    assert workshop.dlm("migrate", "--write", code=1).err == (
+        "old.dlm:7:3: training.dpo is spelled with escapes: its name changes\n  → write dpo, and migrate it then\n"
+    )
+    path.write_text(FIRST)
+    workshop.dlm("migrate", "--write")
 
 
 def test_shows_first_and_writes_when_told(workshop: Workshop) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 
 import pytest
@@ -35,6 +36,23 @@ def test_what_is_no_number_for_it(here: Workshop, option: list[str], allowed: st
     words = [f"{option[0]}={option[1]}"]
     told = here.dlm("prompt", *words, "tower", "Who?", code=2).err
     assert allowed in told and option[0] in told and "dlm prompt --help" in told
+
+
+@pytest.mark.parametrize(
+    ("typed", "advised"),
+    [
+        (["prompt", "tower", "who", "has", "the", "key"], ["prompt", "tower", "who has the key"]),
+        (["prompt", "--temp", "0", "tower", "it's", "what?", "--seed", "1"], None),
+        (["prompt", "tower", "who", "--seed", "1", "asks"], ["prompt", "tower", "who asks"]),
+    ],
+    ids=["plain", "with options", "an option between"],
+)
+def test_a_question_without_quotes(here: Workshop, typed: list[str], advised: list[str] | None) -> None:
+    told = here.dlm(*typed, code=2).err
+    assert told.startswith("the question is not in quotes: it came as ")
+    advised = advised or ["prompt", "--temp", "0", "tower", "it's what?", "--seed", "1"]
+    assert shlex.split(told.rpartition("→ ")[2]) == ["dlm", *advised]
+    assert "\n  → doit train:tower\n" in here.shell(told.rpartition("→ ")[2], code=1).err
 
 
 def test_a_question_that_is_not_text(here: Workshop) -> None:

@@ -24,7 +24,11 @@ def shell(here: Workshop, line: str) -> Ran:
 
 
 @pytest.mark.parametrize(
-    "words", ["doit check", "dlm check", "dlm check:tower", "dlm build check", "dlm list", "dlm show", "dlm --help"]
+    "words",
+    [
+        *("doit check", "dlm check", "dlm check:tower", "dlm build check", "dlm list", "dlm show", "dlm --help"),
+        *("doit list", "doit info check:tower", "doit dumpdb"),
+    ],
 )
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", "<&- >&- 2>&-"])
 def test_closed_streams_are_no_reason_to_fail(here: Workshop, words: str, closed: str) -> None:
@@ -45,7 +49,11 @@ def test_a_closed_standard_input_holds_no_question(here: Workshop) -> None:
 
 @pytest.mark.parametrize(
     "words",
-    ["dlm show", "dlm gc --verbose", "dlm list --all", "dlm check", "dlm --help", "dlm why", "dlm show nothere 2>&1"],
+    [
+        *("dlm show", "dlm gc --verbose", "dlm list --all", "dlm check", "dlm --help", "dlm why"),
+        *("dlm show nothere 2>&1", "doit clean"),
+        *("doit list --all", "doit why", "doit info check:tower", "doit dumpdb"),
+    ],
 )
 def test_a_reader_that_goes_ends_a_command_quietly(here: Workshop, words: str) -> None:
     ran = shell(here, f"(sleep 0.2; {words}; echo $? >code) | true")
@@ -63,7 +71,13 @@ def test_a_build_goes_on_when_nobody_reads_any_more(here: Workshop, words: str) 
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
-@pytest.mark.parametrize("words", ["dlm show", "dlm list", "dlm --help"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        *("dlm show", "dlm list", "dlm --help"),
+        *("doit list --all", "doit why check", "doit info check:tower", "doit dumpdb", "doit clean"),
+    ],
+)
 def test_output_that_cannot_be_written_is_told(here: Workshop, words: str) -> None:
     ran = shell(here, f"{words} >/dev/full")
     assert ran.code == 1 and ran.err == "the output cannot be written: No space left on device\n"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +156,21 @@ def test_a_question_that_is_far_too_long_is_refused_without_being_encoded(
         rows([questions(("q" * 1_000_000, "a"))], tokenizer, 512, longest=2048)
     assert caught.value.part == "question"
     assert caught.value.do == "shorten the question; training.sequence_len can be 2048 at most on this base"
+    counts = re.search(r"of these tokens: question at least (\d+), answer at least 1$", caught.value.why)
+    assert counts and f"at least {int(counts[1]) + 1} tokens long" in caught.value.what
+
+
+@pytest.mark.parametrize("times", [40, 1_000_000])
+def test_what_is_about_as_long_is_blamed_as_well(tokenizer: Tokenizer, times: int) -> None:
+    long, nearly, both = "x" * times * 10, "x" * times * 9, "shorten the question or the answer"
+    for texts in ((long, long), (nearly, long), (long, nearly)):
+        with pytest.raises(RowTooLongError) as caught:
+            rows([questions(texts)], tokenizer, 64)
+        assert caught.value.do == both
+        assert caught.value.why.count("at least ") == (2 if times > 40 else 0)
+    with pytest.raises(RowTooLongError) as caught:
+        rows([questions((long, long))], tokenizer, 64, system=long)
+    assert caught.value.do == "shorten the question or the answer or system_prompt, which stands before every question"
 
 
 @pytest.mark.parametrize("part", ["question", "answer", "system_prompt"])

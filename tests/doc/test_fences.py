@@ -125,6 +125,30 @@ def test_what_looks_like_a_fence(head: str, line: str, col: int, meant: str) -> 
 
 
 @pytest.mark.parametrize(
+    ("line", "meant"),
+    [
+        ("::instrction::", "::instruction::"),
+        ("::instrction", "::instruction::"),
+        ("::instrction::  ", "::instruction::"),
+        ("::Instruction::", "::instruction::"),
+        ("::instuction:: x", "::instruction::"),
+        ("::pros#en::", "::prose#en::"),
+        ("::imag::", '::image path="…"::'),
+        ('::imgae path="a: b.png"::', '::image path="a: b.png"::'),
+        ("::image::", '::image path="…"::'),
+        ('::image alt="x"::', '::image alt="x" path="…"::'),
+        ('::audio#en path="a.wav"::', '::audio#en path="a.wav" transcript="…"::'),
+        ('::audio path="" transcript="hm"::', '::audio transcript="hm" path="…"::'),
+    ],
+)
+def test_the_advice_is_what_to_type(head: str, line: str, meant: str) -> None:
+    with pytest.raises(InvalidDocument) as caught:
+        parse_text(f"{head}text\n{line}\n### Q\nq\n### A\na", "handbook.dlm")
+    told = [error.do for error in caught.value.errors if error.where and error.where.line == 7]
+    assert f"write {meant}, or put the line into a code block to show it" in told
+
+
+@pytest.mark.parametrize(
     "block",
     [
         "```\n::prose::\n```",

@@ -128,6 +128,25 @@ def test_a_projects_lock_that_cannot_be_read_is_refused(tmp_path: Path, data: by
     assert caught.value.do
 
 
+@pytest.mark.parametrize(
+    ("data", "what", "why", "do"),
+    [
+        (b"", "the lock is empty", "", "dlm lock"),
+        (b"# only a comment\n", "the lock is empty", "", "dlm lock"),
+        (b"[documents]\n", "the lock is damaged", "it says no lock_version", "dlm lock"),
+        (b"lock_version = '1'\n[documents]\n", "the lock is damaged", "it says no lock_version", "dlm lock"),
+        (b"lock_version = 1\n", "the lock is damaged", "it has no table of documents", "dlm lock"),
+        (b"lock_version = 2\n", "the lock has version 2, this program reads 1", "", "update dlmbuild"),
+    ],
+)
+def test_what_is_wrong_with_a_lock_is_said(tmp_path: Path, data: bytes, what: str, why: str, do: str) -> None:
+    (tmp_path / "dlm.lock").write_bytes(data)
+    with pytest.raises(LockError) as caught:
+        read_project_lock(tmp_path / "dlm.lock")
+    assert caught.value.what == what and why in caught.value.why and do in caught.value.do
+    assert ("update" in caught.value.do) == ("version 2" in what)
+
+
 def test_odd_names_are_written_soundly(tmp_path: Path) -> None:
     odd = {**BASE, "name": 'quote " and \\ and\nline', "files": {"a b.json": "x", "ü": "y"}}
     write_store_lock(tmp_path / "dlm.lock", lock(base=odd))
