@@ -10,11 +10,11 @@ Nothing heavier is imported here than what a build with nothing to do needs; gra
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, cast
 
@@ -22,7 +22,7 @@ from doit import get_var
 from doit.exceptions import InvalidDodoFile
 
 from dlmbuild.build.abort import end_quietly
-from dlmbuild.build.checker import ExistenceChecker
+from dlmbuild.build.checker import DEFAULT, ExistenceChecker
 from dlmbuild.build.reporter import Reporter, has_run_something
 from dlmbuild.build.uptodate import created, plain_words, remembered_graph, still_true
 from dlmbuild.io.streams import mend_streams
@@ -33,8 +33,18 @@ def project(*patterns: str) -> dict[str, Any]:
     """What a dodo.py needs to build every document that matches a pattern below the current folder."""
     mend_streams()
     end_quietly()
+    with _in_words():
+        return _declared(patterns)
+
+
+def _declared(patterns: tuple[str, ...]) -> dict[str, Any]:
+    if not all(isinstance(pattern, str) for pattern in patterns):
+        from dlmbuild.errors import UsageError
+
+        given = ", ".join(map(repr, patterns))
+        raise UsageError(f"project({given}) in dodo.py: a pattern is a text", do='write one such as "*.dlm"')
     config = {
-        "default_tasks": ["export"],
+        "default_tasks": [*DEFAULT],
         "reporter": Reporter,
         "check_file_uptodate": ExistenceChecker,
         "backend": "dlm",
@@ -68,30 +78,43 @@ class _Graph:
         from .graph import graph
 
         kept = created[self._key] = []
-        for task in graph(self.project):
-            kept.append(dict(task) if isinstance(task, dict) else task)  # doit takes the dictionaries apart
-            yield task
+        with _in_words():
+            for task in graph(self.project):
+                kept.append(dict(task) if isinstance(task, dict) else task)  # doit takes the dictionaries apart
+                yield task
 
     def remembered(self) -> list[Any] | None:
         """The tasks as the last build made them, if nothing has changed since: then all steps are up to date."""
         words = plain_words(sys.argv)
         note = still_true(words) if words is not None else None
-        with contextlib.suppress(ValueError, KeyError, TypeError):
-            return remembered_graph(note, self._key, self._ask, self._run) if note else None
-        return None
+        return remembered_graph(note, self._key, self._ask, self._run) if note else None
 
     @cached_property
     def _made(self) -> Mapping[str, dict[str, Any]]:
         tasks = (task for task in self.create() if isinstance(task, dict) and task["name"] is not None)
         return {f"{task['basename']}:{task['name']}": task for task in tasks}
 
-    def _ask(self, name: str) -> bool:
+    def _ask(self, name: str, noted: bool) -> bool:
         # A task of the person's own that has run may have changed anything: then the step itself is asked.
-        return not has_run_something() or bool(self._made[name]["meta"]["step"].is_up_to_date())
+        known = noted and not has_run_something()
+        return known or bool(self._made[name]["meta"]["step"].is_up_to_date())
 
     def _run(self, name: str) -> Any:
         action: Callable[[], Any] = self._made[name]["actions"][0][0]
         return action()
+
+
+@contextmanager
+def _in_words() -> Iterator[None]:
+    """For the block, a mistake reaches doit as one in the dodo file, of which it prints the message alone."""
+    try:
+        yield
+    except Exception as error:
+        from dlmbuild.errors import DlmError
+
+        if not isinstance(error, DlmError):
+            raise
+        raise InvalidDodoFile(str(error)) from error
 
 
 def _lock_mode() -> Mode:

@@ -8,9 +8,9 @@ from typing import Any
 from dlmbuild.build.project import Document, Project
 from dlmbuild.build.reporter import watcher
 from dlmbuild.build.step import Step, Workplace
-from dlmbuild.store.built import read_built
 from dlmbuild.store.outputs import AdapterVersions, Files
-from dlmbuild.store.records import Record
+
+from . import prefer, train
 
 
 def tasks(project: Project) -> Iterator[dict[str, Any]]:
@@ -21,22 +21,22 @@ def tasks(project: Project) -> Iterator[dict[str, Any]]:
 
 def _pack(document: Document, project: Project) -> Step:
     store = document.store
-    phases = ("train", "prefer") if document.prefers else ("train",)
+    trainings = [train.step(document, project), *([prefer.step(document, project)] if document.prefers else [])]
     target = project.folder / f"{document.name}.dlm.pack"
     name = f"pack:{document.name}"
 
     def params() -> Mapping[str, Any]:
-        built = read_built(store.root)
-        return {"name": document.name, "trainings": [built[phase] for phase in phases]}
+        made_from = [training.ingredients() for training in trainings]
+        return {"name": document.name, "trainings": [found.key for found in made_from if found is not None]}
 
     def work(place: Workplace) -> Mapping[str, Any]:
         from dlmbuild.errors import StoreError
         from dlmbuild.pack.format import Header, write_pack
 
         archive = project.archive
-        records = [archive.records.load(str(key)) for key in place.params["trainings"]]
+        records = [training.known(key) for training, key in zip(trainings, place.params["trainings"], strict=False)]
         found = [record for record in records if record is not None]
-        if len(found) < len(records):
+        if len(found) < len(trainings):
             raise StoreError(
                 f"the record of a training of {document.name} is missing", do=f"doit train:{document.name}"
             )
@@ -49,10 +49,8 @@ def _pack(document: Document, project: Project) -> Step:
             )
         if document.sources:
             watcher().note(name, "the files of training.sources are not in the pack; without them it trains again")
-        # What came out of a pack itself is passed on as what it was.
-        plain = [Record(r.ingredients, r.outputs, {k: v for k, v in r.notes.items() if k != "unpacked"}) for r in found]
         sizes = {digest: path.stat().st_size for digest, path in files.items()}
-        header = Header(document.dlm_id, document.name, text, tuple(plain), sizes)
+        header = Header(document.dlm_id, document.name, text, tuple(found), sizes)
         write_pack(header, files, place.out / target.name)
         return {"objects": len(files)}
 
@@ -63,7 +61,7 @@ def _pack(document: Document, project: Project) -> Step:
         inputs={"document": document.path, "adapter": AdapterVersions(store.adapter).index_file},
         params=params,
         reads=(),
-        outputs=Files({target.name: target}),
+        outputs=Files({target.name: target}, linked=False),
         work=work,
         lock_file=store.lock_file,
         archive=project.archive,

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
+import subprocess
+import sys
 import tarfile
 from collections.abc import Callable
 from hashlib import sha256
@@ -12,9 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.workshop import Workshop, empty_workshop
+from tests.history import FAKE_JOBS
+from tests.workshop import SCRIPTS, Workshop, empty_workshop
 
 pytestmark = pytest.mark.model
+
+KILL_STRIDE = int(os.environ.get("DLM_KILL_STRIDE", "5"))
+"""`DLM_KILL_STRIDE=1 pytest tests/test_pack.py -k killed` kills at every single commit."""
 
 
 @pytest.fixture
@@ -95,12 +102,114 @@ def test_an_unpacked_training_counts_for_its_own_document_alone(packed: Workshop
     assert "train:tower" in elsewhere.doit("train").steps
 
 
+def test_two_documents_with_the_same_rows_are_both_restored(
+    packed: Workshop, elsewhere: Workshop, tmp_path: Path
+) -> None:
+    twin = Workshop(tmp_path / "twin", packed.home)
+    shutil.copytree(packed.folder / "base", twin.folder / "base")
+    shutil.copy(packed.folder / "dodo.py", twin.folder)
+    twin.document("twin")
+    twin.doit("pack")
+    for name, shop in (("tower", packed), ("twin", twin)):
+        shutil.copy(shop.folder / f"{name}.dlm.pack", elsewhere.folder)
+        elsewhere.dlm("unpack", f"{name}.dlm.pack")
+    elsewhere.dlm("gc", "--delete")
+    ran = elsewhere.doit("train")
+    assert {"train:tower", "train:twin"} <= set(ran.restored)
+    elsewhere.dlm("lock")
+
+
+def test_why_says_what_doit_then_does(packed: Workshop) -> None:
+    old = (packed.folder / "tower.dlm").read_text()
+    packed.edit("tower", "in fog", "at noon")
+    packed.doit("pack")
+    (packed.folder / "tower.dlm").write_text(old)
+    said = json.loads(packed.doit("why", "--json", "pack", code=None).out)
+    verdicts = {finding["task"]: finding["verdict"] for finding in said}
+    ran = packed.doit("pack")
+    assert verdicts["pack:tower"] == "restore" and "pack:tower" in ran.restored
+    assert {task for task, verdict in verdicts.items() if verdict == "restore"} == set(ran.restored)
+    assert ran.steps == []
+
+
+def test_a_large_pack_is_the_persons_to_edit_too(built: Workshop) -> None:
+    (built.folder / "limit.py").write_text(
+        "import dlmbuild.store.objects\ndlmbuild.store.objects.LINK_FROM_BYTES = 1\n"
+    )
+    dodo = built.folder / "dodo.py"
+    dodo.write_text("import limit\n" + dodo.read_text())
+    built.doit("pack")
+    pack = built.folder / "tower.dlm.pack"
+    whole = pack.read_bytes()
+    assert pack.stat().st_nlink == 1 and pack.stat().st_mode & 0o200
+    with pack.open("ab") as file:
+        file.write(b"mine")
+    assert built.doit("pack").restored == ["pack:tower"] and pack.read_bytes() == whole
+    pack.rename(built.folder / "kept.dlm.pack")
+    assert built.doit("pack").restored == ["pack:tower"] and pack.read_bytes() == whole
+
+
+def test_a_pack_of_a_home_without_a_lock(built: Workshop, tmp_path: Path) -> None:
+    fresh = Workshop(built.folder, tmp_path / "fresh")
+    assert "pack:tower" in fresh.doit("lock=ignore", "pack").steps
+    assert fresh.doit("lock=ignore", "pack").steps == []
+    fresh.dlm("unpack", "--check", "tower.dlm.pack")
+
+
+def test_what_comes_while_an_unpacking_waits_is_not_overwritten(elsewhere: Workshop, packed: Workshop) -> None:
+    from dlmbuild.store.exclusive import exclusive
+
+    lock = elsewhere.home / "store" / packed.store.name / ".lock"
+    with exclusive(lock, "a test", print):
+        waiting = subprocess.Popen(
+            [str(SCRIPTS / "dlm"), "unpack", "../../tower.dlm.pack"],
+            cwd=elsewhere.folder,
+            env=elsewhere.env(PYTHONUNBUFFERED="1"),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert waiting.stdout is not None and "a test" in waiting.stdout.readline()
+        (elsewhere.folder / "tower.dlm").write_text("mine")
+    _, told = waiting.communicate(timeout=60)
+    assert waiting.returncode == 1 and "tower.dlm is here already" in told
+    assert (elsewhere.folder / "tower.dlm").read_text() == "mine"
+
+
+def contents(*folders: Path) -> dict[str, bytes]:
+    """Every file that counts, by its path within its folder."""
+    files = [(path.relative_to(folder), path) for folder in folders for path in folder.rglob("*") if path.is_file()]
+    return {str(name): path.read_bytes() for name, path in files if path.name not in (".lock", "stat.sqlite")}
+
+
+def test_an_unpacking_killed_at_any_commit_is_finished_by_the_next(pack_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "fake_jobs.py").write_text(FAKE_JOBS)
+    program = "import sys, fake_jobs; from dlmbuild.cli import main; sys.exit(main(['unpack', '--force', sys.argv[1]]))"
+    words = [sys.executable, "-c", program, str(pack_file)]
+    seen: list[dict[str, bytes]] = []
+    for at in range(0, 1000, KILL_STRIDE):  # 0 kills nobody
+        shop = empty_workshop(tmp_path / str(at))
+        (shop.folder / "tower.dlm").write_text("mine")
+        environment = shop.env(KILL_AT=str(at), PYTHONPATH=str(tmp_path))
+        killed = subprocess.run(words, cwd=shop.folder, env=environment, capture_output=True, check=False)
+        assert killed.returncode in (0, -9), killed.stderr
+        shop.dlm("unpack", "--force", str(pack_file))
+        shop.dlm("gc", "--delete")
+        found = contents(shop.folder, shop.home)
+        seen.append({name: data for name, data in found.items() if not name.startswith("stat.sqlite")})
+        assert seen[-1] == seen[0], (at, seen[-1].keys() ^ seen[0].keys())
+        assert found["tower.dlm.before"] == b"mine"
+        if at and killed.returncode == 0:
+            break
+    assert len(seen) * KILL_STRIDE > 30
+
+
 Edit = Callable[[list[tuple[tarfile.TarInfo, bytes]]], object]
 
 
 def member(name: str, content: bytes, kind: bytes = tarfile.REGTYPE) -> tuple[tarfile.TarInfo, bytes]:
     info = tarfile.TarInfo(name)
-    info.size, info.type = len(content), kind
+    info.size, info.type, info.mode = len(content), kind, 0o644
     if kind in (tarfile.SYMTYPE, tarfile.LNKTYPE):
         info.linkname, info.size = "/etc/passwd", 0
     return info, content
@@ -191,6 +300,74 @@ def pack_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shop.document("tower")
     shop.doit("pack")
     return shop.folder / "tower.dlm.pack"
+
+
+def config(**changes: object) -> Edit:
+    """A pack that is right in all but what its adapter's configuration says."""
+
+    def edit(members: list[tuple[tarfile.TarInfo, bytes]]) -> None:
+        data = json.loads(members[0][1])
+        objects = {info.name.partition("/")[2]: content for info, content in members[1:]}
+        outputs = data["records"][0]["outputs"]
+
+        def replace(name: str, what: dict[str, object]) -> str:
+            content = json.dumps(what).encode()
+            del objects[outputs[name]]
+            outputs[name] = sha256(content).hexdigest()
+            objects[outputs[name]] = content
+            return str(outputs[name])
+
+        said = {**json.loads(objects[outputs["adapter_config.json"]]), **changes}
+        digest = replace("adapter_config.json", {name: value for name, value in said.items() if value != "absent"})
+        described = json.loads(objects[outputs["adapter.json"]])
+        replace("adapter.json", {**described, "files": {**described["files"], "adapter_config.json": digest}})
+        data["objects"] = {name: len(content) for name, content in objects.items()}
+        members[:] = [
+            member("header.json", json.dumps(data).encode()),
+            *(member(f"objects/{name}", content) for name, content in sorted(objects.items())),
+        ]
+
+    return edit
+
+
+HOSTILE |= {
+    f"an adapter with {name} {value!r}": (config(**{name: value}), f"the adapter's configuration has {name} = ")
+    for name, value in {
+        "peft_type": "XLORA",
+        "auto_mapping": {"parent_library": "os", "base_model_class": "system"},
+        "base_model_name_or_path": "../../secret",
+        "revision": "main",
+        "target_modules": "(a+)+$",
+        "exclude_modules": "(a+)+$",
+        "layer_replication": [[0, 100000]],
+        "init_lora_weights": "loftq",
+        "loftq_config": {"loftq_bits": 4},
+        "corda_config": {"cache_file": "/tmp/x"},
+        "megatron_config": {"x": 1},
+        "megatron_core": "os",
+        "modules_to_save": ["lm_head"],
+        "trainable_token_indices": [1],
+        "rank_pattern": {"(a+)+$": 4},
+        "r": 10**9,
+        "lora_alpha": float(10**9),
+        "lora_dropout": True,
+        "use_dora": True,
+        "unheard_of": "yes",
+    }.items()
+}
+HOSTILE["an adapter without a rank"] = (config(r="absent"), "the adapter's configuration has no r")
+
+
+def test_an_adapter_of_another_version_of_peft_is_taken(pack_file: Path, tmp_path: Path) -> None:
+    shop = empty_workshop(tmp_path)
+    with tarfile.open(pack_file) as tar:
+        members = [member(info.name, tar.extractfile(info).read()) for info in tar]  # type: ignore[union-attr]
+    config(unheard_of=None, use_new=False, more={}, peft_version="9.9", megatron_core="absent")(members)
+    written = b"".join(
+        info.tobuf(tarfile.USTAR_FORMAT) + content + bytes(-len(content) % 512) for info, content in members
+    )
+    (shop.folder / "x.dlm.pack").write_bytes(written + bytes(1024))
+    shop.dlm("unpack", "x.dlm.pack")
 
 
 def test_hostile_packs_are_refused_in_words_and_leave_nothing(pack_file: Path, tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ import time
 from collections.abc import Callable
 from typing import IO, Any
 
-from doit.exceptions import InvalidCommand, UnmetDependency
+from doit.exceptions import UnmetDependency
 
+from dlmbuild.build.checker import DEFAULT, is_ours
 from dlmbuild.build.uptodate import created, plain_words, write_note
 from dlmbuild.io.progress import Progress
 from dlmbuild.io.streams import write_nowhere
@@ -48,9 +49,10 @@ class Reporter:
     def initialize(self, tasks: Any, selected: Any) -> None:
         global _current
         _current, self._tasks = self, (tasks, list(selected))
-        asked = " ".join(word for word in sys.argv[1:] if not word.startswith("-"))
-        if not self._tasks[1] and "*" in asked:  # doit takes a pattern that matches nothing for a wish fulfilled
-            raise InvalidCommand(f"no task matches {asked}\n  → doit list --all shows them")
+        if any("*" in word for word in sys.argv[1:]):
+            from dlmbuild.build.selection import refuse, unmatched
+
+            refuse(unmatched(sys.argv[1:], tasks))
 
     def get_status(self, task: Any) -> None:
         pass
@@ -114,14 +116,16 @@ class Reporter:
         self._note_it()
 
     def _note_it(self) -> None:
-        """Leave a note to the next build, if this one made its graph and all of it are steps of ours."""
+        """Leave a note to the next build, if this one made its graph, was asked for nothing else than what the command
+        line says (it may have been called by a program), and all that it needed are steps of ours.
+        """
         words = plain_words(sys.argv) if created else None
-        if words is None:
+        tasks, selected = self._tasks
+        if words is None or selected != (words or [*DEFAULT]) or not all(map(is_ours, selected)):
             return
         from dlmbuild.build.project import Project
         from dlmbuild.build.why import steps_of
 
-        tasks, selected = self._tasks
         steps = steps_of(tasks, selected)
         if steps is not None:
             write_note(words, steps, Project.noticed)

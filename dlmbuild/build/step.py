@@ -129,12 +129,14 @@ class Step:
         except Exception:
             return False  # `run` meets it again and tells it in words; here doit would end with a traceback
 
+    @property
+    def _records(self) -> Records:
+        """Those of earlier builds, and those that a pack brought for this document."""
+        return Records(self.archive.home.records, self.lock_file.parent / "imported")
+
     def known(self, key: str) -> Record | None:
-        """The record of an earlier build. One that came out of a pack counts for the document of the pack alone."""
-        record = self.archive.records.load(key)
-        if record is None or record.notes.get("unpacked", self.lock_file.parent.name) != self.lock_file.parent.name:
-            return None
-        return record
+        """The record of an earlier build, here or, of a document that came in a pack, where it was packed."""
+        return self._records.load(key)
 
     def is_noted(self, key: str) -> bool:
         """Whether the step's last build came to its very end: a kill before that leaves something untold."""
@@ -146,7 +148,7 @@ class Step:
         record = self.known(current.key) if current else None
         if current is None or record is None or not self.is_noted(current.key):
             return None
-        made = [*self.outputs.files(record.outputs), self.archive.records.path(current.key)]
+        made = [*self.outputs.files(record.outputs), self._records.path(current.key)]
         return [*self.inputs.values(), *self.reads, *self.also_watched(), *made, self.lock_file.parent / "built.json"]
 
     # -- doing it ----------------------------------------------------------------------------------------------

@@ -1,10 +1,10 @@
 """What the last build that ended well looked at, so that the next one with the same words may know that it has nothing
 to do: by one `stat` per file and one listing per folder, without taking the graph apart.
 
-A note has two lines of JSON: first the stats, which `dlm build` answers from before doit is even imported; then the
-tasks of the graph, from which `doit` gets its graph again without making it. Little more than what the interpreter
-has loaded anyway is imported here. Whatever is out of the ordinary (an option, a variable, another environment, any
-changed file) takes the long way, which is always right.
+A note has two lines of JSON, each after its checksum: first the stats, which `dlm build` answers from before doit is
+even imported; then the tasks of the graph, from which `doit` gets its graph again without making it. Little more than
+what the interpreter has loaded anyway is imported here. Whatever is out of the ordinary (an option, a variable, another
+environment, a configuration of doit's, any changed file) takes the long way, which is always right.
 """
 
 from __future__ import annotations
@@ -16,11 +16,19 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-_ENVIRONMENT = ("DLM_LOCK", "CUDA_VISIBLE_DEVICES", "DLM_PRE_TOKENIZER")
+_ENVIRONMENT = ("DLM_LOCK", "CUDA_VISIBLE_DEVICES", "DLM_PRE_TOKENIZER", "PYTHONPATH", "PYTHONNOUSERSITE")
+_ELSEWHERE = ("DOIT_FILE", "DOIT_SEEK_FILE")
+"""Variables by which doit takes another dodo file."""
+_DATABASE = ".doit.db"
 _GRANULARITY_NS = 20_000_000
 """As in io/statcache.py."""
 _PLAIN = r"""globals\(\)\.update\(project\((?:'[^']*'|"[^"]*"|, )*\)\)"""
 """The call that a plain dodo file makes, as ast.unparse spells it."""
+_OURS = ("dlmbuild.rules", "project")
+_MEANT = ("project", "globals")
+"""The names in that call, which have to mean what they mean in every project."""
+_CONFIGURATIONS = ("pyproject.toml", "doit.cfg")
+"""Where doit looks for settings."""
 _KEPT = ("basename", "name", "doc", "file_dep", "targets", "task_dep")
 
 created: dict[str, list[Any]] = {}
@@ -35,6 +43,8 @@ class Note(NamedTuple):
     """A note whose stats are still true."""
 
     steps: int
+    alone: bool
+    """Whether there are no tasks but ours: a person's own are made by their code, which is run to know them."""
     graph: str
     """The second line."""
 
@@ -42,8 +52,10 @@ class Note(NamedTuple):
 def plain_words(argv: Sequence[str]) -> list[str] | None:
     """The tasks that a command line asks for; None if it says anything else, an option or a variable."""
     words = list(argv[1:])
-    if words and words[0] in ("run", "build"):
+    if words and words[0] == "run":
         words.pop(0)
+    if any(map(os.environ.get, _ELSEWHERE)):
+        return None
     return None if any(word.startswith("-") or "=" in word for word in words) else words
 
 
@@ -53,7 +65,7 @@ def still_true(words: Sequence[str]) -> Note | None:
         return None
     try:
         with open(_file(words), encoding="utf-8") as file:  # noqa: PTH123 - pathlib is not needed for this
-            data = json.loads(file.readline())
+            data = json.loads(_unsealed(file.readline()))
             if data["about"] != _about(words):
                 return None
             if _stats(data["files"]) != data["stats"]:
@@ -61,8 +73,8 @@ def still_true(words: Sequence[str]) -> Note | None:
             for path, names in data["folders"].items():
                 if _names(path) != names:
                     return None
-            return Note(int(data["steps"]), file.readline())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return Note(data["steps"], data["alone"], file.readline())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 
@@ -71,7 +83,7 @@ def write_note(words: Sequence[str], steps: Sequence[Any], noticed: Mapping[Any,
     with how they looked when the graph was made.
 
     Without effect where a step is out of date again, one of these looks different by now, the dodo file does more than
-    declare projects and tasks, or nothing can be written.
+    declare projects and tasks, doit has settings of its own, or nothing can be written.
     """
     import contextlib
     import time
@@ -79,38 +91,65 @@ def write_note(words: Sequence[str], steps: Sequence[Any], noticed: Mapping[Any,
 
     from dlmbuild.io.atomic import write_atomic
 
-    if not _is_plain("dodo.py") or any(appearance(str(path)) != then for path, then in noticed.items()):
+    entered = time.time_ns()
+    bound = _plain("dodo.py")
+    if bound is None or any(map(_configures_doit, _CONFIGURATIONS)):
         return
-    began = time.time_ns() - _GRANULARITY_NS
-    ours = os.path.dirname(os.path.dirname(_file(words)))  # noqa: PTH120
+    home = _home()
+    ours = (home + os.sep, os.path.abspath(_DATABASE))  # noqa: PTH100
     paths: set[Path] = set()
     for step in steps:
         watched = step.watched()
         if watched is None:
             return  # it was ignored, or changed again: the next build has to look
         paths.update(watched)
-    folders = {str(path.absolute()): _names(str(path)) for path in noticed if path.is_dir()}
-    paths.update(noticed)
-    looked_at = {str(path.absolute()) for path in paths}
-    if any(max(_stat(path)[:2]) > began for path in looked_at if not path.startswith(ours + os.sep)):
-        return  # an input that was written just now may have been written after it was looked at
+    if any(appearance(str(path)) != then for path, then in noticed.items()):
+        return
+    folders = {str(path.absolute()): then for path, then in noticed.items() if path.is_dir()}
+    beside = [path for path in noticed if not path.is_dir()]
+    looked_at = {str(path.absolute()) for path in (*paths, *beside, Path(_DATABASE))}
     files: dict[str, list[str]] = {}
     for path in sorted(looked_at.union(_installed()) - folders.keys()):  # doit adds the project's folder to sys.path
         folder, name = os.path.split(path)
         files.setdefault(folder, []).append(name)
-    noted = {"about": _about(words), "steps": len(steps), "files": files, "stats": _stats(files), "folders": folders}
-    graph = {patterns: [_as_data(task) for task in tasks] for patterns, tasks in created.items()}
-    text = json.dumps(noted) + "\n" + json.dumps(graph) + "\n"
+    about = {"about": _about(words), "steps": len(steps), "alone": bound <= {_OURS}}
+    noted = {**about, "files": files, "stats": _stats(files), "folders": folders}
+    # Looked at last: what was written just now may have been written after its content was looked at. What builds write
+    # they wrote before we came here; the time of any other file may lie a tick of the clock before that.
+    if any(max(_stat(path)[:2]) > entered - (0 if path.startswith(ours) else _GRANULARITY_NS) for path in looked_at):
+        return
+    tasks = {patterns: [_as_data(task) for task in tasks] for patterns, tasks in created.items()}
+    graph = {"asked": [step.name for step in steps], "tasks": tasks}
     with contextlib.suppress(OSError):  # only a shortcut
-        write_atomic(Path(_file(words)), text.encode())
+        write_atomic(Path(_file(words)), "".join(_sealed(json.dumps(data)) for data in (noted, graph)).encode())
 
 
-def remembered_graph(note: Note, patterns: str, ask: Callable[[str], bool], run: Callable[[str], Any]) -> list[Any]:
-    """The tasks of a note's graph, for doit. Raises KeyError where the note knows no such patterns.
+def remembered_graph(
+    note: Note, patterns: str, ask: Callable[[str, bool], bool], run: Callable[[str], Any]
+) -> list[Any] | None:
+    """The tasks of a note's graph, for doit; None where the note knows no such patterns.
 
-    Steps are up to date if `ask` says so of their name; what is to be done is `run`, called with the name.
+    Steps are up to date if `ask` says so of their name, and of whether the noted build looked at them; what is to be
+    done is `run`, called with the name.
     """
-    return list(_tasks(json.loads(note.graph)[patterns], _Ask(ask), run))
+    try:
+        graph = json.loads(_unsealed(note.graph))
+        asked = frozenset(graph["asked"])
+        return list(_tasks(graph["tasks"][patterns], _Ask(lambda name: ask(name, name in asked)), run))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def _sealed(line: str) -> str:
+    return f"{zlib.crc32(line.encode()):08x} {line}\n"
+
+
+def _unsealed(line: str) -> str:
+    """What was sealed. Raises ValueError if it is damaged."""
+    seal, _, text = line.rstrip("\n").partition(" ")
+    if seal != f"{zlib.crc32(text.encode()):08x}":
+        raise ValueError("the note is damaged")
+    return text
 
 
 class _Ask:
@@ -158,14 +197,17 @@ def _about(words: Sequence[str]) -> list[object]:
     # The machine, as far as a plan without a lock can depend on it and as it can change between two runs.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
     pages = os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
+    kernel = [os.uname().release, os.uname().machine] if hasattr(os, "uname") else []
+    machine = [*kernel, cores, pages, os.path.exists("/proc/driver/nvidia/version")]  # noqa: PTH110
     environment = [os.environ.get(name) for name in _ENVIRONMENT]
-    return [os.getcwd(), list(words), sys.executable, environment, cores, pages]  # noqa: PTH109
+    return [os.getcwd(), _home(), list(words), sys.executable, environment, machine]  # noqa: PTH109
 
 
-def _is_plain(dodo: str) -> bool:
-    """Whether a dodo file only declares projects and tasks, so that running it again would come to the same.
+def _plain(dodo: str) -> set[tuple[str, str]] | None:
+    """The names that a plain dodo file defines or takes from modules, as (module, name); None if it is not plain.
 
-    It may import, define functions, and write `globals().update(project("*.dlm"))` with patterns spelled out.
+    A plain one only declares projects and tasks, so that running it again would come to the same: it may import, define
+    functions, and write `globals().update(project("*.dlm"))` with patterns spelled out.
     """
     import ast
     import re
@@ -173,11 +215,40 @@ def _is_plain(dodo: str) -> bool:
     try:
         with open(dodo, encoding="utf-8") as file:  # noqa: PTH123
             tree = ast.parse(file.read())
-    except (OSError, ValueError, SyntaxError):
+    except (OSError, ValueError, SyntaxError, RecursionError):
+        return None
+    bound: set[tuple[str, str]] = set()
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef):
+            bound.add(("", node.name))
+        elif isinstance(node, ast.ImportFrom):
+            bound.update((node.module or "", alias.asname or alias.name) for alias in node.names)
+        elif isinstance(node, ast.Import):
+            if any(alias.asname in _MEANT for alias in node.names):
+                return None
+        elif not _is_text(node) and not re.fullmatch(_PLAIN, ast.unparse(node)):
+            return None
+    bound = {found for found in bound if found[0] != "__future__"}
+    return None if any(name in (*_MEANT, "*") for _, name in bound - {_OURS}) else bound
+
+
+def _configures_doit(path: str) -> bool:
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123
+            return path == "doit.cfg" or b"doit" in file.read()
+    except FileNotFoundError:
         return False
-    known = (ast.Import, ast.ImportFrom, ast.FunctionDef)
-    calls = [node for node in tree.body if not isinstance(node, known) and not _is_text(node)]
-    return all(re.fullmatch(_PLAIN, ast.unparse(node)) for node in calls)
+    except OSError:
+        return True
+
+
+def deciding(folder: str) -> Iterable[str]:
+    """The files that decide what the dodo file in `folder` comes to: itself, what it imports from there, settings."""
+    below = folder.rstrip(os.sep) + os.sep
+    installed = (sys.prefix + os.sep, sys.base_prefix + os.sep)  # an environment may lie in the project
+    loaded = [getattr(module, "__file__", None) or "" for module in list(sys.modules.values())]
+    imported = [path for path in loaded if path.startswith(below) and not path.startswith(installed)]
+    return {*(below + name for name in ("dodo.py", *_CONFIGURATIONS)), *imported}
 
 
 def _is_text(node: Any) -> bool:
@@ -185,9 +256,13 @@ def _is_text(node: Any) -> bool:
 
 
 def _file(words: Sequence[str]) -> str:
-    home = os.environ.get("DLM_HOME") or os.path.join(os.path.expanduser("~"), ".dlm")  # noqa: PTH111, PTH118
     name = zlib.crc32(json.dumps(_about(words)).encode())
-    return os.path.join(os.path.expanduser(home), "uptodate", f"{name:08x}.json")  # noqa: PTH111, PTH118
+    return os.path.join(_home(), "uptodate", f"{name:08x}.json")  # noqa: PTH118
+
+
+def _home() -> str:
+    home = os.environ.get("DLM_HOME") or os.path.join("~", ".dlm")  # noqa: PTH118
+    return os.path.join(os.getcwd(), os.path.expanduser(home))  # noqa: PTH109, PTH111, PTH118
 
 
 def _installed() -> Iterable[str]:
@@ -197,9 +272,10 @@ def _installed() -> Iterable[str]:
     import dlmbuild
 
     package = Path(dlmbuild.__file__ or "").parent
-    graph = sorted(Path(sys.modules["dlmbuild.rules"].__file__ or "").parent.glob("*.py"))
+    graph = Path(sys.modules["dlmbuild.rules"].__file__ or "").parent
+    code = sorted([*graph.glob("*.py"), *(package / "build").glob("*.py")])
     registry = package / "base_models" / "registry.toml"
-    return [*filter(os.path.isdir, sys.path), *map(str, [registry, *graph])]
+    return [*filter(os.path.isdir, sys.path), *map(str, [registry, *code])]
 
 
 def _stats(files: Mapping[str, Sequence[str]]) -> int:
@@ -229,7 +305,7 @@ def _names(folder: str) -> int | None:
     try:
         with os.scandir(folder) as entries:
             found = [f"{entry.name}/" if entry.is_dir() else entry.name for entry in entries]
-        names = sorted(name for name in found if not name.startswith(".doit.db"))
+        names = sorted(name for name in found if not name.startswith(_DATABASE))
     except OSError:
         return None
     return zlib.crc32("\0".join(names).encode("utf-8", "surrogateescape"))

@@ -111,7 +111,7 @@ def _would_run(
     unknown: dict[Path, str],
 ) -> Finding:
     last_key = read_built(step.lock_file.parent).get(step.slot)
-    last = step.archive.records.load(last_key) if last_key else None
+    last = step.known(last_key) if last_key else None
     if record is not None:
         causes = ["what it made is damaged, and so is the copy of it"]
     elif last is None:

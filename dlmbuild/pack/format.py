@@ -27,6 +27,7 @@ from dlmbuild.errors import PackError, Where
 from dlmbuild.io.digest import canonical_json
 from dlmbuild.io.json_file import parse_json_object
 from dlmbuild.io.ulid import is_ulid
+from dlmbuild.pack.adapter import CONFIG, check_config
 from dlmbuild.store.records import Ingredients, Record
 
 VERSION = 1
@@ -39,7 +40,7 @@ _TRAININGS = ("train/", "prefer/")
 """Rules whose records a pack may hold."""
 _TRAINED = {
     "adapter.json",
-    "adapter_config.json",
+    CONFIG,
     "adapter_model.safetensors",
     "pinned_versions.json",
     "training_run.json",
@@ -205,13 +206,15 @@ def _check(header: Header) -> None:
 
 
 def _check_adapters(header: Header, small: Mapping[str, bytes]) -> None:
-    """An adapter.json must describe the adapter that its record names."""
+    """An adapter.json must describe the adapter that its record names, which must be a plain one."""
     for record in header.records:
-        names = ("adapter_config.json", "adapter_model.safetensors")
+        names = (CONFIG, "adapter_model.safetensors")
         files = {name: record.outputs[name] for name in names}
         found = parse_json_object(small[record.outputs["adapter.json"]], Where("adapter.json"), PackError)
-        if found != {"base": record.ingredients.params.get("base"), "files": files}:
+        base = record.ingredients.params.get("base")
+        if found != {"base": base, "files": files}:
             raise PackError("adapter.json describes another adapter than the record of its training")
+        check_config(parse_json_object(small[files[CONFIG]], Where(CONFIG), PackError), base)
 
 
 def _size(value: Any) -> int:

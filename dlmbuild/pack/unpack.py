@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import tomli_w
 from dlmbuild.doc.document import Document, parse_bytes
 from dlmbuild.doc.header import read_header
 from dlmbuild.errors import DlmError, PackError, Where
-from dlmbuild.io.atomic import free_name, staging_folder, write_atomic
+from dlmbuild.io.atomic import STAGING_SUFFIX, free_name, staging_folder, write_atomic
 from dlmbuild.io.digest import readable_json
 from dlmbuild.io.statcache import StatCache
 from dlmbuild.lock.lockfile import Lock, training_lock, write_store_lock
@@ -51,23 +52,24 @@ def unpack(path: Path, folder: Path, home: Home, *, force: bool = False) -> Unpa
         text = small.get(header.document, b"")
         base = _document(header, text, path).frontmatter.base_model
         goal = folder / f"{header.name}.dlm"
-        kept = _make_room(header, goal, text, path, force=force)
+        _make_room(header, goal, text, path, force=force)  # refused before anything is made
         store = home.store(header.dlm_id)
         with exclusive(store.lock_file, "dlm unpack", print):
+            kept = _make_room(header, goal, text, path, force=force)  # after the wait it may look different
             objects = Objects(home.objects, StatCache(home.stat_cache))
-            records = Records(home.records)
+            records = Records(store.imported)
             for record in header.records:
                 for digest in record.outputs.values():
                     if (scratch / digest).exists():
                         objects.put(scratch / digest)
-                known = records.load(record.ingredients.key)
-                if known is None or "unpacked" in known.notes:  # what was made here is believed more
-                    records.save(replace(record, notes={**record.notes, "unpacked": header.dlm_id}))
+                records.save(record)
             if header.records and not store.dlm_lock.exists():
                 write_store_lock(store.dlm_lock, _lock(header.records[-1], path))
-        if kept:
-            goal.rename(kept)
-        write_atomic(goal, text)
+            for left in folder.glob(f".{escape(goal.name)}.*{STAGING_SUFFIX}"):  # by an unpacking that was killed
+                left.unlink(missing_ok=True)
+            if kept:
+                goal.rename(kept)
+            write_atomic(goal, text)
     return Unpacked(header, base, goal, kept)
 
 

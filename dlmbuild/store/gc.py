@@ -2,7 +2,8 @@
 
 Stays: whatever lies in place now (built.json of each store and base), the newest adapter versions of each document, and
 the records and objects that these need. Goes: older versions, exports' parts whose export was removed (`doit clean`),
-records and objects that nothing names any more, and what killed builds left lying.
+records and objects that nothing names any more, what is remembered of the sources of documents that are gone, and what
+killed builds left lying.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from dlmbuild.doc.source_memory import owner_of
 from dlmbuild.io.atomic import STAGING_SUFFIX
 from dlmbuild.store.built import read_built
 from dlmbuild.store.layout import Home, Store
@@ -39,7 +41,6 @@ def garbage(home: Home, objects: Objects, kept_versions: int = KEPT_VERSIONS) ->
     """Everything that may go. The caller holds every lock of the home if it is going to delete it."""
     started = time.time()
     records = Records(home.records)
-    stores = {path.name for path in (home.root / "store").glob("*")}
     live: set[str] = set()
     weights: set[str] = set()
     exported = {path.name for path in (home.root / "store").glob("*/exports/*")}
@@ -61,11 +62,13 @@ def garbage(home: Home, objects: Objects, kept_versions: int = KEPT_VERSIONS) ->
             for version in old:
                 yield Garbage(version, f"older than the newest {kept_versions} versions", _size(version))
     named: set[str] = set()
+    for path in sorted((home.root / "store").glob("*/imported/*/*.json")):  # it may not have been built from yet
+        if imported := Records(path.parents[1]).load(path.stem):
+            named.update(imported.outputs.values())
     dead = []
     for path in sorted(home.records.glob("*/*.json")):
         record = records.load(path.stem)
-        unpacked = record and record.notes.get("unpacked") in stores  # it may not have been built from yet
-        if record and (path.stem in live or unpacked or record.outputs.get("adapter_model.safetensors") in weights):
+        if record and (path.stem in live or record.outputs.get("adapter_model.safetensors") in weights):
             named.update(record.outputs.values())
         else:
             dead.append(path)
@@ -74,6 +77,9 @@ def garbage(home: Home, objects: Objects, kept_versions: int = KEPT_VERSIONS) ->
     for path in sorted(home.objects.glob("*/*")):
         if path.name not in named and path.stat().st_ctime < started:
             yield from _file(path, "no record that stays names it")
+    for path in sorted(home.sources.glob("*.jsonl")):
+        if not Path(owner_of(path) or "?").is_file():
+            yield from _file(path, "the document whose sources it remembers is gone")
     for path in home.root.rglob(f".*{STAGING_SUFFIX}"):
         yield Garbage(path, "left by a build that was killed", _size(path))
 

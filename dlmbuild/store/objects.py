@@ -70,9 +70,10 @@ class Objects(NamedTuple):
                 temporary.unlink(missing_ok=True)
         return sha256
 
-    def place(self, sha256: str, goal: Path) -> None:
+    def place(self, sha256: str, goal: Path, *, linked: bool = True) -> None:
         """Make `goal` a link to, or a copy of, an object; whatever was there is replaced in one step.
 
+        Unless `linked`, it is always a copy, which shares the disk's blocks where the filesystem knows how to.
         Raises StoreError where the object is missing or damaged.
         """
         if not self.has(sha256):
@@ -81,7 +82,7 @@ class Objects(NamedTuple):
         goal.parent.mkdir(parents=True, exist_ok=True)
         temporary = goal.with_name(f".{goal.name}.{os.urandom(6).hex()}{STAGING_SUFFIX}")
         try:
-            _link_or_copy(source, temporary)
+            _link_or_copy(source, temporary) if linked else _copy(source, temporary)
             temporary.replace(goal)
             # Linking and renaming change ctime, which the object shares; its content was compared just before.
             self.cache.remember(goal, sha256)
@@ -99,6 +100,22 @@ def _link_or_copy(source: Path, goal: Path) -> None:
         except OSError as error:
             if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP):
                 raise
-    shutil.copyfile(source, goal)
+    _copy(source, goal)
+
+
+def _copy(source: Path, goal: Path) -> None:
+    if not _copied_by_the_system(source, goal):
+        shutil.copyfile(source, goal)
     goal.chmod(0o644)
     fsync_path(goal)
+
+
+def _copied_by_the_system(source: Path, goal: Path) -> bool:
+    try:
+        with source.open("rb") as read, goal.open("wb") as written:
+            left = os.fstat(read.fileno()).st_size
+            while left and (done := os.copy_file_range(read.fileno(), written.fileno(), left)):
+                left -= done
+            return not left
+    except (OSError, AttributeError):  # not every system or filesystem can
+        return False

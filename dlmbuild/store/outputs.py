@@ -45,6 +45,8 @@ class Files(NamedTuple):
     """Files with names known beforehand: name → path."""
 
     paths: Mapping[str, Path]
+    linked: bool = True
+    """Whether a file may be a link to its object; one in a person's folder is theirs to edit."""
 
     @property
     def targets(self) -> Sequence[Path]:
@@ -59,7 +61,7 @@ class Files(NamedTuple):
         return list(self.paths.values())
 
     def publish(self, outputs: Digests, objects: Objects) -> None:
-        _place({self.paths[name]: sha256 for name, sha256 in outputs.items()}, objects)
+        _place({self.paths[name]: sha256 for name, sha256 in outputs.items()}, objects, linked=self.linked)
 
 
 class Folder(NamedTuple):
@@ -191,7 +193,7 @@ def _first_mismatch(expected: Mapping[Path, str], cache: StatCache) -> str:
     return ""
 
 
-def _place(files: Mapping[Path, str], objects: Objects) -> None:
+def _place(files: Mapping[Path, str], objects: Objects, *, linked: bool = True) -> None:
     for path, sha256 in files.items():
         if _first_mismatch({path: sha256}, objects.cache):
-            objects.place(sha256, path)
+            objects.place(sha256, path, linked=linked)

@@ -45,18 +45,23 @@ class Record:
 
 
 class Records:
-    """The record folder of one home."""
+    """The record folder of one home, and folders with further records, which are only read."""
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
+    def __init__(self, root: Path, *more: Path) -> None:
+        self._roots = (root, *more)
 
     def path(self, key: str) -> Path:
-        return self._root / key[:2] / f"{key}.json"
+        """Where the record with this key lies, or would lie."""
+        paths = [root / key[:2] / f"{key}.json" for root in self._roots]
+        return next((path for path in paths[1:] if path.exists() and not paths[0].exists()), paths[0])
 
     def load(self, key: str) -> Record | None:
         """The record with this key; None where there is none, or none that can be believed."""
+        return next(filter(None, (self._load(root, key) for root in self._roots)), None)
+
+    def _load(self, root: Path, key: str) -> Record | None:
         try:
-            data = json.loads(self.path(key).read_bytes())
+            data = json.loads((root / key[:2] / f"{key}.json").read_bytes())
             ingredients = Ingredients(data["rule"], data["inputs"], data["params"])
             record = Record(ingredients, dict(data["outputs"]), dict(data["notes"]))
             intact = ingredients.key == key and data["check"] == sha256_json([key, data["outputs"], data["notes"]])
@@ -76,7 +81,7 @@ class Records:
         }
         # The check guards the half that the key does not cover against a damaged disk (not against an attacker).
         data["check"] = sha256_json([key, data["outputs"], data["notes"]])
-        write_atomic(self.path(key), readable_json(data))
+        write_atomic(self._roots[0] / key[:2] / f"{key}.json", readable_json(data))
 
 
 def _is_plain(name: str) -> bool:

@@ -79,7 +79,7 @@ class TestFolder:
     ) -> None:
         place, outputs = Folder(tmp_path / "dataset.json", "dataset"), {"dataset.json": put("1"), "a": put("a")}
         placed: list[str] = []
-        monkeypatch.setattr(Objects, "place", lambda self, sha256, goal: placed.append(goal.name))
+        monkeypatch.setattr(Objects, "place", lambda self, sha256, goal, linked: placed.append(goal.name))
         (tmp_path / "dataset").mkdir()
         place.publish(outputs, objects)
         assert placed == ["a", "dataset.json"]
