@@ -13,7 +13,7 @@ from doit.exceptions import TaskFailed
 from dlmbuild.build.project import Document, Project
 from dlmbuild.build.reporter import watcher
 from dlmbuild.build.step import Step, Workplace
-from dlmbuild.errors import DlmError, StoreError, UsageError
+from dlmbuild.errors import DlmError, InvalidDocument, StoreError, UsageError
 from dlmbuild.io.digest import sha256_json
 from dlmbuild.store.outputs import Files
 
@@ -120,15 +120,18 @@ def _found(document: Document, project: Project) -> list[Found]:
     """The document's sources as they are now; mistakes of the frontmatter with their position."""
     if not document.sources:
         return []
-    from dlmbuild.doc.sources import SourceError, find_sources, sources_of
+    from dlmbuild.doc.sources import find_sources, sources_of
 
     given, policy, memory = document.sources["given"], document.sources["policy"], project.archive.home.sources
     try:
-        return find_sources(given, policy, project.folder / document.path, memory)
-    except SourceError:
-        from dlmbuild.doc.document import parse
+        return find_sources(dict(enumerate(given)), policy, project.folder / document.path, memory)
+    except InvalidDocument:
+        from dlmbuild.doc.document import examine
 
-        return sources_of(parse(document.path), project.folder / document.path, memory)  # which knows positions
+        head = examine(document.path).head
+        if head is None:
+            raise
+        return sources_of(head, str(document.path), project.folder / document.path, memory)  # which knows positions
 
 
 def _fail(error: DlmError) -> Any:

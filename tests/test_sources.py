@@ -96,7 +96,7 @@ def test_why_names_the_files(shop: Workshop) -> None:
         ("{sources: [{path: /}], sources_policy: strict}", '5:29: training.sources[0].path is "/", which leads out'),
         ("{sources: [{path: docs, exclude: [a, '[b-a]']}]}", '5:48: the pattern "[b-a]": it matches no name'),
         ("{sources: [{path: /dev/null}]}", "5:29: training.sources[0].path is"),
-        ("{sources: [{path: docs, max_files: 0}]}", "5:46: training.sources.0.max_files is 0"),
+        ("{sources: [{path: docs, max_files: 0}]}", "5:46: training.sources[0].max_files is 0"),
     ],
 )
 def test_a_mistake_in_the_document_has_its_position(shop: Workshop, training: str, message: str) -> None:
@@ -106,6 +106,45 @@ def test_a_mistake_in_the_document_has_its_position(shop: Workshop, training: st
     assert f"tower.dlm:{message}" in failed and "Traceback" not in failed
     told = shop.doit("why", "dataset", code=1).out
     assert f"tower.dlm:{message}" in told or "tower.dlm has mistakes" in told
+
+
+ALL = """training: {seed: x, sources: [{path: docs, exclude: ['[b-a]', '[']}, {path: nowhere}, {max_files: 1},
+  {path: docs}, {path: ~nobody-here/docs}], sources_policy: often}
+"""
+
+
+def test_all_mistakes_are_told_at_once_and_quoted(shop: Workshop) -> None:
+    shop.edit("tower", SOURCES, ALL)
+    shop.edit("tower", "::instruction::", "::instructions::")
+    write(shop, "docs/.dlm/training.yaml", "exlude: []\ninclude: 3\n")
+    write(shop, "docs/.dlm/ignore", b"a\n\xc3b\n")
+    write(shop, "docs/in/.dlm/ignore", "\t[b-a] \n")
+    said = shop.dlm("check", code=1)
+    assert [line.partition(": ")[0] for line in said.err.splitlines() if line.startswith(("tower", "docs"))] == [
+        "tower.dlm:5:18",  # the seed
+        "tower.dlm:5:54",  # both patterns
+        "tower.dlm:5:63",
+        "tower.dlm:5:77",  # nowhere
+        "tower.dlm:5:87",  # no path
+        "tower.dlm:6:24",  # nobody's folder
+        "tower.dlm:6:61",  # the policy
+        "tower.dlm:12:3",
+        "docs/.dlm/ignore:2:1",
+        "docs/.dlm/training.yaml:1:1",
+        "docs/.dlm/training.yaml:2:10",
+        "docs/in/.dlm/ignore:1:1",
+    ]
+    for quoted in ("2 | \\xc3b\n      | ^\n", "2 | include: 3\n      |          ^\n", "1 |  [b-a] \n      | ^\n"):
+        assert f"    {quoted}  → " in said.err
+    told = json.loads(shop.dlm("check", "--format", "json", code=1).out)["documents"][0]
+    assert len(told["errors"]) == 12 and told["sources"] == []
+
+
+def test_sources_of_a_document_with_other_mistakes_are_told_too(shop: Workshop) -> None:
+    shop.edit("tower", "training: {", "training: {seed: x, ")
+    said = shop.dlm("check", code=1)
+    assert "tower.dlm: docs: 5 files, 70 bytes\n" in said.out
+    assert said.err.startswith('tower.dlm:5:18: training.seed is "x"')
 
 
 def test_a_mistake_in_a_configuration_stops_the_build(shop: Workshop) -> None:
@@ -162,6 +201,21 @@ def test_a_moved_project_trains_nothing_again(shop: Workshop) -> None:
     shop.doit("check")
     moved = Workshop(shop.folder.rename(shop.folder.parent / "elsewhere"), shop.home)
     assert moved.doit("check").steps == []
+
+
+def test_the_memory_of_a_document_that_is_gone_is_collected(shop: Workshop) -> None:
+    shop.document("keep", more=SOURCES)
+    shop.dlm("check")
+    memory = shop.home / "sources"
+    assert len(list(memory.iterdir())) == 2 and "0 things could go" in shop.dlm("gc").out
+    (shop.folder / "tower.dlm").unlink()
+    (memory / "old.jsonl").write_bytes(b"nothing\n")
+    assert shop.dlm("gc", "--verbose").out.count("the document whose sources it remembers is gone") == 2
+    assert shop.dlm("gc", "--delete").out.startswith("2 things deleted")
+    (left,) = memory.iterdir()
+    before = left.stat().st_mtime_ns
+    shop.dlm("check")
+    assert left.stat().st_mtime_ns == before
 
 
 def test_a_home_that_cannot_remember(shop: Workshop) -> None:

@@ -51,6 +51,17 @@ def test_why_says_what_the_page_shows(shop: Workshop) -> None:
     assert shop.doit("why", "check", code=1).out.startswith(shown)
 
 
+def test_a_question_mark_is_a_byte_as_the_page_says(shop: Workshop) -> None:
+    assert "As in git, `?` and `[!a]` stand for one byte, of which a letter such as é has two" in TEXT
+    write(shop.folder / "log/é.md", "Summer.\n")
+    config = shop.folder / "log/.dlm/ignore"
+    for pattern, left_out in (("?.md", 0), ("[!a].md", 0), ("??.md", 1), ("*é.md", 1), ("é*", 1)):
+        write(config, f"wages.*\n{pattern}\n")
+        assert shop.dlm("check").out.startswith(f"lighthouse.dlm: log: {4 - left_out} files"), pattern
+    write(config, "[é].md\n")
+    assert "log/.dlm/ignore:1:1: the pattern" in shop.dlm("check", code=1).err
+
+
 def test_every_key_is_on_the_page() -> None:
     keys = set(re.findall(r"^\| `(\w+)` \|", TEXT, re.MULTILINE))
     assert keys == {*Source.model_fields, "sources_policy"}

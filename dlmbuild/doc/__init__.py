@@ -13,7 +13,6 @@
     markers      where a section comes from
     sources      files that are part of a document
     mistakes     how all of these collect what is wrong; quotation: a line with a caret
-    serializer   documents and sections as text
     edits        changing a document by span; migrations: bringing it to the newest version
     compat       what the public parser reads in another way
 

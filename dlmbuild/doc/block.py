@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
 from dlmbuild.doc.mistakes import Mistakes, shortened, shown
 
@@ -39,8 +38,7 @@ _MANY_DIGITS = 200
 """A longer number is of no use to anybody, and Python's int and float refuse in the end."""
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
+class Mark(NamedTuple):
     """Where a key and its value begin; an item of a list is its own key, an absent value is at its key."""
 
     key: Position
@@ -173,6 +171,11 @@ class Block:
         # Not the mark's own line, which also counts U+2028 and U+0085 as ends of lines.
         row = bisect_right(self._line_starts, index) - 1
         return self._first_line + row, index - self._line_starts[row] + 1
+
+
+def spelled(path: Iterable[str | int]) -> str:
+    """A path as errors and the docs spell it: `training.sources[0].path`."""
+    return "".join(f"[{key}]" if type(key) is int else f".{key}" for key in path).removeprefix(".")
 
 
 def _is_absent(event: Event) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dlmbuild.doc import block
 from dlmbuild.doc.body import read_sections
@@ -44,8 +44,7 @@ class Document:
         return Where(self.path, *self.marks[key].value) if key in self.marks else Where(self.path)
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(NamedTuple):
     """What was found in a document that may have mistakes: as much as could be read."""
 
     errors: list[DlmError]
@@ -149,6 +148,9 @@ def as_data(document: Document) -> dict[str, Any]:
     data = document.frontmatter.model_dump(mode="json", exclude={"dlm_version": True, "training": silent})
     preference = data["training"]["preference"]
     data["training"]["preference"] = {**preference, "enabled": True} if prefers(document) else {"enabled": False}
+    data["evaluate"] = {name: wanted for name, wanted in data["evaluate"].items() if wanted is not None}
+    if not data["evaluate"]:
+        del data["evaluate"]
     return {
         **data,
         "sections": [_section_as_data(section) for section in document.sections],

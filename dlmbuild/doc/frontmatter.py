@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dlmbuild.doc.block import NUMBER, Block, Mark, Path, Position, UnreadableError
+from dlmbuild.doc.block import NUMBER, Block, Mark, Path, Position, UnreadableError, spelled
 from dlmbuild.doc.mistakes import Mistakes, nearest, shown
 from dlmbuild.doc.prompt import ends_a_block, what_is_lost
-from dlmbuild.doc.versions import NEWEST_VERSION, upgrade
+from dlmbuild.doc.versions import EVALUATE_SINCE, NEWEST_VERSION, upgrade
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -26,8 +26,7 @@ _HOW_TO_HAVE = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(NamedTuple):
     """A frontmatter that was read: its values (None if some are wrong), their marks, and where the body begins."""
 
     values: Frontmatter | None
@@ -38,6 +37,9 @@ class Head:
     version: int
     base: str = ""
     """What `base_model` says, however wrong the rest is; empty where that cannot be told."""
+    sources: Mapping[int, Mapping[str, Any]] = {}
+    """Those of `training.sources` that are well written, by their place, however wrong the rest is."""
+    sources_policy: str = "permissive"
 
 
 def read_head(text: str, mistakes: Mistakes) -> Head:
@@ -59,10 +61,14 @@ def read_head(text: str, mistakes: Mistakes) -> Head:
         return head
     version = block.value.get("dlm_version")
     version = version if type(version) is int else NEWEST_VERSION
+    if version < EVALUATE_SINCE and ("evaluate",) in block.marks:
+        why, do = f"version {EVALUATE_SINCE} has it first", "take it out, run `dlm migrate --write`, and write it again"
+        mistakes.add(*block.marks["evaluate",].key, f"evaluate in version {version}", why=why, do=do)
     base = "" if ("base_model",) in block.spoilt else block.value.get("base_model")
     upgrade(block, mistakes)
     values = _validated(block, mistakes)
-    return Head(values, block.marks, head.body, body_line, version, base if isinstance(base, str) else "")
+    base = base if isinstance(base, str) else ""
+    return Head(values, block.marks, head.body, body_line, version, base, *_sources(block))
 
 
 def _check_opener(text: str, mistakes: Mistakes) -> None:
@@ -103,11 +109,11 @@ def _validated(block: Block, mistakes: Mistakes) -> Frontmatter | None:
     """The values as the schema has them; what it refuses is noted, one mistake for each key."""
     from pydantic import ValidationError
 
-    from dlmbuild.doc.schema import Frontmatter, contradictions, unbuilt
+    from dlmbuild.doc.schema import Frontmatter, contradictions, unbuilt, validated
 
     values, wrong, excluded = None, set(), []
     try:
-        values = Frontmatter.model_validate(block.value)
+        values = validated(block.value)
     except ValidationError as error:
         wrong = _refuse(error, block, mistakes)
     else:
@@ -117,6 +123,24 @@ def _validated(block: Block, mistakes: Mistakes) -> Frontmatter | None:
         if not _spoilt(path, block) and not any(key[: len(path)] == path for key in wrong):
             _refuse_value(path, block.marks[path].value, block, mistakes, why=why, do=do)
     return values
+
+
+def _sources(block: Block) -> tuple[Mapping[int, Mapping[str, Any]], str]:
+    """What `training.sources` and `sources_policy` say, as far as that is well written."""
+    from pydantic import ValidationError
+
+    from dlmbuild.doc.schema import Source
+
+    training = block.value.get("training")
+    training = training if isinstance(training, dict) else {}
+    given, policy = training.get("sources"), training.get("sources_policy")
+    found = {}
+    for at, source in enumerate(given if isinstance(given, tuple) else ()):
+        path = ("training", "sources", at)
+        if not any(key[:3] == path or path[: len(key)] == key for key in block.spoilt):
+            with suppress(ValidationError):  # which is among the mistakes
+                found[at] = Source.model_validate(source).model_dump()
+    return found, "strict" if policy == "strict" else "permissive"
 
 
 def _refuse(error: ValidationError, block: Block, mistakes: Mistakes) -> set[Path]:
@@ -146,7 +170,7 @@ def _refuse(error: ValidationError, block: Block, mistakes: Mistakes) -> set[Pat
         elif kind == "extra_forbidden":
             _refuse_key(key, block, mistakes)
         elif kind == "string_pattern_mismatch":
-            what, name = f"{shown(path[-1])} is no name", ".".join(map(str, key))
+            what, name = f"{shown(path[-1])} is no name", spelled(key)
             why = f"{name} must be {expectation(field_of(key)[1])}"
             mistakes.add(*block.marks[path].key, what, why=why, do="rename it")
         else:
@@ -170,7 +194,7 @@ def _refuse_key(path: Path, block: Block, mistakes: Mistakes) -> None:
     from dlmbuild.doc.schema import block_at, homes
 
     *outer, key = path
-    home = ".".join(map(str, outer))
+    home = spelled(outer)
     known = list(block_at(tuple(outer)).model_fields)
     elsewhere = next((name for name, model in homes() if key in model.model_fields), None)
     guess = nearest(str(key), known)
@@ -188,7 +212,7 @@ def _refuse_key(path: Path, block: Block, mistakes: Mistakes) -> None:
 def _refuse_value(path: Path, at: Position, block: Block, mistakes: Mistakes, *, why: str = "", do: str = "") -> None:
     from dlmbuild.doc.schema import block_in, expectation, field_of
 
-    name = ".".join(map(str, path))
+    name = spelled(path)
     whole: Any = block.value
     for key in path:
         whole = whole[key]

@@ -25,6 +25,8 @@ class Header:
     sources_policy: str = "permissive"
     prefers: bool = False
     """Whether its adapter is trained on preferences."""
+    evaluates: bool = False
+    """Whether it says what its model must reach."""
 
 
 def read_header(data: bytes, path: str) -> Header:
@@ -47,6 +49,7 @@ def read_header(data: bytes, path: str) -> Header:
         sources,
         values.training.sources_policy,
         values.training.preference.enabled is not False and _has_preferences(text, head),
+        any(wanted is not None for _, wanted in values.evaluate),
     )
 
 

@@ -141,14 +141,6 @@ class Block:
                 yield match
 
 
-def nearly_headers(text: str) -> Iterator[re.Match[str]]:
-    """The headings that are headers in some section, or badly written ones; code blocks are not looked at."""
-    for match in pattern(_HEADING).finditer(text):
-        known = match["word"].lower() in (*_PAIRS.meant, *_TRIPLES.meant)
-        if known and (match["rest"].strip() == "!probe" or _NEARLY_NOTHING.fullmatch(match["rest"].strip())):
-            yield match
-
-
 def read_pairs(block: Block, mistakes: Mistakes) -> tuple[Pair, ...]:
     plain = _plain_groups(_PAIRS, block)
     if plain is not None:

@@ -46,6 +46,9 @@ _END = re.compile(r"(\.min)?\.[^.]*\Z")
 _SET = re.compile(r"\\.|\[\^?\]?(\\.|[^\]\\])*\]", re.DOTALL)
 """An escaped character of a regular expression, or a set of characters."""
 
+_SPACES = re.compile(r"\A((?:[^\\]|\\.)*?) +\Z", re.DOTALL)
+_WHITE = re.compile(r"\A((?:[^\\]|\\.)*?)\\?([\t\v\f\x1c-\x1f])\Z", re.DOTALL)
+"""Patterns that end in spaces without a backslash, or in other white space."""
 _STARS = re.compile(r"(\\.|\[[^]]*\])|\*+")
 
 NEVER = frozenset((".git", ".hg", ".svn", ".dlm"))
@@ -79,17 +82,19 @@ class Patterns:
 
         The folders above it have been judged before: a pattern that matches only one of them says nothing.
         """
-        path = _in_one_line(path)
+        path = _in_bytes(path)
         return next((include for regex, include in self._last_first if _is_meant(regex, path)), None)
 
     def cover(self, path: str) -> bool:
         """Whether the path, or a folder above it, matches and is not taken out again."""
-        return self._spec.match_file(_in_one_line(path))
+        return self._spec.match_file(_in_bytes(path))
 
 
-def _in_one_line(path: str) -> str:
+def _in_bytes(text: str) -> str:
+    """A path or a pattern as git compares them: each byte of a letter such as é stands for itself."""
     # No pattern can spell a line end, and a regular expression's "." and "$" treat it apart.
-    return path.replace("\n", "\x7f")
+    text = text.replace("\n", "\x7f")
+    return text if text.isascii() else text.encode("utf-8", "surrogatepass").decode("ascii", "surrogateescape")
 
 
 def _is_meant(regex: re.Pattern[str], path: str) -> bool:
@@ -123,7 +128,7 @@ def refusal(pattern: str) -> Refusal | None:
 
     A pattern that would match nothing is refused: what it was to keep out would be let in.
     """
-    if not pattern.strip() or pattern.startswith("#"):
+    if not pattern.strip(" ") or pattern.startswith("#"):
         return None
     what = f"the pattern {shown(pattern)}"
     if "\0" in pattern or "\n" in pattern or "\r" in pattern:
@@ -135,6 +140,9 @@ def refusal(pattern: str) -> Refusal | None:
         return Refusal(what, why, "shorten it, or write several patterns")
     if "[[:" in pattern or re.search(r"(?<!\\)\[[^]]*\\", pattern):
         return Refusal(what, "in [ ] stand plain characters and ranges", "write [A-Za-z] for [[:alpha:]]")
+    if re.search(r"(?<!\\)\[[!^]?\]?[^]]*[^\0-\x7f]", pattern):
+        why = "[ ] stands for one byte, as in git, and this is a letter of several"
+        return Refusal(what, why, "write * in its place, or one pattern for each letter")
     if _matches_nothing(pattern):
         return Refusal(what, "it matches no name", "mend it; \\ stands before [ ] \\ ! # that are meant as they are")
     return None
@@ -144,7 +152,7 @@ def read_ignore(text: str, mistakes: Mistakes) -> list[str]:
     """The patterns of a `.dlm/ignore` file, one a line, comments and blank lines left off."""
     patterns: list[str] = []
     for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip() or line.startswith("#"):
+        if not line.strip(" ") or line.startswith("#"):
             continue
         wrong = refusal(line)
         if wrong:
@@ -175,15 +183,20 @@ def _spec(patterns: Sequence[str]) -> GitIgnoreSpec:
             return regex and _SET.sub(_without_slash, regex), include
 
     # One way to match, whatever else is installed.
-    return GitIgnoreSpec.from_lines(map(_plain_stars, patterns), Pattern, backend="simple")
+    return GitIgnoreSpec.from_lines(map(_prepared, patterns), Pattern, backend="simple")
 
 
-def _plain_stars(pattern: str) -> str:
-    """The same pattern in which only a whole name is `**`: elsewhere several stars mean what one does."""
+def _prepared(pattern: str) -> str:
+    """A pattern that pathspec reads as git reads this one.
+
+    Only a whole name is `**`: elsewhere several stars mean what one does. At the end only spaces are left off.
+    """
+    pattern = _in_bytes(_SPACES.sub(r"\1", pattern))
+    pattern = _WHITE.sub(lambda end: f"{end[1]}[{end[2]}]", pattern)
     no, rest = ("!", pattern[1:]) if pattern.startswith("!") else ("", pattern)
     names = rest.split("/")
     for at, name in enumerate(names):
-        whole = set(name.rstrip()) == {"*"} and len(name.rstrip()) > 1
+        whole = set(name) == {"*"} and len(name) > 1
         names[at] = "**" if whole else _STARS.sub(lambda run: run[1] or "*", name)
     return no + "/".join(names)
 

@@ -10,7 +10,7 @@ from dlmbuild.doc.body import read_sections
 from dlmbuild.doc.document import Reading, as_data, document_of, read
 from dlmbuild.doc.edits import Edit, edited
 from dlmbuild.doc.mistakes import Mistakes
-from dlmbuild.doc.versions import ESCAPES_SINCE, HYPERPARAMS, NEWEST_VERSION, REFERENCES
+from dlmbuild.doc.versions import ESCAPES_SINCE, HYPERPARAMS, NEWEST_VERSION
 from dlmbuild.errors import DocumentError, InvalidDocument, Where
 
 _BEHIND = re.compile(r"[ \t]*(,[ \t]*)?")
@@ -27,7 +27,7 @@ def migration(data: bytes, path: str) -> list[Edit]:
         raise InvalidDocument(found.errors)
     if found.head.version == NEWEST_VERSION:
         return []
-    edits = [*_version(found), *_preference(found), *_escapes(found)]
+    edits = [*_version(found), *_preference(found, path), *_escapes(found)]
     after = read(edited(data, edits), path)
     if after.errors or _meaning(after, path) != _meaning(found, path):
         raise DocumentError(
@@ -76,26 +76,32 @@ def _escapes(found: Reading) -> Iterator[Edit]:
             yield Edit(at, at, "\\")
 
 
-def _preference(found: Reading) -> Iterator[Edit]:
+def _preference(found: Reading, path: str) -> Iterator[Edit]:
     """Version 1's `training.dpo` under its later name, with three of its keys in a block of their own."""
     places, old = _Places(found), ("training", "dpo")
     if old not in places.marks or not found.head or found.head.version != 1:
         return
-    key = places.offset(places.marks[old].key)
-    start = places.text.find("dpo", key, key + 5)  # there may be a quotation mark first
+    at = places.offset(places.marks[old].key)
+    start = places.text.find("dpo", at, at + 5)  # there may be a quotation mark first
     if start < 0:
-        return  # spelled in another way, with escapes: what comes out is then found not to mean the same
+        where, do = Where(path, *places.marks[old].key), "write dpo, and migrate it then"
+        raise DocumentError("training.dpo is spelled with escapes", where=where, why="its name changes", do=do)
     yield Edit(start, start + len("dpo"), "preference")
-    moved = [path for path in places.marks if path[:2] == old and len(path) == 3 and path[2] in HYPERPARAMS]
+    moved = [key for key in places.marks if key[:2] == old and len(key) == 3 and key[2] in HYPERPARAMS]
     if moved:
-        inner = ", ".join(f"{path[2]}: {places.text[slice(*places.value(path))]}" for path in moved)
+        inner = ", ".join(f"{key[2]}: {places.text[slice(*places.value(key))]}" for key in moved)
         yield Edit(*places.entry(moved[0]), f"hyperparams: {{{inner}}}")
-    for path in moved[1:]:
-        yield _removal(places.text, *places.entry(path))
+    done = 0
+    for entry in moved[1:]:
+        edit = _removal(places.text, *places.entry(entry))
+        yield edit._replace(start=max(edit.start, done))  # two may be neighbours
+        done = edit.end
     reference = (*old, "reference")
-    if reference in places.marks:
+    if reference in places.marks and found.head.values:
         start, end = places.value(reference)
-        yield Edit(start, end, REFERENCES.get(places.text[start:end].strip("\"'"), places.text[start:end]))
+        value = found.head.values.training.preference.reference
+        if places.text[start:end].strip("\"'") != value:
+            yield Edit(start, end, value)
 
 
 def _removal(text: str, start: int, end: int) -> Edit:
@@ -103,8 +109,11 @@ def _removal(text: str, start: int, end: int) -> Edit:
     first = text.rfind("\n", 0, start) + 1
     behind = _BEHIND.match(text, end)
     assert behind  # of nothing, where nothing is there
-    if text[first:start].isspace() and text[behind.end()] == "\n":
-        return Edit(first, behind.end() + 1, "")
-    before = text[first:start].rstrip(" \t")
-    comma = before.endswith(",") and "," not in behind[0]  # of two commas one goes
-    return Edit(first + len(before) - 1 if comma else start, behind.end(), "")
+    before, stop = text[first:start].rstrip(" \t"), behind.end()
+    if not before:
+        return Edit(first, stop + 1, "") if text[stop] == "\n" else Edit(start, stop, "")
+    if before.endswith(",") and "," not in behind[0]:  # of two commas one goes
+        start = first + len(before) - 1
+    elif text[stop] == "\n":
+        start = first + len(before)
+    return Edit(start, stop - (text[stop] == "#" and text[stop - 1] in " \t"), "")

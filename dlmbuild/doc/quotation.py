@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
+from pathlib import Path
 
 from dlmbuild.errors import Where
+from dlmbuild.io.text import one_newline
 
+_NO_TEXT = re.compile("[\0\udc80-\udcff]")
 _WIDTH = 100
 """Characters of a line that are shown; of a longer one those around the place."""
 
 
+def lines_in(path: Path) -> list[str]:
+    """The lines of a file to quote from, none where it cannot be read; a byte that is no text is a lone surrogate."""
+    try:
+        text = path.read_bytes().decode("utf-8", "surrogateescape")
+    except OSError:
+        return []
+    return one_newline(text.removeprefix("\ufeff")).split("\n")
+
+
 def quotation(line: str, where: Where) -> str:
-    """Two lines: the text with its number, and the caret; what cannot be printed is shown as `·`."""
+    """Two lines: the text with its number, and the caret.
+
+    What cannot be printed is shown as `·`, and a byte that is no text as `\\xNN`.
+    """
     at = max(where.col - 1, 0)
     start = max(0, at - _WIDTH // 2) if len(line) > _WIDTH else 0
     shown = [_visible(char) for char in line[start : start + _WIDTH]]
@@ -22,6 +38,8 @@ def quotation(line: str, where: Where) -> str:
 
 
 def _visible(char: str) -> str:
+    if _NO_TEXT.match(char):
+        return f"\\x{ord(char) & 0xFF:02x}"
     return " " if char == "\t" else char if char.isprintable() else "·"
 
 

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 from dlmbuild.doc import ignore
-from dlmbuild.doc.block import Block, Path, UnreadableError
+from dlmbuild.doc.block import Block, Path, UnreadableError, spelled
 from dlmbuild.doc.frontmatter import MAX_CHARACTERS
 from dlmbuild.doc.mistakes import Mistakes, nearest, shown
-from dlmbuild.errors import DocumentError, InvalidDocument
+from dlmbuild.errors import DlmError, DocumentError, InvalidDocument
 from dlmbuild.io.text import decode_text
 
 _KEYS = {
@@ -52,19 +52,22 @@ class Config(NamedTuple):
 def read_config(yaml: bytes | None, patterns: bytes | None, folder: str) -> Config:
     """Read the content of both files; None for one that is not there. `folder` is how errors name their folder.
 
-    Raises InvalidDocument with all mistakes of a file.
+    Raises InvalidDocument with all mistakes of both.
     """
-    config = Config()
-    if yaml is not None:
-        mistakes = Mistakes(f"{folder}/training.yaml")
-        config = _training(_text(yaml, mistakes), mistakes)
-        if len(mistakes):
-            mistakes.stop()
-    if patterns is not None:
-        mistakes = Mistakes(f"{folder}/ignore")
-        config = config._replace(ignore=tuple(ignore.read_ignore(_text(patterns, mistakes), mistakes)))
-        if len(mistakes):
-            mistakes.stop()
+    config, errors = Config(), list[DlmError]()
+    for name, data in (("training.yaml", yaml), ("ignore", patterns)):
+        mistakes = Mistakes(f"{folder}/{name}")
+        try:
+            text = "" if data is None else _text(data, mistakes)
+            if name == "ignore":
+                config = config._replace(ignore=tuple(ignore.read_ignore(text, mistakes)))
+            elif data is not None:
+                config = _training(text, mistakes)
+            errors += mistakes
+        except InvalidDocument as error:
+            errors += error.errors
+    if errors:
+        raise InvalidDocument(errors)
     return config
 
 
@@ -163,7 +166,7 @@ class _Checked:
     def _refuse(self, path: Path, value: Any) -> None:
         if any(path[:length] in self._block.spoilt for length in range(len(path) + 1)):
             return
-        key, name = str(path[0]), ".".join(map(str, path))
+        key, name = str(path[0]), spelled(path)
         do = "put quotes around it" if key == "metadata" and len(path) > 1 else "mend it, or delete it"
         why = f"{key} holds {_KEYS[key]}"
         self._mistakes.add(*self._block.marks[path].value, f"{name} is {shown(value)}", why=why, do=do)

@@ -30,13 +30,14 @@ Names = dict[str, Any]
 
 
 class Memory:
-    """The memory of one source, in the file `path`; with None it lasts as long as the object.
+    """The memory of one source of the document at the path `owner`, in the file `path`; with None it is in no file.
 
     The file is a journal: lines of folders, each with its own digest, of which later ones replace earlier ones.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, owner: str = "") -> None:
         self._path = path
+        self._owner = owner
         self._folders: dict[str, Any] = {}
         self._configs: dict[str, Any] = {}
         self._changed: set[str] = set()
@@ -110,8 +111,16 @@ class Memory:
     def _line(self, folders: Iterable[str]) -> bytes:
         rows = {folder: self._folders[folder] for folder in folders if folder in self._folders}
         configs = {folder: self._configs[folder] for folder in folders if folder in self._configs}
-        body = json.dumps({"folders": rows, "configs": configs}, separators=(",", ":")).encode() + b"\n"
+        data = {"document": self._owner, "folders": rows, "configs": configs}
+        body = json.dumps(data, separators=(",", ":")).encode() + b"\n"
         return f"{sha256_bytes(body)} ".encode() + body
+
+
+def owner_of(path: Path) -> str:
+    """The document that a file of memory belongs to; "" for one that says nothing of it, which nobody can use."""
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError, RecursionError), path.open("rb") as file:
+        return str(json.loads(file.readline().partition(b" ")[2])["document"])
+    return ""
 
 
 def signature(found: os.stat_result) -> Stat:

@@ -19,7 +19,7 @@ from dlmbuild.doc.source_config import Config, read_config
 from dlmbuild.doc.source_file import ChangedError, examine, shown_name
 from dlmbuild.doc.source_memory import Memory, Names, settled, signature
 from dlmbuild.doc.source_rules import BY_DEFAULT, Rules
-from dlmbuild.errors import DocumentError, Where
+from dlmbuild.errors import DlmError, DocumentError, InvalidDocument, Where
 from dlmbuild.io.digest import sha256_json
 
 MAX_DEPTH = 64
@@ -37,11 +37,19 @@ class Tree:
     """What lies below a root. `files` and the rest are filled by `walk`."""
 
     def __init__(
-        self, root: str, shown: str, *, limit: int, links: Callable[[str], str] | None, memory: Memory
+        self,
+        root: str,
+        shown: str,
+        *,
+        limit: int,
+        links: Callable[[str], str] | None,
+        memory: Memory,
+        look_only: bool = False,
     ) -> None:
         """`root` is a path without links, `shown` how errors name it. Raises nothing yet.
 
         `links` says where a link to a file leads that may be read, or "" for one that may not; None for no link.
+        With `look_only` no file is read but configurations.
         """
         self.root = root
         self.files: dict[str, str] = {}
@@ -56,19 +64,25 @@ class Tree:
         """Those that were listed: "" for the root, `a/b/` for one below it."""
         self.seen: list[str] = []
         """Files that count by their name, whatever is in them, and configurations."""
+        self.errors: list[DlmError] = []
+        """What is wrong with configurations; once something is, the files do not matter any more."""
+        self._look_only = look_only
         self._shown, self._limit, self._links, self._memory = shown, limit, links, memory
 
     def walk(self, rules: Rules) -> None:
-        """Look at everything. Raises DocumentError, InvalidDocument (a configuration) and OSError (the root)."""
+        """Look at everything. Raises DocumentError (a file that cannot be read) and OSError (the root)."""
         fd = os.open(self.root, _FOLDER)
         try:
             self._folder(fd, "", rules, 0)
         finally:
             os.close(fd)
-        self._memory.save(self.folders)
+        if not self._look_only:
+            self._memory.save(self.folders)
 
     def only(self, name: str, rules: Rules) -> None:
         """Look at one file of the root, which somebody named."""
+        if self._look_only:
+            return
         fd = os.open(self.root, _FOLDER)
         try:
             found = os.stat(name, dir_fd=fd, follow_symlinks=False)
@@ -97,19 +111,9 @@ class Tree:
             name = entry.name
             if name == ".dlm":
                 continue
-            if entry.is_symlink():
-                self._link(entry, fd, prefix, rules)
-            elif entry.is_dir(follow_symlinks=False):
-                key = name + "/"
-                why = known.get(key)
-                if type(why) is not str:
-                    why = _bad_name(name) or rules.why_not(name, prefix + key, folder=True)
-                names[key] = why
-                if why:
-                    self.skipped[f"{why} (folders)"] += 1
-                else:
-                    inner.append(name)
-            elif entry.is_file(follow_symlinks=False):
+            if entry.is_file(follow_symlinks=False):
+                if self._look_only:
+                    continue
                 value = known.get(name)
                 if value is None:
                     value = _bad_name(name) or rules.why_not(name, prefix + name, folder=False) or before.get(name, [])
@@ -125,6 +129,19 @@ class Tree:
                     self.skipped["not readable"] += 1
                 else:
                     self._file(name, found, fd, prefix, value, names, weight)
+            elif entry.is_dir(follow_symlinks=False):
+                key = name + "/"
+                why = known.get(key)
+                if type(why) is not str:
+                    why = _bad_name(name) or rules.why_not(name, prefix + key, folder=True)
+                names[key] = why
+                if why:
+                    self.skipped[f"{why} (folders)"] += 1
+                else:
+                    inner.append(name)
+            elif entry.is_symlink():
+                if not self._look_only:
+                    self._link(entry, fd, prefix, rules)
             else:
                 self.skipped["not a plain file"] += 1
         self._memory.note_names(prefix, rules.id, names)
@@ -237,7 +254,15 @@ class Tree:
             self.skipped[result] += 1
 
     def _configured(self, fd: int, prefix: str, rules: Rules) -> Rules:
-        """The rules with those of the folder's own `.dlm`."""
+        """The rules with those of the folder's own `.dlm`, if nothing is wrong with that."""
+        try:
+            return self._below(fd, prefix, rules)
+        except DlmError as error:
+            self.errors += error.errors if isinstance(error, InvalidDocument) else [error]
+            self._look_only = True
+            return rules
+
+    def _below(self, fd: int, prefix: str, rules: Rules) -> Rules:
         shown = "/".join(filter(None, [self._shown, shown_name(prefix).rstrip("/"), ".dlm"]))
         stats = [_config_stat(name, fd, shown) for name in _CONFIG]
         self.seen += [f"{prefix}.dlm", *(f"{prefix}.dlm/{name}" for name, at in zip(_CONFIG, stats, strict=True) if at)]

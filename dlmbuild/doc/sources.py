@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,11 +19,11 @@ from dlmbuild.doc.source_file import MAX_BYTES, shown_name
 from dlmbuild.doc.source_memory import Memory
 from dlmbuild.doc.source_rules import Rules
 from dlmbuild.doc.source_tree import Tree
-from dlmbuild.errors import DocumentError
+from dlmbuild.errors import DlmError, DocumentError, InvalidDocument, Where
 from dlmbuild.io.digest import sha256_json
 
 if TYPE_CHECKING:
-    from dlmbuild.doc.document import Document
+    from dlmbuild.doc.frontmatter import Head
 
 Key = tuple[str | int, ...]
 
@@ -75,48 +75,81 @@ class Found:
         return f"{line}; left out: {left_out}" if left_out else line
 
 
-def find_sources(given: Sequence[Mapping[str, Any]], policy: str, document: Path, memory: Path | None) -> list[Found]:
-    """Walk the sources in `given` (`training.sources` as data) of the document at the path `document`.
+def find_sources(
+    given: Mapping[int, Mapping[str, Any]], policy: str, document: Path, memory: Path | None
+) -> list[Found]:
+    """Walk the sources in `given` (place in `training.sources` → as data) of the document at the path `document`.
 
     `memory` is a folder to remember digests in from one time to the next. A file below two sources belongs to
-    the first. Raises SourceError, and DocumentError or InvalidDocument for a mistake in a configuration below a source.
+    the first. Raises InvalidDocument with all mistakes: a SourceError for each in the document, and those in
+    configurations below the sources.
     """
     anchor = _anchor(document)
-    roots = [_root(at, str(source["path"]), policy, anchor) for at, source in enumerate(given)]
-    links = _links(roots) if policy != "strict" else None
+    errors: list[DlmError] = []
+    roots: dict[int, str] = {}
+    for at, source in given.items():
+        try:
+            roots[at] = _root(at, str(source["path"]), policy, anchor)
+        except SourceError as error:
+            errors.append(error)
+    links = _links(list(roots.values())) if policy != "strict" else None
     own = os.path.realpath(document)
     taken = {own}
     found = []
-    for at, (source, root) in enumerate(zip(given, roots, strict=True)):
-        tree = _walked(at, source, root, links, memory and memory / f"{sha256_json([own, at])[:32]}.jsonl")
+    for at, source in given.items():
+        known = Memory(memory and memory / f"{sha256_json([own, at])[:32]}.jsonl", own)
+        rules = Rules.of_document(tuple(source["include"]), tuple(source["exclude"]))
+        # Under rules that were tried before, the patterns are known to be good.
+        wrong = [] if known.names("", rules.id) else list(_bad_patterns(at, source))
+        if wrong:
+            errors += wrong
+            rules = Rules.of_document((), ())
+        if at not in roots:
+            continue
+        try:
+            tree = _walked(at, source, roots[at], rules, links, known, look_only=bool(wrong))
+        except DlmError as error:
+            errors.append(error)
+            continue
+        errors += tree.errors
+        if errors:
+            continue
         files: dict[str, str] = {}
+        top, linked, most = tree.root.rstrip("/"), tree.linked, source["max_files"]
         for name in sorted(tree.files):
-            place = tree.linked.get(name) or os.path.join(tree.root, name)  # noqa: PTH118 - many thousand times
+            place = linked.get(name) or f"{top}/{name}"
             if place in taken:
                 tree.skipped["the document itself" if place == own else "already in another source"] += 1
-            elif source["max_files"] is not None and len(files) == source["max_files"]:
+            elif len(files) == most:
                 tree.skipped["over max_files"] += 1
             else:
                 taken.add(place)
                 files[name] = tree.files[name]
-        found.append(_found(str(source["path"]), str(anchor / Path(str(source["path"])).expanduser()), tree, files))
+        found.append(_found(str(source["path"]), str(_place(str(source["path"]), anchor)), tree, files))
+    if errors:
+        raise InvalidDocument(errors)
     return found
 
 
-def sources_of(document: Document, path: Path, memory: Path | None) -> list[Found]:
-    """The sources of a parsed document that lies at `path`. Raises DocumentError and InvalidDocument."""
-    training = document.frontmatter.training
-    given = [source.model_dump() for source in training.sources or ()]
+def sources_of(head: Head, shown: str, document: Path, memory: Path | None) -> list[Found]:
+    """The sources of a document that lies at the path `document` and that errors name `shown`.
+
+    Raises InvalidDocument, whose errors all have their position.
+    """
     try:
-        return find_sources(given, training.sources_policy, path, memory)
-    except SourceError as error:
-        where = document.where(*error.key)
-        raise DocumentError(error.what, where=where, why=error.why, do=error.do) from None
+        return find_sources(head.sources, head.sources_policy, document, memory)
+    except InvalidDocument as caught:
+        errors = list(caught.errors)
+    for number, error in enumerate(errors):
+        if isinstance(error, SourceError):
+            where = Where(shown, *head.marks[error.key].value)
+            errors[number] = DocumentError(error.what, where=where, why=error.why, do=error.do)
+    raise InvalidDocument(list({str(error): error for error in errors}.values()))  # some lie below two sources
 
 
 def folder_of(path: str, document: Path) -> str:
     """The folder that names of files of a source are relative to."""
-    place = os.path.realpath(_anchor(document) / Path(path).expanduser())
+    place = os.path.realpath(_place(path, _anchor(document)))
     return place if os.path.isdir(place) else place.rpartition("/")[0]  # noqa: PTH112
 
 
@@ -124,6 +157,10 @@ def _anchor(document: Path) -> Path:
     """Where paths of sources start: beside the document, or beside the `.dlm` that it lies in."""
     folder = document.absolute().parent
     return folder.parent if folder.name == ".dlm" else folder
+
+
+def _place(path: str, anchor: Path) -> Path:
+    return anchor / os.path.expanduser(path)  # noqa: PTH111 - pathlib's raises for a user that nobody knows
 
 
 def _found(path: str, named: str, tree: Tree, files: Mapping[str, str]) -> Found:
@@ -140,7 +177,7 @@ def _root(at: int, path: str, policy: str, anchor: Path) -> str:
     name = f"training.sources[{at}].path"
     if "\0" in path:
         raise SourceError(key, f"{name} holds a NUL", do="delete it")
-    root = os.path.realpath(anchor / Path(path).expanduser())
+    root = os.path.realpath(_place(path, anchor))
     try:
         mode = os.stat(root).st_mode  # noqa: PTH116
     except OSError as error:
@@ -173,17 +210,17 @@ def _walked(
     at: int,
     source: Mapping[str, Any],
     root: str,
+    rules: Rules,
     links: Callable[[str], str] | None,
-    memory: Path | None,
+    known: Memory,
+    *,
+    look_only: bool,
 ) -> Tree:
-    include, exclude = tuple(source["include"]), tuple(source["exclude"])
+    """The tree of one source; with `look_only` its configurations are looked for and nothing else."""
     limit = source["max_bytes_per_file"] or MAX_BYTES
-    rules, known = Rules.of_document(include, exclude), Memory(memory)
-    if not known.names("", rules.id):  # else these patterns were found to be good
-        _check_patterns(at, source)
     single = not os.path.isdir(root)  # noqa: PTH112
     folder, _, name = root.rpartition("/") if single else (root, "", "")
-    tree = Tree(folder or "/", _shown(folder), limit=limit, links=links, memory=known)
+    tree = Tree(folder or "/", _shown(folder), limit=limit, links=links, memory=known, look_only=look_only)
     try:
         if single:
             tree.only(name, rules._replace(defaults=False))  # who names a file means it
@@ -197,7 +234,7 @@ def _walked(
             why=error.strerror or str(error),
             do="check the path and its permissions",
         ) from None
-    if single and not tree.files:
+    if single and not tree.files and not look_only:
         why = ", ".join(tree.skipped)
         raise SourceError(
             ("training", "sources", at, "path"),
@@ -208,12 +245,12 @@ def _walked(
     return tree
 
 
-def _check_patterns(at: int, source: Mapping[str, Any]) -> None:
+def _bad_patterns(at: int, source: Mapping[str, Any]) -> Iterator[SourceError]:
     for key in ("include", "exclude"):
         for number, pattern in enumerate(source[key]):
             wrong = ignore.refusal(pattern)
             if wrong:
-                raise SourceError(("training", "sources", at, key, number), wrong.what, why=wrong.why, do=wrong.do)
+                yield SourceError(("training", "sources", at, key, number), wrong.what, why=wrong.why, do=wrong.do)
 
 
 def _shown(folder: str) -> str:

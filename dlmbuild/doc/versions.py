@@ -13,6 +13,9 @@ NEWEST_VERSION = 16
 ESCAPES_SINCE = 16
 """The version from which on a backslash makes text of a line that would be structure."""
 
+EVALUATE_SINCE = 16
+"""The version from which on a document says under `evaluate` what its model must reach."""
+
 _DPO = {
     "enabled": ("enabled",),
     "beta": ("hyperparams", "beta"),

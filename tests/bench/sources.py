@@ -21,7 +21,7 @@ from dlmbuild.doc.sources import Found, find_sources
 from dlmbuild.io.digest import canonical_json
 
 FILES = 10_000
-GIVEN = [{"path": "docs", "include": ["**/*"], "exclude": [], "max_bytes_per_file": None, "max_files": None}]
+GIVEN = {0: {"path": "docs", "include": ["**/*"], "exclude": [], "max_bytes_per_file": None, "max_files": None}}
 
 
 class Took(NamedTuple):

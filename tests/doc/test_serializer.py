@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from dlmbuild.doc.document import Reading, parse_text, read
 from dlmbuild.doc.markers import Marker
 from dlmbuild.doc.sections import Instruction, Media, Pair, Preference, Prose, Section, Triple
-from dlmbuild.doc.serializer import document_text, escaped, section_text
+from tests.doc.serializer import document_text, escaped, section_text
 
 HEAD = "---\ndlm_id: 01HZX3Q5J8K9M2N4P6R8T0V2W4\ndlm_version: 16\nbase_model: smollm2-135m\n---\n"
 

@@ -45,7 +45,7 @@ class Project:
 
     def find(self, *paths: str, policy: str = "permissive", **more: Any) -> list[Found]:
         given = [{**DEFAULTS, "path": path, **more} for path in paths]
-        return find_sources(given, policy, self.document, self.memory)
+        return find_sources(dict(enumerate(given)), policy, self.document, self.memory)
 
     def files(self, *paths: str, policy: str = "permissive", **more: Any) -> list[str]:
         return [name for source in self.find(*paths, policy=policy, **more) for name in source.files]
@@ -54,9 +54,10 @@ class Project:
         return dict(self.find(path, policy=policy, **more)[0].skipped)
 
     def refusal(self, *paths: str, policy: str = "permissive", **more: Any) -> DlmError:
-        with pytest.raises(DlmError) as caught:
+        """The only mistake."""
+        with pytest.raises(InvalidDocument) as caught:
             self.find(*paths, policy=policy, **more)
-        return caught.value
+        return caught.value.errors[0] if len(caught.value.errors) == 1 else caught.value
 
 
 @pytest.fixture
@@ -240,7 +241,7 @@ def test_configurations_above_the_source_do_not_count(project: Project) -> None:
         ("training.yaml", "exclude: ['a'\n", "docs/in/.dlm/training.yaml:2:1: this is not YAML"),
         ("training.yaml", "a: 1\nexlude: [a]\n", 'docs/in/.dlm/training.yaml:2:1: unknown key "exlude"'),
         ("training.yaml", "exclude: secret\n", 'docs/in/.dlm/training.yaml:1:10: exclude is "secret"'),
-        ("training.yaml", "include:\n  - a\n  - 3\n", "docs/in/.dlm/training.yaml:3:5: include.1 is 3"),
+        ("training.yaml", "include:\n  - a\n  - 3\n", "docs/in/.dlm/training.yaml:3:5: include[1] is 3"),
         ("training.yaml", "include: [a, '[z-a]']\n", 'docs/in/.dlm/training.yaml:1:14: the pattern "[z-a]"'),
         ("training.yaml", "exclude_defaults: no\n", 'docs/in/.dlm/training.yaml:1:19: exclude_defaults is "no"'),
         ("training.yaml", "dlm_training_version: 2\n", "docs/in/.dlm/training.yaml:1:23: dlm_training_version is 2"),
@@ -668,6 +669,9 @@ PIECES = [
     "\\",
     " ",
     "#",
+    "\t",
+    "é",
+    "e/",
 ]
 PATTERN = st.lists(st.sampled_from(PIECES), min_size=1, max_size=5).map("".join)
 
@@ -681,6 +685,17 @@ PATTERN = st.lists(st.sampled_from(PIECES), min_size=1, max_size=5).map("".join)
 @example(["b", "!c/"])
 @example(["****/[ab]"])
 @example(["/****"])
+@example(["?"])
+@example(["??"])
+@example(["a[!b]"])
+@example(["a[!b][!b]"])
+@example(["/\\e/\t"])
+@example(["b\t"])
+@example(["b\\\t"])
+@example(["\t"])
+@example(["/\\b  ", "/e/a/\\ "])
+@example(["b\\\\ "])
+@example(["a\u00a0"])
 def test_ignore_files_mean_what_git_takes_them_to_mean(project: Project, patterns: list[str]) -> None:
     for name in (
         "ab",
@@ -696,6 +711,14 @@ def test_ignore_files_mean_what_git_takes_them_to_mean(project: Project, pattern
         "c/ab.md",
         "d/c",
         "a]",
+        "é",
+        "e/é.md",
+        "aé",
+        "日/ü",
+        "e/\t",
+        "b\t",
+        "a\u00a0",
+        "e/a/ ",
     ):
         project.write(f"repository/x/{name}")
     repository = project.root / "repository"

@@ -1,19 +1,19 @@
-"""Documents and sections as text that reads back as the same, ids included.
+"""Documents and sections as text that reads back as the same, ids included: what the properties of reading are held to.
 
-For what tools write: whole documents, and sections to be put into one. Whoever changes a document that a person wrote
-edits it by span (`edits`) and leaves the rest alone.
+The program itself writes no document anew: whatever changes one edits it by span, see `dlmbuild.doc.edits`.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from dlmbuild.doc import headers
 from dlmbuild.doc.body import end_of_code, structure
 from dlmbuild.doc.fences import read_fence
-from dlmbuild.doc.headers import nearly_headers
 from dlmbuild.doc.markers import Marker
 from dlmbuild.doc.mistakes import Mistakes
 from dlmbuild.doc.sections import Body, Instruction, Media, Preference, Prose, Section, kind_of
@@ -75,6 +75,14 @@ def escaped(text: str) -> str:
         pieces += [whole[at:place], "\\"]
         at = place
     return "".join([*pieces, whole[at:]])
+
+
+def nearly_headers(text: str) -> Iterator[re.Match[str]]:
+    """The headings that are headers in some section, or badly written ones; code blocks are not looked at."""
+    for match in re.finditer(headers._HEADING, text):
+        known = match["word"].lower() in (*headers._PAIRS.meant, *headers._TRIPLES.meant)
+        if known and (match["rest"].strip() == "!probe" or headers._NEARLY_NOTHING.fullmatch(match["rest"].strip())):
+            yield match
 
 
 def _line(text: str, start: int) -> str:
