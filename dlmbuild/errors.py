@@ -15,6 +15,7 @@
     ├── TrainingError           training that went wrong, for example a loss that is not a number
     ├── ExportError             an adapter or a base that cannot be exported as asked
     ├── SmokeError              an export that a runtime does not load, or that answers unlike the trained model
+    ├── EvaluationError         a model that does not reach what its document asks for
     └── JobError                a job process that died without saying why
 
 A DlmError is for people: its text is one sentence of what and why, then what to type or edit next. Anything else that
@@ -143,6 +144,10 @@ class ExportError(DlmError):
 
 
 class SmokeError(DlmError):
+    pass
+
+
+class EvaluationError(DlmError):
     pass
 
 

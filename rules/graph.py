@@ -8,9 +8,9 @@ from typing import Any
 from dlmbuild.build.project import Project
 from dlmbuild.doc.names import QUANTISATIONS
 
-from . import base, check, dataset, export, gguf, merge, pack, parity, plan, prefer, quantize, smoke, train
+from . import base, check, dataset, evaluate, export, gguf, merge, pack, parity, plan, prefer, quantize, smoke, train
 
-STAGES = (check, base, plan, dataset, train, prefer, gguf, quantize, parity, merge, smoke, export, pack)
+STAGES = (check, base, plan, dataset, train, prefer, gguf, quantize, parity, merge, smoke, export, pack, evaluate)
 """In the order in which they follow each other."""
 
 

@@ -21,7 +21,7 @@ LAYERS = (
     ("data",),
     ("train",),
     ("inference",),
-    ("export",),
+    ("export", "eval"),
     ("pack",),
     ("jobs",),
     ("build",),

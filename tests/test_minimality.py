@@ -337,6 +337,7 @@ def test_every_field_of_the_frontmatter_is_in_the_table() -> None:
     elsewhere = {
         "training",
         "export",
+        "evaluate",
         "dlm_id",
         "dlm_version",
         "base_model",

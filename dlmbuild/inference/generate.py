@@ -30,6 +30,19 @@ def load_model(base: Path, adapter: Path | None) -> Any:
     return model.eval()
 
 
+def require_numbers(*, trained: bool) -> Callable[[Any, Any], Any]:
+    """What looks at the scores of each step of transformers' `generate`. It raises SmokeError for no numbers."""
+
+    def check(_: Any, scores: Any) -> Any:
+        import torch
+
+        if not torch.isfinite(scores.max()):  # those that are out of the question are minus infinity
+            raise no_numbers("the trained model" if trained else "the base", trained=trained)
+        return scores
+
+    return check
+
+
 def answer_with_adapter(
     *,
     base: Path,
@@ -52,11 +65,6 @@ def answer_with_adapter(
         "do_sample": True, "temperature": sampling["temperature"], "top_p": sampling["top_p"], "top_k": 0
     }  # fmt: skip
 
-    def require_numbers(_: Any, scores: Any) -> Any:
-        if not torch.isfinite(scores.max()):  # those that are out of the question are minus infinity
-            raise no_numbers("the base" if adapter is None else "the trained model", trained=adapter is not None)
-        return scores
-
     def ask(messages: list[dict[str, str]]) -> str:
         ids = torch.tensor([tokenizer.encode_pieces(tokenizer.question(messages))])
         with torch.no_grad():
@@ -66,7 +74,7 @@ def answer_with_adapter(
                 max_new_tokens=sampling["max_tokens"],
                 pad_token_id=tokenizer.pad_id,
                 eos_token_id=tokenizer.stop_ids,
-                logits_processor=[require_numbers],
+                logits_processor=[require_numbers(trained=adapter is not None)],
                 **settings,
             )
         return tokenizer.decode(made[0, ids.shape[1] :].tolist()).strip()
@@ -88,7 +96,7 @@ def answer_with_export(
     runtime = LlamaCpp(model)
 
     def ask(messages: list[dict[str, str]]) -> str:
-        text = runtime.answer(
+        text, _ = runtime.answer(
             messages,
             max_tokens=sampling["max_tokens"],
             temperature=sampling["temperature"],

@@ -86,12 +86,12 @@ class LlamaCpp:
 
     def answer(
         self, messages: Sequence[dict[str, str]], *, max_tokens: int, temperature: float, seed: int, top_p: float = 1.0
-    ) -> str:
-        """The answer to a conversation, up to where it ends by itself or has `max_tokens`."""
+    ) -> tuple[str, bool]:
+        """The answer to a conversation, of at most `max_tokens`, and whether it ended by itself."""
         sampling = {"n_predict": max_tokens, "temperature": temperature, "top_p": top_p, "seed": seed, "n_probs": 1}
         reply = self._post("/completion", {"prompt": self.question(messages), **sampling, "cache_prompt": False})
         self._shown(reply)
-        return str(reply["content"])
+        return str(reply["content"]), reply["stop_type"] == "eos"
 
     def _shown(self, reply: dict[str, Any]) -> list[dict[str, Any]]:
         """The candidates for the first token of a reply. Raises SmokeError where their logs are no numbers."""

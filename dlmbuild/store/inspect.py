@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,11 @@ def describe_store(store: Store, dlm_id: str) -> dict[str, Any]:
     except StoreError:
         version = None
     runs = read_manifest(store.manifest, dlm_id)["training_runs"]
+    known = ""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        report = json.loads((store.evaluation / "report.json").read_bytes())
+        counts = {name: report["models"][report["shipped"]][name] for name in ("recall", "probes", "retention")}
+        known = ", ".join(f"{name} {count['right']}/{count['of']}" for name, count in counts.items() if count)
     return {
         "adapter_version": version,
         "versions": len(list((store.adapter / "versions").glob("v[0-9]*"))),
@@ -26,6 +33,7 @@ def describe_store(store: Store, dlm_id: str) -> dict[str, Any]:
         "trainings": len(runs),
         "last_trained": runs[-1].get("ended_at") if runs else None,
         "train_loss": runs[-1].get("train_loss") if runs else None,
+        "evaluation": known or None,
     }
 
 

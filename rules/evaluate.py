@@ -1,0 +1,196 @@
+"""evaluate: what the base, the adapter and the export know, measured apart and held to what the document asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dlmbuild
+from dlmbuild.build.project import Document, Project
+from dlmbuild.build.reading import checkpoint, read_json
+from dlmbuild.build.reporter import watcher
+from dlmbuild.build.step import Step, Workplace
+from dlmbuild.io.digest import sha256_json
+from dlmbuild.store.outputs import AdapterVersions, Files
+from dlmbuild.store.records import Record
+
+if TYPE_CHECKING:
+    from dlmbuild.errors import InvalidDocument
+
+_GENERAL = Path(dlmbuild.__file__ or "").with_name("eval") / "general.json"
+"""The text and the questions by which it is measured what a model still knows."""
+_MOST = 200
+"""Questions of each sort that are asked at most."""
+
+
+def tasks(project: Project) -> Iterator[dict[str, Any]]:
+    """measure what base, adapter and export know, and hold it to what the documents ask for"""
+    for document in project.documents:
+        for step in (*(_measure(who, document, project) for who in _WHO), _evaluate(document, project)):
+            yield {"name": step.name.partition(":")[2], **step.task()}
+    asked_for = [f"evaluate:{document.name}" for document in project.documents if document.evaluates]
+    yield {"name": "_default", "doc": "what a plain `doit` evaluates", "actions": None, "task_dep": asked_for}
+
+
+_WHO = {
+    "base": ("torch", "transformers"),
+    "adapter": ("torch", "transformers", "peft"),
+    "export": ("xllamacpp",),
+}
+"""Who is measured → the packages that do it. One step each: what an edit leaves as it was is not measured again."""
+
+
+def _measure(who: str, document: Document, project: Project) -> Step:
+    base, store = project.base_folder(document.base), document.store
+    exported = who == "export"
+    model = {
+        "base": {},
+        "adapter": {"adapter": store.adapter / "adapter.json"},
+        "export": {"model": store.cache / f"model.{document.default_quant}.gguf"},
+    }[who]
+
+    def params() -> Mapping[str, Any]:
+        from dlmbuild.lock.capture import pins
+
+        data = read_json(store.document)
+        trained, probes = _questions(data)
+        return {
+            "asked": trained + probes,
+            "system_prompt": data["system_prompt"],
+            "base": {} if exported else read_json(base.facts)["files"],
+            "pins": pins(_WHO[who]),
+        }
+
+    def work(place: Workplace) -> Mapping[str, Any]:
+        from dlmbuild.hardware.detect import this_machine
+        from dlmbuild.jobs.local import require_extra, run_job
+
+        require_extra(*_WHO[who])
+        used = dict(model) if exported else {"base": checkpoint(base), "dataset": store.root / "dataset.json"}
+        if who == "adapter":
+            used["adapter"] = AdapterVersions(store.adapter).current()
+        return run_job(
+            "measure_export" if exported else "measure",
+            inputs={**used, "general": _GENERAL},
+            params={name: place.params[name] for name in ("asked", "system_prompt")},
+            file=f"{who}.json",
+            out=place.out,
+            log=store.logs / f"evaluate-{who}.log",
+            progress=place.progress,
+            threads=this_machine().cores,
+        )
+
+    return Step(
+        name=f"evaluate:{document.name}:{who}",
+        doc=f"what {'its base knows of' if who == 'base' else f'the {who} knows of'} {document.name}",
+        rule="measure/1",
+        inputs={**model, **({} if exported else {"dataset": store.root / "dataset.json"}), "general": _GENERAL},
+        params=params,
+        reads=(store.document,) if exported else (store.document, base.facts),
+        outputs=Files({f"{who}.json": store.evaluation / f"{who}.json"}),
+        work=work,
+        lock_file=store.lock_file,
+        archive=project.archive,
+    )
+
+
+def _evaluate(document: Document, project: Project) -> Step:
+    store = document.store
+    name = f"evaluate:{document.name}"
+    measured = {who: store.evaluation / f"{who}.json" for who in _WHO}
+    report_file = store.evaluation / "report.json"
+
+    def params() -> Mapping[str, Any]:
+        data = read_json(store.document)
+        trained, probes = _questions(data)
+        asked_for = data.get("evaluate", {})
+        return {"trained": trained, "probes": probes, "quant": document.default_quant, "asked_for": asked_for}
+
+    def work(place: Workplace) -> Mapping[str, Any]:
+        from dlmbuild.eval.report import make_report, missed
+        from dlmbuild.io.digest import readable_json
+
+        given = place.params
+        found = {(given["quant"] if who == "export" else who): read_json(path) for who, path in measured.items()}
+        report = make_report(found, given["trained"], given["probes"], read_json(_GENERAL)["items"], given["quant"])
+        (place.out / report_file.name).write_bytes(readable_json(report))
+        return {"missed": missed(report, given["asked_for"])}
+
+    def told() -> str:
+        from dlmbuild.eval.report import table
+
+        return table(read_json(report_file), document.name)
+
+    def done(record: Record, built: bool) -> None:
+        if record.notes["missed"]:  # the report stays, and so does the record: only the step does not succeed
+            watcher().note(name, f"falls short of what the document asks for\n{told()}")
+            raise _falls_short(record, document)
+
+    def guard() -> None:
+        made_from = step.ingredients() if document.evaluates else None
+        record = step.known(made_from.key) if made_from else None
+        if record and record.notes["missed"] and not step.outputs.mismatch(record.outputs, project.archive.cache):
+            raise _falls_short(record, document)
+
+    step = Step(
+        name=name,
+        doc=f"the report on {document.name}, held to what it asks for",
+        rule="evaluate/1",
+        inputs={**measured, "general": _GENERAL},
+        params=params,
+        reads=(store.document,),
+        outputs=Files({report_file.name: report_file}),
+        work=work,
+        light=True,
+        guard=guard,
+        done=done,
+        summary=lambda record: f"\n{told()}",
+        lock_file=store.lock_file,
+        archive=project.archive,
+        clean=True,
+    )
+    return step
+
+
+_TELL = {
+    "recall": ("a ### Q", "train longer (training.num_epochs)"),
+    "probes": ("a ### Q !probe", "write the same facts in other words as well"),
+    "retention": ("a general question that the base answers", "train less (training.num_epochs, learning_rate)"),
+    "perplexity": ("", "train less (training.num_epochs, learning_rate)"),
+}
+"""Threshold → what is missing where nothing was found, and what to do about a miss."""
+
+
+def _falls_short(record: Record, document: Document) -> InvalidDocument:
+    from dlmbuild.doc.document import parse
+    from dlmbuild.errors import EvaluationError, InvalidDocument
+
+    parsed = parse(document.path)
+    told = []
+    for one in record.notes["missed"]:
+        name, (lacking, do) = one["name"], _TELL[one["name"]]
+        key = f"evaluate.{name}"
+        what = f"{key} asks for {one['wanted']}, and there is not {lacking} to ask"
+        if one["found"]:
+            bound = "at most" if name == "perplexity" else "at least"
+            what = f"{key} asks for {bound} {one['wanted']}, and the model has {one['found']}"
+        worst = "".join(
+            f"\n    {asked}\n      expected: {wanted}\n      got: {said}" for asked, wanted, said in one["worst"]
+        )
+        do = f"{do}, or ask for less" if one["found"] else f"delete {key}" + ", or write one" * (name != "retention")
+        told.append(EvaluationError(what + worst, where=parsed.where("evaluate", name), do=do))
+    told[-1].do += f"; all answers are in {document.store.evaluation / 'report.json'}"
+    return InvalidDocument(told)
+
+
+def _questions(data: Mapping[str, Any]) -> tuple[list[list[str]], list[list[str]]]:
+    """The trained questions and the probes, each with its answer; of very many always the same ones."""
+    pairs = [pair for s in data["sections"] if s["type"] == "instruction" for pair in s["pairs"]]
+    sorts: tuple[list[list[str]], list[list[str]]] = [], []
+    for pair in pairs:
+        sorts[bool(pair.get("probe"))].append([pair["question"], pair["answer"]])
+    trained, probes = (
+        sort if len(sort) <= _MOST else sorted(sort, key=lambda pair: sha256_json(pair))[:_MOST] for sort in sorts
+    )
+    return trained, probes
