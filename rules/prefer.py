@@ -17,10 +17,11 @@ def tasks(project: Project) -> Iterator[dict[str, Any]]:
     """train the adapters on preferences"""
     for document in project.documents:
         if document.prefers:
-            yield {"name": document.name, **_prefer(document, project).task()}
+            yield {"name": document.name, **step(document, project).task()}
 
 
-def _prefer(document: Document, project: Project) -> Step:
+def step(document: Document, project: Project) -> Step:
+    """The step that trains a document's adapter on its preferences."""
     base, store = project.base_folder(document.base), document.store
     name = f"prefer:{document.name}"
     pairs = store.root / "dataset" / "preference.json"

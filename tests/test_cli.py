@@ -81,6 +81,7 @@ def test_list_shows_each_group_with_a_line(workshop: Workshop) -> None:
             "base",
             "check",
             "dataset",
+            "evaluate",
             "export",
             "gguf",
             "merge",

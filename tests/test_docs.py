@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dlmbuild.doc.document import parse, read
+from dlmbuild.doc.document import parse, parse_text, read
 from dlmbuild.doc.schema import Block, Frontmatter, block_in, expectation
 from dlmbuild.doc.versions import NEWEST_VERSION
 from tests.workshop import Workshop
@@ -31,7 +31,10 @@ def key_table(block: type[Block] = Frontmatter, home: str = "") -> Iterator[str]
         inner, deeper = block_in(field.annotation)
         if not inner or deeper:
             without = "required" if field.is_required() else field.default
-            without = {None: "", (): "none", ("**/*",): "`**/*`", True: "true", False: "false"}.get(without, without)
+            if isinstance(without, bool):
+                without = str(without).lower()
+            elif without in (None, (), ("**/*",)):
+                without = {None: "", (): "none", ("**/*",): "`**/*`"}[without]
             yield f"| `{home}{name}` | {expectation(field)} | {without} |"
         if inner:
             named = {0: ".", 1: "[]." if "tuple" in str(field.annotation) else ".NAME."}[deeper]
@@ -41,6 +44,30 @@ def key_table(block: type[Block] = Frontmatter, home: str = "") -> Iterator[str]
 def test_the_table_of_keys_is_that_of_the_schema() -> None:
     expected = "\n".join(["| key | may be | without it |", "| --- | --- | --- |", *key_table()])
     assert expected in FORMAT, f"this belongs below `## The keys` in docs/format.md:\n{expected}"
+
+
+def test_the_values_in_the_table_are_those_without_the_key() -> None:
+    rows = re.findall(r"^\| `([\w.\[\]]+)` \| .*? \| (.*?) \|$", FORMAT.partition("## Sections")[0], re.MULTILINE)
+    rows = [(key, value) for key, value in rows if value not in ("required", "") and "NAME" not in key]
+    values = {"none": "[]", "`**/*`": "['**/*']"}
+    bare = EXAMPLES[0][2].partition("system_prompt")[0]
+    for key, value in rows:
+        *blocks, last = key.split(".")
+        written = f"{last}: {values.get(value, value)}"
+        more = "training: {sources: [{path: a}]}\n" if "sources[]" in blocks else ""
+        for block in reversed(blocks):
+            written = f"sources: [{{path: a, {written}}}]" if block == "sources[]" else f"{block}: {{{written}}}"
+        one, other = (parse_text(f"{bare}{keys}\n---\ntext", "book.dlm").frontmatter for keys in (written, more))
+        assert one == other, key
+    assert len(rows) > 35
+
+
+def test_three_quotation_marks_in_a_system_prompt(workshop: Workshop) -> None:
+    assert 'a line that ends in `"""`, unless it is the last one' in FORMAT
+    for prompt, code in (('Say """', 0), ('Say """\n  ', 0), ('Say """\n  often.', 1)):
+        workshop.document("book", base="smollm2-135m", more=f"system_prompt: |\n  {prompt}\n")
+        said = workshop.dlm("check", code=code)
+        assert ('book.dlm:5:16: system_prompt holds a line that ends in """' in said.err) == bool(code)
 
 
 @pytest.mark.parametrize(("name", "number", "text"), EXAMPLES)

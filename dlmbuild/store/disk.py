@@ -6,6 +6,7 @@ import errno
 import os
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 from dlmbuild.errors import StoreError
 from dlmbuild.store.layout import Home
@@ -47,6 +48,25 @@ def disk_error(error: BaseException, home: Home) -> StoreError | None:
             do="move it away, or set DLM_HOME to another folder",
         )
     return None
+
+
+def require_readable(home: Home, *more: Path) -> None:
+    """Raises StoreError where the home, or one of `more` below it, is there and cannot be looked into.
+
+    What is not there yet is fine: nothing has been built.
+    """
+    for folder in (home.root, *(home.root / name for name in ("store", "bases")), home.records, home.objects, *more):
+        try:
+            os.scandir(folder).close()
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            told = None if os.path.isdir(home.root) else disk_error(error, home)  # noqa: PTH112
+            raise told or StoreError(
+                f"{folder} cannot be looked into",
+                why=error.strerror or str(error),
+                do=f"make {folder} readable, or set DLM_HOME to another folder",
+            ) from None
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

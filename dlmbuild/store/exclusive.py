@@ -31,6 +31,19 @@ def exclusive(lock_file: Path, who: str, waiting: Callable[[str], None]) -> Iter
         lock.release()
 
 
+def holder(lock_file: Path) -> str:
+    """Who holds a lock, in words; empty if nobody does."""
+    from filelock import FileLock, Timeout
+
+    if not lock_file.is_file():
+        return ""
+    try:
+        with FileLock(lock_file, thread_local=False).acquire(timeout=0):
+            return ""
+    except Timeout:
+        return _holder(lock_file)
+
+
 def _holder_file(lock_file: Path) -> Path:
     # A note for people beside the lock; whether the lock is held is only ever asked of the operating system.
     return lock_file.with_name(lock_file.name + ".holder")

@@ -13,7 +13,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from dlmbuild.errors import StoreError
+from dlmbuild.errors import StoreError, UsageError
 from dlmbuild.io.ulid import is_ulid
 
 
@@ -24,9 +24,15 @@ class Home(NamedTuple):
 
     @classmethod
     def default(cls) -> Home:
-        """$DLM_HOME, or ~/.dlm."""
+        """$DLM_HOME, or ~/.dlm. Raises UsageError where that is no path."""
         named = os.environ.get("DLM_HOME")
-        return cls(Path(named).expanduser().absolute() if named else Path.home() / ".dlm")
+        try:
+            return cls(Path(named).expanduser().absolute() if named else Path.home() / ".dlm")
+        except RuntimeError:  # ~somebody, who is not known here
+            raise UsageError(
+                f"DLM_HOME is {named}, and there is no such user" if named else "there is no home folder for ~/.dlm",
+                do="set DLM_HOME to a folder",
+            ) from None
 
     @property
     def objects(self) -> Path:
@@ -99,8 +105,22 @@ class Store(NamedTuple):
         return self.root / "adapter"
 
     @property
+    def evaluation(self) -> Path:
+        return self.root / "eval"
+
+    @property
+    def imported(self) -> Path:
+        """Records that came out of a pack: they count for this document alone."""
+        return self.root / "imported"
+
+    @property
     def logs(self) -> Path:
         return self.root / "logs"
+
+    @property
+    def metrics(self) -> Path:
+        """The logs of the trainings as a database: see store/runs.py."""
+        return self.root / "metrics.sqlite"
 
     @property
     def cache(self) -> Path:

@@ -89,7 +89,7 @@ def _trainer(
         def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
             loss = self._odds_ratio_loss(model, inputs) if orpo else self._compute_loss(model, inputs, False)
             if not torch.isfinite(loss):
-                raise not_finite(loss.item(), self.state.global_step + 1)
+                raise not_finite("loss", loss.item(), self.state.global_step + 1, plan)
             return loss
 
         def _odds_ratio_loss(self, model: Any, inputs: Any) -> Any:

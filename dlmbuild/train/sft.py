@@ -109,7 +109,7 @@ def _trainer(model: Any, rows: list[Row], plan: Mapping[str, Any], pad_id: int, 
             # TRL's loss also measures entropy and accuracy over the whole vocabulary: a third more time per step.
             loss = transformers.Trainer.compute_loss(self, model, {**inputs, "use_cache": False}, False, **kwargs)
             if not torch.isfinite(loss):
-                raise not_finite(loss.item(), self.state.global_step + 1)
+                raise not_finite("loss", loss.item(), self.state.global_step + 1, plan)
             return loss
 
     config = SFTConfig(

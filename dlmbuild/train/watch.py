@@ -11,6 +11,7 @@ from typing import Any
 
 from dlmbuild.errors import TrainingError
 from dlmbuild.io.progress import Progress
+from dlmbuild.store.manifest import now
 from dlmbuild.train.determinism import EpochOrder
 from dlmbuild.train.settings import assert_effective
 from dlmbuild.train.state import Checkpoints
@@ -30,7 +31,7 @@ def watch(
     """A callback for transformers' trainers.
 
     `what` is the word for the phase, `lengths` the rows' in tokens, `metrics` the trainer's own numbers that belong
-    into the log: their names there → their names in it.
+    into the progress line: their names → the words for them there.
     """
     from transformers import TrainerCallback
 
@@ -46,6 +47,8 @@ def watch(
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             self.started, self.cpu = time.monotonic(), time.process_time()
             self.saved, self.first_step = self.started, state.global_step
+            begin = {"from": state.global_step, "of": state.max_steps, "seed": plan["seed"], "started": now()}
+            self.write({"event": "begin", **begin})
             if state.global_step:
                 progress(f"resuming at step {state.global_step}")
             progress(what, 0, state.max_steps)
@@ -55,9 +58,9 @@ def watch(
             self.order.set_epoch(state.global_step * plan["num_epochs"] // state.max_steps)
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            now = time.monotonic()
-            if now - self.saved >= checkpoint_seconds and state.global_step < state.max_steps:
-                self.saved = now
+            ended = time.monotonic()
+            if ended - self.saved >= checkpoint_seconds and state.global_step < state.max_steps:
+                self.saved = ended
                 control.should_save = True
 
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **kwargs: Any) -> None:
@@ -71,7 +74,7 @@ def watch(
                 "step": state.global_step,
                 "epoch": round(state.epoch, 4),
                 "loss": float(logs["loss"]),
-                **self.latest,
+                **{name: float(value) for name, value in logs.items() if "/" in name},  # TRL's, of preferences
                 "learning_rate": float(logs["learning_rate"]),
                 "grad_norm": float(logs["grad_norm"]),
                 "tokens_per_s": round(tokens / elapsed, 1),
@@ -79,17 +82,13 @@ def watch(
             }
             self.write(line)
             if not math.isfinite(line["grad_norm"]):
-                raise TrainingError(
-                    f"the gradient is not a number at step {state.global_step}",
-                    why="the next weights would be useless; nothing was saved",
-                    do="set training.learning_rate lower (half of it)",
-                )
+                raise not_finite("gradient", line["grad_norm"], state.global_step, plan)
             numbers = {"loss": line["loss"], **self.latest, "tok_s": line["tokens_per_s"]}
             progress(what, state.global_step, state.max_steps, **numbers)
 
         def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             cpu, tokens = time.process_time() - self.cpu, tokens_per_epoch * plan["num_epochs"]
-            self.write({"steps": state.global_step, "tokens": tokens, "cpu_s": round(cpu, 2), "from": self.first_step})
+            self.write({"event": "end", "steps": state.global_step, "tokens": tokens, "cpu_s": round(cpu, 2)})
 
         def write(self, line: dict[str, Any]) -> None:
             with log.open("a", encoding="utf-8") as file:
@@ -122,7 +121,11 @@ def run_to_end(trainer: Any, beside: Any, plan: Mapping[str, Any]) -> dict[str, 
     trainer.add_callback(beside)
     assert_effective(trainer, plan)
     resumed = beside.checkpoints.latest()
-    trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
+    try:
+        trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
+    except Exception as error:
+        beside.write({"event": "failed", "error": getattr(error, "what", None) or f"{type(error).__name__}: {error}"})
+        raise
     state = trainer.state
     if state.global_step != state.max_steps:
         raise TrainingError(f"training ended at step {state.global_step} of {state.max_steps}")
@@ -133,13 +136,19 @@ def run_to_end(trainer: Any, beside: Any, plan: Mapping[str, Any]) -> dict[str, 
     }
 
 
-def not_finite(loss: float, step: int) -> TrainingError:
-    """The error for a loss that is no number."""
-    return TrainingError(
-        f"the loss became {loss} at step {step}",
-        why="the weights are useless from here on; nothing was saved",
-        do="set training.learning_rate lower (half of it), or training.precision to fp32",
-    )
+def not_finite(what: str, number: float, step: int, plan: Mapping[str, Any]) -> TrainingError:
+    """The error for a loss or gradient that is no number at a step, counted from 1, of a training by `plan`."""
+    precision = plan["precision"]
+    exact = "set training.precision to fp32" if precision != "fp32" else ""
+    if step == 1:
+        why = f"no weight has been changed yet, so it is the model that computes no numbers in {precision}"
+        do = exact or "take another base_model"
+    else:
+        why = "the weights would be useless from here on"
+        phase = "preference.hyperparams." if "method" in plan else ""
+        do = f"set training.{phase}learning_rate lower than {plan['learning_rate']:g} (half of it)"
+        do += f", or {exact}" if exact else ""
+    return TrainingError(f"the {what} is {number} at step {step}", why=f"{why}; nothing was saved", do=do)
 
 
 def _last_epoch_loss(state: Any) -> float:
