@@ -20,10 +20,11 @@ PACKAGES = ("torch", "transformers", "peft", "trl", "accelerate", "datasets", "s
 def tasks(project: Project) -> Iterator[dict[str, Any]]:
     """train the adapters"""
     for document in project.documents:
-        yield {"name": document.name, **_train(document, project).task()}
+        yield {"name": document.name, **step(document, project).task()}
 
 
-def _train(document: Document, project: Project) -> Step:
+def step(document: Document, project: Project) -> Step:
+    """The step that trains a document's adapter."""
     base, store = project.base_folder(document.base), document.store
     dataset = store.root / "dataset.json"
     name = f"train:{document.name}"
@@ -78,34 +79,41 @@ def training_run(
     plan: Mapping[str, Any],
 ) -> Mapping[str, Any]:
     """Run the job of one phase of training, under the lock; returns the notes for the record."""
+    from dlmbuild.build.forecast import require_memory
     from dlmbuild.hardware.detect import this_machine
     from dlmbuild.hardware.doctor import determinism_here
     from dlmbuild.jobs.local import require_extra, run_job
     from dlmbuild.lock.capture import TRAINING_PINS, pins
     from dlmbuild.store.manifest import now, read_manifest
+    from dlmbuild.store.runs import refresh_database
     from dlmbuild.train.state import seconds_between_checkpoints
 
     require_extra(*PACKAGES)
     for warning in keep_to_lock(document, project, base=place.params["base"], training=True):
+        watcher().note(name, warning)
+    if warning := require_memory(document, project, plan):
         watcher().note(name, warning)
     facts = planning_facts(document, project)
     machine = this_machine()
     number = len(read_manifest(document.store.manifest, document.dlm_id)["training_runs"]) + 1
     started = now().replace(":", "").replace("-", "")
     log = document.store.logs / f"{job}-{number:06d}-{started}.jsonl"
-    run = run_job(
-        job,
-        inputs={**inputs, "log": log, "checkpoints": place.kept},
-        params={
-            "plan": plan,
-            "base_identity": place.params["base"],
-            "checkpoint_seconds": seconds_between_checkpoints(),
-        },
-        out=place.out,
-        log=log.with_suffix(".log"),
-        progress=place.progress,
-        threads=plan["threads"],
-    )
+    try:
+        run = run_job(
+            job,
+            inputs={**inputs, "log": log, "checkpoints": place.kept},
+            params={
+                "plan": plan,
+                "base_identity": place.params["base"],
+                "checkpoint_seconds": seconds_between_checkpoints(),
+            },
+            out=place.out,
+            log=log.with_suffix(".log"),
+            progress=place.progress,
+            threads=plan["threads"],
+        )
+    finally:
+        refresh_database(document.store, document.dlm_id)
     return {
         "run": run,
         "pins": pins(TRAINING_PINS),

@@ -1,4 +1,4 @@
-"""Say what this machine can do for a build: hardware, packages, room on the disk, and how exactly it trains."""
+"""Say what this machine can do for a build, and, of a document, how it would be trained here and whether it fits."""
 
 from __future__ import annotations
 
@@ -6,52 +6,128 @@ import argparse
 import json
 import sys
 import tempfile
+from collections.abc import Iterator, Mapping
+from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from dlmbuild.hardware.detect import Machine
+from dlmbuild.errors import StoreError, UsageError
+
+if TYPE_CHECKING:
+    from dlmbuild.build.project import Document, Project
+    from dlmbuild.hardware.detect import Machine
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "document", nargs="?", help="name or path of a document: its plan, and the memory that it takes"
+    )
     parser.add_argument("--selftest", action="store_true", help="train the same five steps twice and compare the bytes")
+    parser.add_argument(
+        "--calibrate", action="store_true", help="train a few steps of the document, to tell how long an epoch takes"
+    )
     parser.add_argument("--json", action="store_true", help="as JSON, for programs")
 
 
 def run(arguments: argparse.Namespace) -> int:
     from dlmbuild.hardware.detect import this_machine
     from dlmbuild.hardware.doctor import describe, note_selftest
+    from dlmbuild.hardware.fit import refusals
     from dlmbuild.store.layout import Home
 
+    if arguments.calibrate and not arguments.document:
+        raise UsageError("--calibrate trains steps of a document", do="dlm doctor DOCUMENT --calibrate")
     home, machine = Home.default(), this_machine()
     adapters = []
     if arguments.selftest:
         adapters = [_five_steps(machine, f"{turn} of 2") for turn in (1, 2)]
         note_selftest(home, machine, adapters)
     facts = describe(home, machine)
+    facts["accelerator"] = _accelerator(machine, facts["packages"].get("torch", ""))
+    facts["refused"] = refusals(machine, facts["accelerator"])
     if adapters:
         facts["selftest"] = adapters
-    print(json.dumps(facts, indent=2) if arguments.json else _text(facts))
+    if arguments.document:
+        facts["document"] = _document(arguments.document, facts, arguments.calibrate)
+    print(json.dumps(facts, indent=2) if arguments.json else "\n".join(_text(facts)))
     return 0 if len(set(adapters)) < 2 else 1
 
 
 def _five_steps(machine: Machine, turn: str) -> str:
+    print(f"self-test {turn}: five training steps in a process of their own", file=sys.stderr)
+    params = {"device": machine.device, "precision": machine.precision, "threads": machine.threads}
+    return str(_job("selftest", {}, params, machine.threads)["adapter"])
+
+
+def _accelerator(machine: Machine, torch: str) -> dict[str, Any]:
+    """What PyTorch says of a GPU. It is only asked, in a process of its own, where there may be one."""
+    if not torch:
+        return {"kind": "unknown", "why": "PyTorch, which knows, is not installed"}
+    if machine.device == "cpu" and "rocm" not in torch:
+        return {"kind": "none", "why": f"PyTorch {torch} computes on the CPU here"}
+    return _job("accelerator", {}, {}, 1)
+
+
+def _job(name: str, inputs: Mapping[str, Path], params: Mapping[str, Any], threads: int) -> dict[str, Any]:
     from dlmbuild.jobs.local import require_extra, run_job
 
     require_extra("torch", "transformers", "peft", "trl", "accelerate", "datasets", "safetensors")
-    print(f"self-test {turn}: five training steps in a process of their own", file=sys.stderr)
     with tempfile.TemporaryDirectory() as folder:
-        result = run_job(
-            "selftest",
-            inputs={},
-            params={"device": machine.device, "precision": machine.precision, "threads": machine.threads},
-            out=Path(folder),
-            log=Path(folder) / "selftest.log",
-            threads=machine.threads,
-        )
-    return str(result["adapter"])
+        out = Path(folder)
+        return run_job(name, inputs=inputs, params=params, out=out, log=out / f"{name}.log", threads=threads)
 
 
-def _text(facts: dict[str, Any]) -> str:
+def _document(named: str, machine: Mapping[str, Any], calibrate: bool) -> dict[str, Any]:
+    """What there is to say of one document."""
+    from dlmbuild.build.forecast import longest_row, memory, planned
+    from dlmbuild.build.project import find_document
+    from dlmbuild.hardware.fit import smaller, verdict
+
+    project, document = find_document(named, Path.cwd())
+    plan, origins, cautious = planned(document, project)
+    longest, known = longest_row(document, plan)
+    found = memory(document, project, plan)
+    free = machine["accelerator"].get("free") if plan["device"] == "cuda" else machine["memory_free"]
+    told: dict[str, Any] = {
+        "name": document.name,
+        "base": document.base.text,
+        "plan": plan,
+        "origins": origins,
+        "cautious": cautious,
+        "longest_row": longest,
+        "longest_row_known": known,
+        "estimate": found.as_data() if found else None,
+        "free": free,
+    }
+    if found and free:
+        told["verdict"] = verdict(found.total, free)
+        if told["verdict"] != "fits":
+            change = smaller(plan, lambda other: memory(document, project, other) or found, free, longest)
+            told["instead"] = {"write": dict(change.values), "total": change.total} if change else None
+    if calibrate:
+        told["measured"] = _calibrated(document, project, plan)
+    return told
+
+
+def _calibrated(document: Document, project: Project, plan: Mapping[str, Any]) -> dict[str, Any]:
+    from dlmbuild.build.reading import base_identity, checkpoint, read_json
+
+    dataset = document.store.root / "dataset.json"
+    if not dataset.exists():
+        raise StoreError(f"the rows of {document.name} are not made yet", do=f"doit dataset:{document.name}")
+    base = project.base_folder(document.base)
+    print("calibration: a few training steps in a process of their own", file=sys.stderr)
+    inputs = {"base": checkpoint(base), "dataset": dataset}
+    first = {name: value for name, value in plan.items() if name != "preference"}
+    found = _job("calibrate", inputs, {"plan": first, "base_identity": base_identity(base)}, plan["threads"])
+    rows = sum(read_json(dataset)["counts"]["rows"].values())
+    epoch = ceil(rows / (plan["micro_batch_size"] * plan["grad_accum"])) * found["seconds_per_step"]
+    return {**found, "seconds_per_epoch": epoch, "seconds": epoch * plan["num_epochs"]}
+
+
+def _text(facts: Mapping[str, Any]) -> Iterator[str]:
+    from dlmbuild.build.forecast import gib
+
     missing = [name for name, version in facts["packages"].items() if not version]
     here = ", ".join(f"{name} {version}" for name, version in facts["packages"].items() if version)
     exact = {
@@ -60,15 +136,94 @@ def _text(facts: dict[str, Any]) -> str:
         "advisory": "advisory: two trainings of the same steps differed here",
     }[facts["determinism"]]
     known = "measured" if facts["determinism_measured"] else "not measured here; dlm doctor --selftest does"
-    lines = [
-        f"device        {facts['device']} ({facts['tier']}), {facts['cores']} cores, {facts['memory'] / 2**30:.0f} GiB",
-        f"determinism   {exact} ({known})",
-        f"packages      {here or 'none of those that train and export'}",
-        f"home          {facts['home']}, {facts['free'] / 2**30:.0f} GiB free",
-        f"sha256        {facts['sha256_bytes_per_s'] / 1e9:.1f} GB/s",
-    ]
+    free = f", {gib(facts['memory_free'])} free" if facts["memory_free"] else ""
+    yield f"device        {facts['device']} ({facts['tier']}), {facts['cores']} cores, {gib(facts['memory'])}{free}"
+    yield f"GPU           {_gpu(facts['accelerator'])}"
+    yield f"precision     {_precision(facts)}"
+    yield f"determinism   {exact} ({known})"
+    yield f"packages      {here or 'none of those that train and export'}"
     if missing:
-        lines[3:3] = [f"not here      {', '.join(missing)}", "              → pip install 'dlmbuild[train]'"]
+        yield f"not here      {', '.join(missing)}"
+        yield "              → pip install 'dlmbuild[train]'"
+    yield f"home          {facts['home']}, {gib(facts['free'])} free"
+    yield f"sha256        {facts['sha256_bytes_per_s'] / 1e9:.1f} GB/s"
     for turn, digest in enumerate(facts.get("selftest", ()), 1):
-        lines.append(f"self-test {turn}   adapter {digest}")
-    return "\n".join(lines)
+        yield f"self-test {turn}   adapter {digest}"
+    for at, (setting, why) in enumerate(facts["refused"].items()):
+        yield f"{'' if at else 'refused':<14}{setting}: {why}"
+    if "document" in facts:
+        yield ""
+        yield from _document_text(facts["document"])
+
+
+def _gpu(found: Mapping[str, Any]) -> str:
+    from dlmbuild.build.forecast import gib
+
+    if found["kind"] in ("none", "unknown"):
+        return f"{found['kind']}: {found.get('why', 'PyTorch finds none that it can use')}"
+    if found["kind"] == "mps":
+        return "Apple's, which shares the machine's memory"
+    able = [name.replace("_", " ") for name in ("bf16", "fp16", "flash_attention", "bitsandbytes") if found[name]]
+    text = f"{found['name']} ({found['kind']} {found['driver']}, {found['sm']}), {gib(found['memory'])}, "
+    text += f"{gib(found['free'])} free; {', '.join(able)}"
+    if found["devices"] > 1:
+        text += f"; the first of {found['devices']}"
+    return text + ("; not used: this version trains on AMD machines on the CPU" if found["kind"] == "rocm" else "")
+
+
+def _precision(facts: Mapping[str, Any]) -> str:
+    if facts["device"] == "cuda":
+        return "bf16 unless a document says otherwise"
+    units = (
+        "has instructions for bf16" if facts["cpu_bf16"] else "has no instructions for bf16: it saves memory, not time"
+    )
+    return f"fp32 unless a document says otherwise; this processor {units}"
+
+
+def _document_text(told: Mapping[str, Any]) -> Iterator[str]:
+    from dlmbuild.build.forecast import gib
+
+    yield f"{told['name']} on {told['base']}"
+    for name, value in told["plan"].items():
+        if isinstance(value, dict):
+            value = [f"{inner} {of}" for inner, of in value.items()]
+        shown = ", ".join(map(str, value)) if isinstance(value, list) else value
+        yield f"  {name:<24}{shown}  ({told['origins'][name]})"
+    if told["cautious"]:
+        yield "  the recipe is a cautious one for any base: none was measured on this one"
+    rows = told["plan"]["micro_batch_size"]
+    whose = "the longest of the last build" if told["longest_row_known"] else "the longest that there may be"
+    batch = f"{rows} row{'s' if rows > 1 else ''} of {told['longest_row']} tokens"
+    yield f"memory at the peak, with {batch} at once ({whose})"
+    if told["estimate"] is None:
+        yield "  not known: the base's configuration does not tell its shape"
+        return
+    for part, size in told["estimate"].items():
+        yield f"  {part:<24}{gib(size):>10}"
+    if "verdict" in told:
+        yield f"  {told['verdict']}: {gib(told['free'])} are free"
+    else:
+        yield "  how much is free is not known"
+    if "instead" in told and not told["longest_row_known"]:
+        yield f"  → doit dataset:{told['name']}   (says how long the rows really are, if not that long)"
+    if "instead" in told:
+        change = told["instead"]
+        values = ", ".join(f"{name}: {value}" for name, value in change["write"].items()) if change else ""
+        yield (
+            f"  → write under training: {values}   (then {gib(change['total'])})"
+            if change
+            else "  → take a smaller base, or train on a larger machine: no setting makes it fit"
+        )
+    if "measured" in told:
+        yield from _measured_text(told["measured"], told["plan"])
+
+
+def _measured_text(found: Mapping[str, Any], plan: Mapping[str, Any]) -> Iterator[str]:
+    from dlmbuild.build.forecast import gib
+
+    yield f"measured in {found['steps']} steps"
+    yield f"  {'an epoch':<24}{found['seconds_per_epoch']:8.1f} s"
+    without = ", without the preferences" if "preference" in plan else ""
+    yield f"  {'all ' + str(plan['num_epochs']) + ' epochs':<24}{found['seconds']:8.1f} s{without}"
+    if found["peak"]:
+        yield f"  {'peak':<24}{gib(found['peak']):>10}"

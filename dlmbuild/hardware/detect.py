@@ -85,3 +85,32 @@ def _memory() -> int:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError, AttributeError):  # not every system tells
         return 8 << 30
+
+
+def free_memory() -> int:
+    """Bytes of this machine's memory that a new process can have now; 0 where the system does not tell.
+
+    In a container what its group may still take, which is less than the kernel has.
+    """
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        (available,) = (int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, ValueError, IndexError):
+        try:
+            return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+        except (ValueError, OSError, AttributeError):
+            return 0
+    try:
+        limit, used = (int(Path(f"/sys/fs/cgroup/memory.{name}").read_text()) for name in ("max", "current"))
+        return max(0, min(available, limit - used))
+    except (OSError, ValueError):  # no group, or one without a limit, which reads "max"
+        return available
+
+
+def cpu_computes_bf16() -> bool:
+    """Whether this processor has instructions of its own for bf16: without them it is slower than fp32."""
+    try:
+        flags = set(Path("/proc/cpuinfo").read_text().split())
+    except OSError:
+        return False
+    return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})

@@ -52,7 +52,7 @@ def resolve_plan(
             field="sequence_len",
             do=f"set training.sequence_len to {base['context_length']} or less",
         )
-    _refuse_too_large(base, machine)
+    _refuse_too_large(base, machine, plan["precision"])
     preference = training["preference"]
     if preference["enabled"]:
         plan["preference"] = _preference(preference, recipe)
@@ -103,10 +103,11 @@ def _precision(asked: str | None, machine: Machine) -> str:
     return asked
 
 
-def _refuse_too_large(base: Mapping[str, Any], machine: Machine) -> None:
+def _refuse_too_large(base: Mapping[str, Any], machine: Machine, precision: str) -> None:
     if machine.device == "cuda":
         return  # what a GPU holds is only known to its driver
-    needed = base["parameters"] * 4 * 1.3  # fp32 weights, and activations and adapter at a small batch
+    # Weights, and activations and adapter at a small batch; what the rows really need is known when there are rows.
+    needed = base["parameters"] * (4 if precision == "fp32" else 2) * 1.3
     if needed > machine.memory_bytes * 0.9:
         raise HardwareError(
             f"training this base takes about {needed / 2**30:.0f} GiB, and the machine has "

@@ -69,6 +69,7 @@ def test_what_does_not_fit_is_told_with_what_to_write(tower: Workshop) -> None:
     make_tiny_base(tower.folder / "base", layers=100)
     tower.doit("plan")
     said = tower.dlm("doctor", "tower").out
+    assert "→ doit dataset:tower" in said
     assert "  does not fit: " in said and "→ write under training: micro_batch_size: " in said
     instead = told(tower)["instead"]["write"]
     assert instead["micro_batch_size"] * instead["grad_accum"] == 3 * 1024

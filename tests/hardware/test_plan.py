@@ -135,6 +135,7 @@ def test_a_base_that_is_too_large_is_refused_before_anything_runs() -> None:
         plan(base=large)
     assert caught.value.field == ""
     assert plan(GPU, base=large)
+    assert plan(replace(MACHINE, memory_bytes=24 << 30), base=large, precision="bf16")
 
 
 def test_threads_are_bounded() -> None:

@@ -1,0 +1,126 @@
+"""What a training of a document will be, before it runs: its plan, where each value comes from, and its memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Set
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dlmbuild.build.locking import governing_lock, planning_facts
+from dlmbuild.build.project import Document, Project
+from dlmbuild.build.reading import checkpoint, read_json
+from dlmbuild.errors import HardwareError, InvalidDocument, StoreError
+from dlmbuild.hardware.detect import Machine
+from dlmbuild.hardware.memory import Estimate, Setup, Shape, estimate
+
+
+class Planned(NamedTuple):
+    """A resolved plan. `origins` tells for each value: document, recipe, lock, machine, base or default."""
+
+    plan: Mapping[str, Any]
+    origins: Mapping[str, str]
+    cautious: bool
+    """Whether the recipe is one for any base, measured on none."""
+
+
+def planned(document: Document, project: Project) -> Planned:
+    """The plan as a build would make it now. The base has to be here; raises what the `plan` step would raise."""
+    from dlmbuild.doc.document import as_data, parse
+    from dlmbuild.hardware.plan import refused_modules, resolve_plan
+
+    if not project.base_folder(document.base).facts.exists():
+        raise StoreError(f"the base {document.base.text} is not here yet", do=f"doit base:{document.base.key}")
+    path, here = project.folder / document.path, Path.cwd()
+    parsed = parse(path.relative_to(here) if path.is_relative_to(here) else path)
+    written = as_data(parsed)["training"]
+    base, facts = read_json(project.base_folder(document.base).facts), planning_facts(document, project)
+    if refused := refused_modules(written, base):
+        for at, wrong in refused.items():
+            wrong.where = parsed.where("training", "target_modules", at)
+        raise InvalidDocument(list(refused.values()))
+    try:
+        plan = resolve_plan(written, facts["recipe"], base, Machine(**facts["machine"]))
+    except HardwareError as error:
+        error.where = parsed.where(*(("training", error.field) if error.field else ("base_model",)))
+        raise
+    lock = {} if project.lock_mode == "update" else governing_lock(document, project) or {}
+    return Planned(
+        plan,
+        _origins(plan, written, {path[1] for path in parsed.marks if len(path) == 2}, facts["recipe"], lock),
+        not facts["recipe"]["measured"],
+    )
+
+
+def _origins(
+    plan: Mapping[str, Any],
+    values: Mapping[str, Any],
+    keys: Set[Any],
+    recipe: Mapping[str, Any],
+    lock: Mapping[str, Any],
+) -> dict[str, str]:
+    """`values` are those of the document's `training`, defaults among them; `keys` the keys that are really written."""
+    found = {}
+    for name in plan:
+        if name in keys and values[name] not in ("auto", None):
+            found[name] = "document"
+        elif name in recipe and name in values:
+            found[name] = "lock" if name in lock.get("recipe", {}) else "recipe"
+        elif name in ("device", "threads", "precision"):
+            found[name] = "lock" if "hardware" in lock else "machine"
+        else:
+            found[name] = "base" if name == "target_modules" else "default"
+    return found
+
+
+def longest_row(document: Document, plan: Mapping[str, Any]) -> tuple[int, bool]:
+    """Tokens of the longest row, and whether that is known: without a dataset it is as long as a row may be."""
+    try:
+        dataset = read_json(document.store.root / "dataset.json")
+        return min(int(dataset["counts"]["longest_row"]), plan["sequence_len"]), True
+    except (OSError, ValueError, KeyError, TypeError):
+        return plan["sequence_len"], False
+
+
+def memory(document: Document, project: Project, plan: Mapping[str, Any]) -> Estimate | None:
+    """What a training by `plan` takes at its peak; None for a base whose shape its configuration does not tell."""
+    base = project.base_folder(document.base)
+    try:
+        shape = Shape.of_config(read_json(checkpoint(base) / "config.json"))
+    except (OSError, ValueError):
+        return None
+    if shape is None:
+        return None
+    tokens, _ = longest_row(document, plan)
+    return estimate(shape, Setup.of_plan(plan, tokens), int(read_json(base.facts)["parameters"]))
+
+
+def require_memory(document: Document, project: Project, plan: Mapping[str, Any]) -> str:
+    """A warning where a training by `plan` may not find room now, "" where it does.
+
+    Raises HardwareError where the whole machine has less than it takes. What is free never decides: a result must not
+    depend on what else runs.
+    """
+    from dlmbuild.hardware.detect import free_memory, this_machine
+    from dlmbuild.hardware.fit import FULL, smaller
+
+    found = memory(document, project, plan)
+    machine = this_machine()
+    if found is None or machine.device == "cuda":  # what a GPU holds is only known to its driver
+        return ""
+    longest, _ = longest_row(document, plan)
+    if found.total > machine.memory_bytes:
+        change = smaller(plan, lambda other: memory(document, project, other) or found, machine.memory_bytes, longest)
+        raise HardwareError(
+            f"this training takes about {gib(found.total)}, and the machine has {gib(machine.memory_bytes)}",
+            why="it would be killed, or swap for days",
+            do=f"write under training: {change}" if change else "take a smaller base, or train on a larger machine",
+        )
+    free = free_memory()
+    if not free or found.total <= FULL * free:
+        return ""
+    return f"this takes about {gib(found.total)}, and {gib(free)} are free: dlm doctor {document.name} says more"
+
+
+def gib(size: int) -> str:
+    """Bytes for people."""
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"

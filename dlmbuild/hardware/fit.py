@@ -1,0 +1,85 @@
+"""Whether a training fits into the memory of this machine, what to write where it does not, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from dlmbuild.hardware.detect import Machine
+from dlmbuild.hardware.memory import Estimate
+
+ROOMY, FULL = 0.8, 0.95
+"""Shares of the free memory: up to the first a training fits, above the second it does not; between it is tight."""
+
+_SHORTEST = 64
+"""The smallest value of training.sequence_len."""
+
+Forecast = Callable[[Mapping[str, Any]], Estimate]
+"""The estimate for a plan."""
+
+
+class Change(NamedTuple):
+    """What to write under `training:` instead, and what the training would take then."""
+
+    values: Mapping[str, Any]
+    total: int
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name}: {value}" for name, value in self.values.items())
+
+
+def verdict(total: int, free: int) -> str:
+    """fits, tight, or "does not fit"."""
+    if total > FULL * free:
+        return "does not fit"
+    return "tight" if total > ROOMY * free else "fits"
+
+
+def smaller(plan: Mapping[str, Any], forecast: Forecast, free: int, longest: int) -> Change | None:
+    """The mildest change of a plan with which it fits, each tried by its own estimate; None if none helps.
+
+    First fewer rows at once, with as many more steps of accumulation: that trains alike, only slower. Then, on CPUs,
+    half precision. Then shorter rows, of which the longest has `longest` tokens now.
+    """
+    for values in _milder(plan, longest):
+        total = forecast({**plan, **values}).total
+        if total <= ROOMY * free:
+            return Change(values, total)
+    return None
+
+
+def _milder(plan: Mapping[str, Any], longest: int) -> Iterator[dict[str, Any]]:
+    values: dict[str, Any] = {}
+    batch, accumulated = plan["micro_batch_size"], plan["grad_accum"]
+    while batch > 1:
+        smaller_batch = batch // 2
+        accumulated = accumulated * batch // smaller_batch
+        batch = smaller_batch
+        values |= {"micro_batch_size": batch, "grad_accum": accumulated}
+        yield dict(values)
+    if plan["device"] == "cpu" and plan["precision"] == "fp32":
+        values["precision"] = "bf16"
+        yield dict(values)
+    length = min(longest, plan["sequence_len"])
+    while length > _SHORTEST:
+        length = max(_SHORTEST, length // 2)
+        yield {**values, "sequence_len": length}
+
+
+def refusals(machine: Machine, accelerator: Mapping[str, Any] | None) -> dict[str, str]:
+    """What a document may ask for and is refused here → why. `accelerator` is what PyTorch says, if it was asked."""
+    from dlmbuild.doc.schema import UNBUILT_VALUES
+
+    found = {}
+    for key, values in sorted(UNBUILT_VALUES.items()):
+        for value in sorted(values):
+            found[f"{key}: {value}"] = "this version does not build it yet"
+    if machine.device != "cuda":
+        found["training.precision: fp16"] = f"slow, or not a number, on {machine.device}; leave it out"
+    elif accelerator and accelerator.get("bf16") is False:
+        found["training.precision: bf16"] = f"{accelerator.get('name', 'this GPU')} has no units for it; write fp16"
+    missing = "needs an NVIDIA GPU" if machine.device != "cuda" else "needs the package bitsandbytes"
+    if machine.device != "cuda" or (accelerator and not accelerator.get("bitsandbytes")):
+        for name in ("training.adapter: qlora", "training.optimizer: adamw_bnb_8bit"):
+            found[name] = "; ".join(filter(None, (found.get(name, ""), missing)))
+    return found

@@ -1,0 +1,102 @@
+"""A few real training steps on a document's own rows, to see how long they take here and how much memory they need.
+
+Nothing of it is kept: the adapter that comes out is thrown away.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dlmbuild.data.rows import Row
+from dlmbuild.data.shards import read_rows
+from dlmbuild.io.progress import Progress
+from dlmbuild.train.sft import fit
+
+STEPS = 6
+"""The first is left out of the time: it is slower than all that follow."""
+
+
+def calibrate(
+    *,
+    base: Path,
+    dataset: Path,
+    plan: Mapping[str, Any],
+    base_identity: Mapping[str, Any],
+    out: Path,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Train `STEPS` steps of the plan, or one epoch where that is less; returns what was measured.
+
+    `seconds_per_step`; `rows_per_step`; `peak`, what the training took at its peak, in bytes, and of that `runtime`,
+    what the process held before the base was loaded. `peak` is 0 where the system does not tell.
+    """
+    rows = list(read_rows(dataset))
+    per_step = plan["micro_batch_size"] * plan["grad_accum"]
+    version, log = out / "version", out / "steps.jsonl"
+    version.mkdir()
+    runtime = _loaded(plan["device"])
+    fit(
+        sample(rows, STEPS * per_step, plan["micro_batch_size"]),
+        json.loads(dataset.read_bytes())["pad_id"],
+        base=base,
+        log=log,
+        checkpoints=out / "checkpoints",
+        plan={**plan, "num_epochs": 1},
+        base_identity=base_identity,
+        checkpoint_seconds=float("inf"),
+        out=version,
+        progress=progress,
+    )
+    ends = [line["elapsed_s"] for line in map(json.loads, log.read_text("utf-8").splitlines()) if "elapsed_s" in line]
+    seconds = (ends[-1] - ends[0]) / (len(ends) - 1) if len(ends) > 1 else ends[0]
+    return {
+        "steps": len(ends),
+        "rows_per_step": min(per_step, len(rows)),
+        "seconds_per_step": seconds,
+        "peak": _peak(plan["device"]),
+        "runtime": runtime,
+    }
+
+
+def sample(rows: Sequence[Row], count: int, batch: int) -> list[Row]:
+    """`count` rows of all lengths alike, with the `batch` longest of all among them: the peak stands where they are."""
+    ordered = sorted(rows, key=lambda row: -len(row.ids))
+    first, rest = ordered[:batch], ordered[batch:]
+    wanted = min(count - len(first), len(rest))
+    return first + [rest[at * len(rest) // wanted] for at in range(wanted)]
+
+
+def _loaded(device: str) -> int:
+    """Import what trains; returns the bytes that the process holds then."""
+    import datasets  # noqa: F401
+    import peft  # noqa: F401
+    import torch
+    import transformers.trainer  # noqa: F401
+    import trl.trainer.sft_trainer  # noqa: F401
+
+    if device == "cuda":
+        return int(torch.cuda.memory_allocated())
+    try:
+        resident = int(Path("/proc/self/statm").read_text().split()[1])
+    except (OSError, ValueError):
+        return _peak(device)
+    import resource
+
+    return resident * resource.getpagesize()
+
+
+def _peak(device: str) -> int:
+    import torch
+
+    if device == "cuda":
+        return int(torch.cuda.max_memory_allocated())
+    try:
+        import resource
+    except ImportError:
+        return 0
+    # In KiB, on a Mac in bytes.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
