@@ -2,8 +2,8 @@
 
 Stays: whatever lies in place now (built.json of each store and base), the newest adapter versions of each document, and
 the records and objects that these need. Goes: older versions, exports' parts whose export was removed (`doit clean`),
-records and objects that nothing names any more, what is remembered of the sources of documents that are gone, and what
-killed builds left lying.
+records and objects that nothing names any more, what is remembered of the sources of documents that are gone, notes
+of builds long ago, and what killed builds left lying.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ from dlmbuild.store.records import Records
 
 KEPT_VERSIONS = 3
 """Adapter versions that each document keeps, the one in use among them."""
+
+_DAYS_OF_NOTES = 30
+"""How long the note of a build that had nothing to do is kept."""
 
 _VARIANT = re.compile(r"(export|merge|smoke|quantize):(.+)")
 
@@ -80,6 +83,9 @@ def garbage(home: Home, objects: Objects, kept_versions: int = KEPT_VERSIONS) ->
     for path in sorted(home.sources.glob("*.jsonl")):
         if not Path(owner_of(path) or "?").is_file():
             yield from _file(path, "the document whose sources it remembers is gone")
+    for path in sorted(home.notes.glob("*.json")):
+        if started - path.stat().st_mtime > _DAYS_OF_NOTES * 86_400:
+            yield from _file(path, f"only a shortcut, and older than {_DAYS_OF_NOTES} days")
     for path in home.root.rglob(f".*{STAGING_SUFFIX}"):
         yield Garbage(path, "left by a build that was killed", _size(path))
 

@@ -56,6 +56,11 @@ class Home(NamedTuple):
         """What is remembered of documents' sources: only a shortcut."""
         return self.root / "sources"
 
+    @property
+    def notes(self) -> Path:
+        """What builds with nothing to do looked at (build/uptodate.py): only a shortcut."""
+        return self.root / "uptodate"
+
     def converter(self, version: str) -> Path:
         """The folder of llama.cpp's scripts of one version."""
         return self.root / "converters" / version
