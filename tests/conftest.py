@@ -15,6 +15,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that build come first, the one that trains the handbook before all, so that no worker ends alone."""
+    here = Path(__file__).parent
+    items.sort(key=lambda item: (item.path.name != "test_main_job.py", item.path.parent != here))
+
+
 @pytest.fixture
 def workshop(tmp_path: Path) -> Workshop:
     """An empty project: a dodo.py and no documents."""
