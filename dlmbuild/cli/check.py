@@ -41,9 +41,10 @@ def run(arguments: argparse.Namespace) -> int:
         else:
             _print(found)
     if arguments.format == "json":
-        from dlmbuild.io.digest import readable_json
+        import json
 
-        print(readable_json({"documents": data}).decode(), end="")
+        text = json.dumps({"documents": data}, sort_keys=True, indent=2, ensure_ascii=False)
+        print(text.encode("utf-8", "backslashreplace").decode())  # names that are no UTF-8: \udcff is JSON as well
     else:
         good = len(documents) - wrong
         print(

@@ -49,9 +49,8 @@ def _replace(path: Path, data: bytes, new: bytes) -> Path:
     path = path.resolve()  # a link stays one
     kept = free_name(path, "bak")
     mode = path.stat().st_mode
-    write_atomic(kept, data)
+    write_atomic(kept, data, mode)
     if read_bytes(path) != data:
         raise DocumentError("the file was changed meanwhile", where=Where(str(path)), do="run dlm migrate again")
-    write_atomic(path, new)
-    path.chmod(mode)
+    write_atomic(path, new, mode)
     return kept

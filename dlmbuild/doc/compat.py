@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from dlmbuild.doc.document import Reading
 from dlmbuild.doc.sections import Instruction, Preference, Section
 from dlmbuild.errors import DocumentError, Where
+
+if TYPE_CHECKING:
+    from dlmbuild.doc.schema import Frontmatter
 
 PUBLIC_VERSION = 15
 """The newest version that the public parser reads."""
@@ -41,9 +45,12 @@ def differences(found: Reading, path: str) -> list[DocumentError]:
 def _frontmatter(found: Reading) -> Iterator[Note]:
     assert found.head is not None
     marks, values = found.head.marks, found.head.values
-    if found.head.version > PUBLIC_VERSION:
-        at = marks["dlm_version",].value
-        yield *at, f"dlm_version {found.head.version}", f"it knows {PUBLIC_VERSION} versions and refuses this document"
+    if found.head.version > PUBLIC_VERSION and ("dlm_version",) in marks:
+        yield (
+            *marks["dlm_version",].value,
+            f"dlm_version {found.head.version}",
+            f"it knows {PUBLIC_VERSION} versions and refuses this document",
+        )
     lines = found.body.text.split("\n", found.head.body_line)
     for path, mark in marks.items():
         line, col = mark.value
@@ -56,6 +63,9 @@ def _frontmatter(found: Reading) -> Iterator[Note]:
     for key in _NUMBERS_THERE:
         if getattr(values.training, key) == "auto" and ("training", key) in marks:
             yield *marks["training", key].value, f"training.{key}: auto", "it wants a number"
+    for path, chosen in ((("training", "lr_scheduler"), values.training.lr_scheduler), *_autos(values)):
+        if chosen == "auto" and path in marks:
+            yield *marks[path].value, f"{'.'.join(path)}: auto", "it does not know auto here"
     left_out = [key for key in _NUMBERS_THERE if ("training", key) not in marks]
     if left_out:
         why = "it takes the same values for all bases where this program takes measured ones"
@@ -66,6 +76,11 @@ def _frontmatter(found: Reading) -> Iterator[Note]:
         yield *marks["export", "default_quant"].value, "export.default_quant: F16", "it refuses F16 here"
     if values.export.default_temperature == 0:
         yield *marks["export", "default_temperature"].value, "export.default_temperature: 0", "it must be above 0 there"
+
+
+def _autos(values: Frontmatter) -> Iterator[tuple[tuple[str, ...], object]]:
+    for key in ("learning_rate", "num_epochs"):
+        yield ("training", "preference", "hyperparams", key), getattr(values.training.preference.hyperparams, key)
 
 
 def _code_blocks(found: Reading) -> Iterator[Note]:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from dlmbuild.io.text import one_newline
 
+_NO_NEWLINE = "\\ No newline at end of file"
 _CONTEXT = 3
 
 
@@ -55,11 +56,12 @@ def unified_diff(text: str, edits: Iterable[Edit], name: str) -> str:
         shown = []
         for row in rows:
             after = _after(lines[row], changed.get(row, ()), starts[row])
+            ends = [_NO_NEWLINE] if row == len(lines) - 1 else []
             if after == [lines[row]]:
-                shown.append(f" {lines[row]}")
+                shown += [f" {lines[row]}", *ends]
             else:
-                shown += [f"-{lines[row]}", *(f"+{line}" for line in after)]
-        added = sum(not line.startswith("-") for line in shown)
+                shown += [f"-{lines[row]}", *ends, *(f"+{line}" for line in after), *ends]
+        added = sum(not line.startswith(("-", "\\")) for line in shown)
         out += [f"@@ -{rows.start + 1},{len(rows)} +{rows.start + 1 + shift},{added} @@", *shown]
         shift += added - len(rows)
     return "\n".join([f"--- {name}", f"+++ {name}", *out]) + "\n"

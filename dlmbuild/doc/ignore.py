@@ -28,14 +28,15 @@ _FOLDERS = """
     .ssh .gnupg .aws
 """
 _NAMES = """
-    .env .netrc .npmrc .pypirc .htpasswd .git-credentials .pgpass id_rsa id_dsa id_ecdsa id_ed25519 credentials
+    .env .envrc .netrc .npmrc .pypirc .htpasswd .git-credentials .pgpass id_rsa id_dsa id_ecdsa id_ed25519
+    id_ecdsa_sk id_ed25519_sk credentials credentials.json service-account.json
     package-lock.json npm-shrinkwrap.json yarn.lock pnpm-lock.yaml cargo.lock uv.lock poetry.lock pipfile.lock
     composer.lock gemfile.lock go.sum flake.lock dlm.lock .ds_store thumbs.db .git
 """
 _ENDS = """
-    .pem .key .p12 .pfx .jks .keystore .kdbx .pyc .pyo .min.js .min.css .map .rlib .class .jar .o .a .so .dylib .dll
-    .exe .ico .png .jpg .jpeg .gif .webp .bmp .tiff .wav .flac .ogg .mp3 .mp4 .pdf .zip .tar .gz .xz .bz2 .7z .zst .wasm
-    .gguf .safetensors .sqlite .db
+    .env .tfstate .pem .key .p12 .pfx .jks .keystore .kdbx .pyc .pyo .min.js .min.css .map .rlib .class .jar .o .a .so
+    .dylib .dll .exe .ico .png .jpg .jpeg .gif .webp .bmp .tiff .wav .flac .ogg .mp3 .mp4 .pdf .zip .tar .gz .xz .bz2 .7z
+    .zst .wasm .gguf .safetensors .sqlite .db
 """
 _OURS = (".dlm.bak", ".dlm.before", ".dlm.pack")
 """In the names of what our own commands leave beside a document."""
@@ -124,13 +125,15 @@ class Refusal(NamedTuple):
 
 
 def refusal(pattern: str) -> Refusal | None:
-    """What is wrong with a pattern; None for a good one, a comment or a blank line.
+    """What is wrong with a pattern; None for a good one, or a blank line. Comments are for files: here they are none.
 
     A pattern that would match nothing is refused: what it was to keep out would be let in.
     """
-    if not pattern.strip(" ") or pattern.startswith("#"):
+    if not pattern.strip(" "):
         return None
     what = f"the pattern {shown(pattern)}"
+    if pattern.startswith("#"):
+        return Refusal(what, "what begins with # is a comment", f"write \\{pattern}, or delete it")
     if "\0" in pattern or "\n" in pattern or "\r" in pattern:
         return Refusal(what, "no name has these characters", "delete them")
     if len(pattern) > _MAX_CHARACTERS:
@@ -143,6 +146,8 @@ def refusal(pattern: str) -> Refusal | None:
     if re.search(r"(?<!\\)\[[!^]?\]?[^]]*[^\0-\x7f]", pattern):
         why = "[ ] stands for one byte, as in git, and this is a letter of several"
         return Refusal(what, why, "write * in its place, or one pattern for each letter")
+    if proper := _without_empty_names(pattern):
+        return Refusal(what, "no name is empty, . or .., so it matches nothing", f"write {proper}")
     if _matches_nothing(pattern):
         return Refusal(what, "it matches no name", "mend it; \\ stands before [ ] \\ ! # that are meant as they are")
     return None
@@ -204,6 +209,20 @@ def _prepared(pattern: str) -> str:
 def _without_slash(part: re.Match[str]) -> str:
     # [^/] is pathspec's own: what `*` and `?` stand for.
     return part[0] if part[0].startswith("\\") or part[0] == "[^/]" else f"(?!/){part[0]}"
+
+
+def _without_empty_names(pattern: str) -> str:
+    """The pattern as it was probably meant, where it has names that no file has; empty where it has none of them."""
+    no, rest = ("!", pattern[1:]) if pattern.startswith("!") else ("", pattern)
+    first, *names = rest.rstrip(" ").split("/")
+    last = names.pop() if names else None
+    if not any(name in ("", ".", "..") for name in names) and first not in (".", "..") and last not in (".", ".."):
+        return ""
+    if ".." in (first, *names, last):
+        return "the path from this folder on, without .."
+    kept = [name for name in (first, *names, last or "") if name not in ("", ".")]
+    at_root = "/" if first in ("", ".") and len(kept) == 1 else ""
+    return no + at_root + "/".join(kept) + "/" * (last == "") if kept else "* for everything"
 
 
 def _matches_nothing(pattern: str) -> bool:

@@ -107,5 +107,5 @@ class Body(NamedTuple):
         if isinstance(section, Media):
             parts = [section.kind, section.path, *filter(None, [blob_sha256])]
         else:
-            parts = [kind_of(section), self.content(number)]
+            parts = [kind_of(section), self.content(number).removeprefix("\ufeff")]
         return sha256_bytes("\n".join(parts).encode())[:16]

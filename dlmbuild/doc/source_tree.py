@@ -290,11 +290,26 @@ def _config_stat(name: str, fd: int, folder: str) -> os.stat_result | None:
             try:
                 os.stat(f".dlm/{name}", dir_fd=fd, follow_symlinks=False)
             except OSError:
+                if _is_no_folder(fd):
+                    what = "'.dlm' is no folder, or a link that leads nowhere"
+                    raise DocumentError(what, where=Where(folder), do="delete it, or rename it") from None
                 return None
         raise _unreadable(error, f"{folder}/{name}") from None
     if not stat.S_ISREG(found.st_mode):
         raise DocumentError("not a plain file", where=Where(f"{folder}/{name}"), do="write a text file, or delete it")
     return found
+
+
+def _is_no_folder(fd: int) -> bool:
+    """Whether `.dlm` is there and cannot hold a configuration."""
+    try:
+        os.stat(".dlm", dir_fd=fd, follow_symlinks=False)
+    except OSError:
+        return False
+    try:
+        return not stat.S_ISDIR(os.stat(".dlm", dir_fd=fd).st_mode)
+    except OSError:
+        return True
 
 
 def _config_file(name: str, fd: int, folder: str) -> bytes:

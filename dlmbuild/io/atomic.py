@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,9 +33,11 @@ def fsync_tree(folder: Path) -> None:
     fsync_path(folder)
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Replace the content of `path` in one step, creating its folder."""
+def write_atomic(path: Path, data: bytes, mode: int | None = None) -> None:
+    """Replace the content of `path` in one step, creating its folder; `mode` says who may read it, from the start."""
     with create_atomic(path) as file:
+        if mode is not None:
+            os.chmod(file.name, stat.S_IMODE(mode))  # noqa: PTH101
         file.write(data)
 
 

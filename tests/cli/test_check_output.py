@@ -212,3 +212,25 @@ def test_plugins_of_pydantic_are_left_to_others(monkeypatch: pytest.MonkeyPatch)
             monkeypatch.setenv("PYDANTIC_DISABLE_PLUGINS", before)
         assert isinstance(validated(values), Frontmatter)
         assert os.environ.get("PYDANTIC_DISABLE_PLUGINS") == before
+
+
+@pytest.mark.parametrize("head", ["base_model: smollm2-135m\n", 'base_model: "smollm2-135m\n'])
+def test_compat_of_a_document_with_mistakes_tells_the_mistakes(workshop: Workshop, head: str) -> None:
+    write(workshop, f"---\ndlm_id: {ID}\n{head}---\ntext\n")
+    plain, compat = (workshop.dlm("check", *more, code=1).err for more in ((), ("--compat",)))
+    assert plain == compat and "book.dlm:" in compat
+
+
+def test_compat_tells_every_auto_that_is_none_there(workshop: Workshop) -> None:
+    keys = "training: {lr_scheduler: auto, preference: {hyperparams: {num_epochs: auto}}}\n"
+    write(workshop, HEAD.replace("base_model", f"{keys}base_model") + "text\n")
+    out = workshop.dlm("check", "--compat").out
+    assert "book.dlm:4:26: elsewhere: training.lr_scheduler: auto: it does not know auto here" in out
+    assert "training.preference.hyperparams.num_epochs: auto: it does not know auto here" in out
+
+
+def test_a_name_that_is_no_text_can_be_written_as_json(workshop: Workshop) -> None:
+    bad = os.fsencode(workshop.folder) + b"/sub\xff.dlm"
+    Path(os.fsdecode(bad)).write_text(HEAD + "text\n")
+    (document,) = json.loads(workshop.dlm("check", "--format", "json", code=None).out)["documents"]
+    assert document["path"] == "sub\udcff.dlm"

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dlmbuild.doc.document import as_data, parse_bytes, read
-from dlmbuild.doc.edits import edited, unified_diff
+from dlmbuild.doc.edits import Edit, edited, unified_diff
 from dlmbuild.doc.migrations import migration
 from dlmbuild.doc.versions import NEWEST_VERSION
 from tests.workshop import Workshop
@@ -198,3 +198,21 @@ def test_a_diff_of_a_large_document_is_short() -> None:
     shown = unified_diff(text, migration(text.encode(), "a.dlm"), "a.dlm")
     assert len(shown.splitlines()) < 40
     assert re.findall(r"^@@ .*", shown, re.MULTILINE) == ["@@ -4,14 +4,13 @@", "@@ -200014,7 +200013,7 @@"]
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o400])
+def test_what_nobody_else_may_read_stays_so(workshop: Workshop, mode: int) -> None:
+    path = workshop.folder / "book.dlm"
+    path.write_text(FIRST)
+    path.chmod(mode)
+    workshop.dlm("migrate", "--write", "book.dlm")
+    assert {found.stat().st_mode & 0o777 for found in (path, workshop.folder / "book.dlm.bak")} == {mode}
+
+
+def test_a_diff_of_a_text_without_a_last_newline_is_one_that_patch_takes(tmp_path: Path) -> None:
+    for text, old, new in (("a\nb\nc", "c", "d"), ("a\nb", "a", "x"), ("a\nb\n", "b", "x")):
+        at = text.index(old)
+        diff = unified_diff(text, [Edit(at, at + 1, new)], "t")
+        (tmp_path / "t").write_text(text)
+        subprocess.run(["patch", "--quiet", "t"], cwd=tmp_path, input=diff, text=True, check=True)
+        assert (tmp_path / "t").read_text() == text.replace(old, new)

@@ -253,6 +253,18 @@ def test_configurations_above_the_source_do_not_count(project: Project) -> None:
         ("training.yaml", "include: [a]\ninclude: [b]\n", 'training.yaml:2:1: key "include" a second time'),
         ("training.yaml", b"exclude: [\xff]\n", "docs/in/.dlm/training.yaml:1:11: byte 0xff is not UTF-8 text"),
         ("training.yaml", "#" * 300_000, "docs/in/.dlm/training.yaml:1:1: the file is too long"),
+        (
+            "training.yaml",
+            "exclude: ['#*#']\n",
+            '1:11: the pattern "#*#": what begins with # is a comment\n  → write \\#*#',
+        ),
+        (
+            "training.yaml",
+            "exclude: [./a/]\n",
+            '1:11: the pattern "./a/": no name is empty, . or .., so it matches nothing',
+        ),
+        ("ignore", "a//b.md\n", "so it matches nothing\n  → write a/b.md"),
+        ("ignore", "x\n../a\n", 'docs/in/.dlm/ignore:2:1: the pattern "../a"'),
         ("ignore", "a\n!\n", 'docs/in/.dlm/ignore:2:1: the pattern "!": it matches no name'),
         ("ignore", "a[\n", 'docs/in/.dlm/ignore:1:1: the pattern "a["'),
         ("ignore", "\n[[:alpha:]]\n", 'docs/in/.dlm/ignore:2:1: the pattern "[[:alpha:]]"'),
@@ -797,3 +809,17 @@ def test_the_documentation_lists_what_is_left_out_by_default() -> None:
         assert excluded_by_default(name, folder=True), name
     for name in ("environment", "keys", "a.md", "build", "env", "min.js", "Makefile", ".gitignore"):
         assert not excluded_by_default(name, folder=False), name
+
+
+@pytest.mark.parametrize("pattern", ["./a", "//a", "a//", ".", "..", "a/./b", "!./a", "./", "/../a", "# a"])
+def test_a_pattern_with_names_that_nothing_has_is_refused(pattern: str) -> None:
+    assert refusal(pattern)
+
+
+@pytest.mark.parametrize("kind", ["link", "file"])
+def test_a_place_for_settings_that_cannot_hold_any_is_no_place_without(project: Project, kind: str) -> None:
+    project.write("docs/a.md")
+    at = project.root / "docs" / ".dlm"
+    at.symlink_to("nowhere") if kind == "link" else at.write_text("")
+    with pytest.raises(DlmError, match=r"docs/.dlm: '.dlm' is no folder, or a link that leads nowhere"):
+        project.files("docs")
