@@ -35,8 +35,8 @@ _NAMES = """
 """
 _ENDS = """
     .env .tfstate .pem .key .p12 .pfx .jks .keystore .kdbx .pyc .pyo .min.js .min.css .map .rlib .class .jar .o .a .so
-    .dylib .dll .exe .ico .png .jpg .jpeg .gif .webp .bmp .tiff .wav .flac .ogg .mp3 .mp4 .pdf .zip .tar .gz .xz .bz2 .7z
-    .zst .wasm .gguf .safetensors .sqlite .db
+    .dylib .dll .exe .ico .png .jpg .jpeg .gif .webp .bmp .tiff .wav .flac .ogg .mp3 .mp4 .pdf .zip .tar .gz .xz
+    .bz2 .7z .zst .wasm .gguf .safetensors .sqlite .db
 """
 _OURS = (".dlm.bak", ".dlm.before", ".dlm.pack")
 """In the names of what our own commands leave beside a document."""
