@@ -228,3 +228,11 @@ def test_seconds_between_checkpoints_that_are_none(workshop: Workshop, base: Pat
     workshop.document("tower")
     told = refused(workshop, "train", DLM_CHECKPOINT_SECONDS=seconds)
     assert f"DLM_CHECKPOINT_SECONDS is '{seconds}', not a number of seconds" in told
+
+
+def test_nothing_is_fetched_for_a_document_with_a_mistake_in_its_body(workshop: Workshop, base: Path) -> None:
+    workshop.document("tower", body="::instruction::\n### Q\nWho?\n")
+    for words in ([], ["export:Q8_0"], ["export:tower"]):
+        ran = workshop.doit(*words, code=None)
+        assert ran.code and "tower.dlm:" in ran.err and ran.steps == []
+    assert not (workshop.home / "bases").exists()

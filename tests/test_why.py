@@ -92,3 +92,11 @@ def test_why_builds_nothing(built: Workshop) -> None:
     assert changed <= {"stat.sqlite", "stat.sqlite-wal", "stat.sqlite-shm"} | {
         path.name for path in after.keys() - before.keys() if path.parent.name == "headers"
     }
+
+
+def test_an_edit_that_is_taken_back_is_told_as_what_it_is(built: Workshop) -> None:
+    built.edit("tower", "in fog", "at noon")
+    built.doit("dataset")
+    built.edit("tower", "at noon", "in fog")
+    told = built.doit("why", "dataset", code=None).out
+    assert "made from what an earlier build was made from" in told and "was changed" not in told

@@ -91,7 +91,7 @@ def _question(given: str | None = None) -> str:
 def answers(document: str, questions: list[str], arguments: argparse.Namespace) -> list[str]:
     """What the built model answers to each question."""
     from dlmbuild.build.project import find_document
-    from dlmbuild.build.reading import checkpoint, read_json
+    from dlmbuild.build.reading import base_identity, checkpoint, read_json
     from dlmbuild.jobs.local import require_extra, run_job
 
     project, found = find_document(document, Path.cwd())
@@ -121,6 +121,8 @@ def answers(document: str, questions: list[str], arguments: argparse.Namespace) 
             raise _unbuilt(project, "its base has not been fetched", f"base:{found.base.key}")
         with _as_built(base.facts, project, f"base:{found.base.key}"):
             inputs["base"] = checkpoint(base)
+            if not arguments.base:
+                _require_its_base(inputs["adapter"], base_identity(base), project, found)
     # Not below the store: a build that runs meanwhile sweeps what it finds there.
     with tempfile.TemporaryDirectory() as out:
         result = run_job(
@@ -143,6 +145,22 @@ def _adapter(project: Project, found: Document) -> Path:
         return AdapterVersions(found.store.adapter).current()
     except StoreError as error:
         raise _unbuilt(project, f"{error.what}: {error.why}", f"train:{found.name}") from None
+
+
+def _require_its_base(adapter: Path, base: Mapping[str, Any], project: Project, found: Document) -> None:
+    """Refuse to put an adapter on a base that it was not trained on, which answers as nothing that was ever built."""
+    from dlmbuild.build.reading import read_json
+
+    run = adapter / "training_run.json"
+    with _as_built(run, project, f"train:{found.name}"):
+        trained_on = read_json(run)["base"]
+        name = trained_on["name"]
+    if trained_on != base:
+        raise StoreError(
+            f"the adapter of {found.name} was trained on the base {name}, and {found.path} names another one now",
+            why="on another base it would answer nonsense",
+            do=f"{_build(project, f'train:{found.name}')}, or name that base again",
+        )
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import subprocess
 
 import pytest
@@ -115,3 +116,15 @@ def test_a_pointer_that_names_no_adapter_is_mended_by_what_is_said(built: Worksh
     assert "current.txt names no adapter version" in told
     built.follow(told)
     assert (built.store / "adapter" / "current.txt").read_text() == "versions/v0001\n"
+
+
+def test_an_adapter_is_never_put_on_another_base(built: Workshop) -> None:
+    shutil.copytree(built.folder / "base", built.folder / "base2")
+    config = built.folder / "base2" / "generation_config.json"
+    config.write_text("{}")
+    built.document("other", base="file:./base2")
+    built.doit("plan:other")  # which brings the other base
+    built.edit("tower", "base_model: file:./base", "base_model: file:./base2")
+    told = built.dlm("prompt", "tower", "Who?", "--max-tokens", "2", code=1).err
+    assert "the adapter of tower was trained on the base " in told and "or name that base again" in told
+    assert built.dlm("prompt", "--base", "tower", "Who?", "--max-tokens", "2").out
