@@ -27,9 +27,7 @@ def tasks(project: Project) -> Iterator[dict[str, Any] | Task]:
     for at, document in enumerate(project.documents):
         for quant in QUANTISATIONS:
             task = _export(document, quant, project).task()
-            # First of all its check, before the base: nothing is fetched for a document with mistakes.
-            first, clean = [f"check:{document.name}"], Clean([made[quant][at]], said)
-            yield {"name": f"{document.name}:{quant}", **task, "task_dep": first, "clean": [clean]}
+            yield {"name": f"{document.name}:{quant}", **task, "clean": [Clean([made[quant][at]], said)]}
         default = f"export:{document.name}:{document.default_quant}"
         clean = Clean([_exported(document, document.default_quant)], said)
         yield _alias(document.name, f"{document.name} as {document.default_quant}", [default], clean)

@@ -27,6 +27,9 @@ def graph(found: Project) -> Iterator[Any]:
             blocked = _blocked(refused, per_quantisation=stage in (merge, smoke, export))
             named += [task for task in blocked if task["name"] not in taken]
         for task in named:
+            if stage not in (check, base, gguf, quantize) and "meta" in task:  # what a document's own steps make
+                # Its check before all else, the base as well: nothing is fetched for a document with mistakes.
+                task["task_dep"] = [f"check:{task['name'].partition(':')[0]}"]
             yield {"basename": verb, **task}
         yield from (task for task in tasks if not isinstance(task, dict))
 

@@ -232,7 +232,17 @@ def test_seconds_between_checkpoints_that_are_none(workshop: Workshop, base: Pat
 
 def test_nothing_is_fetched_for_a_document_with_a_mistake_in_its_body(workshop: Workshop, base: Path) -> None:
     workshop.document("tower", body="::instruction::\n### Q\nWho?\n")
-    for words in ([], ["export:Q8_0"], ["export:tower"]):
-        ran = workshop.doit(*words, code=None)
+    for seed, words in enumerate(
+        ([], ["export:Q8_0"], ["export:tower"], ["train"], ["merge:tower:Q4_K_M"], ["parity"])
+    ):
+        ran = workshop.doit(*words, code=None, PYTHONHASHSEED=str(seed))
         assert ran.code and "tower.dlm:" in ran.err and ran.steps == []
     assert not (workshop.home / "bases").exists()
+
+
+def test_a_pipe_with_a_documents_name_is_told_and_not_read(workshop: Workshop, base: Path) -> None:
+    workshop.document("tower")
+    os.mkfifo(workshop.folder / "pipe.dlm")
+    ran = workshop.doit("check", code=None)
+    assert ran.code == 1 and ran.steps == ["check:tower"] and "pipe.dlm: not a plain file" in ran.err
+    assert "pipe.dlm" in workshop.dlm("show").err

@@ -127,6 +127,8 @@ class Project:
                     yield from (path for path in self.folder.glob("/".join(parts[:depth])) if path.is_dir())
 
     def _load(self, path: Path) -> Document | BrokenDocument:
+        if (whole := self.folder / path).exists() and not whole.is_file():  # reading a pipe would wait for its writer
+            return BrokenDocument(path, DocumentError("not a plain file", where=Where(str(path)), do="delete it"))
         try:
             header = self._header(path)
             remembered = header.get("reference")

@@ -159,7 +159,8 @@ def _stretches(text: str) -> Iterator[tuple[str, bool]]:
     """
     start = 0
     while start < len(text):
-        paragraph = text.find("\n\n", start + 2 if text.startswith("\n\n", start) else start)
+        from_here = start + 2 if text.startswith("\n\n", start) else start
+        paragraph = text.find("\n\n", from_here, start + _STRETCH + 2)  # no further: a text may be one long line
         end = paragraph if paragraph >= 0 else len(text)
         if end - start > _STRETCH:
             word = _WORDS.match(text, start, start + _STRETCH)

@@ -194,3 +194,19 @@ def test_what_is_long_is_blamed_and_no_impossible_length_advised(tokenizer: Toke
     assert refusal(length).do.endswith(f", or set training.sequence_len to {length} or more")
     assert refusal(length - 1).do.endswith(f"; training.sequence_len can be {length - 1} at most on this base")
     assert "sequence_len" not in refusal(64).do
+
+
+def test_a_long_line_is_cut_in_time_that_grows_with_its_length() -> None:
+    from dlmbuild.data.rows import _stretches
+
+    class Counting(str):
+        seen = 0
+
+        def find(self, *words: Any) -> int:
+            begin, end = (words[1], words[2] if len(words) > 2 else len(self))
+            Counting.seen += min(end, len(self)) - begin
+            return super().find(*words)
+
+    text = Counting("word " * 200_000)
+    assert "".join(piece for piece, _ in _stretches(text)) == text
+    assert Counting.seen < 3 * len(text)
