@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.tiny import make_tiny_base
 from tests.workshop import SCRIPTS, Ran, Workshop
 
 pytestmark = pytest.mark.model
@@ -261,3 +262,12 @@ def test_a_manifest_that_cannot_be_read_is_kept_aside(built: Workshop) -> None:
     built.edit("tower", "rings in fog", "rings at noon")
     built.doit("train")
     assert (built.store / "manifest.json.damaged").read_text() == "garbage"
+
+
+def test_a_dodo_file_that_lost_its_project_is_named(workshop: Workshop) -> None:
+    make_tiny_base(workshop.folder / "base")
+    workshop.document("tower")
+    workshop.doit("check")
+    (workshop.folder / "dodo.py").write_text("")
+    for words in ([], ["list"]):
+        assert "dodo.py declares no project" in workshop.dlm(*words, code=2).err

@@ -76,7 +76,7 @@ def _named_as_given(reference: Reference, folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         raise BaseModelError(
             f"the base {reference.text} could not be read or written",
             why=f"{folder.parent}: {error.strerror}" if full else str(error).replace(str(folder), given),

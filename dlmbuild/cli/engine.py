@@ -11,6 +11,7 @@ from typing import Any
 
 from doit.cmd_base import DodoTaskLoader
 from doit.cmdparse import CmdParseError
+from doit.dependency import DatabaseException
 from doit.doit_cmd import DoitMain
 from doit.exceptions import InvalidCommand, InvalidDodoFile, InvalidTask
 from doit.plugin import PluginDict
@@ -85,6 +86,11 @@ class _InWords:
             told = self._wrong_word(error)
         except (InvalidDodoFile, InvalidTask) as error:
             told = UsageError(str(error).strip())
+        except DatabaseException:  # doit's own database, which it takes where dodo.py says nothing of ours
+            told = UsageError(
+                "dodo.py declares no project, and .doit.db was written for one",
+                do='globals().update(project("*.dlm")) in dodo.py declares one',
+            )
         except BrokenPipeError:
             write_nowhere(1, 2)
             return BROKEN_PIPE
