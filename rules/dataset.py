@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from dlmbuild.build.project import Document, Project
-from dlmbuild.build.reading import checkpoint, read_json, tokenizer_files
+from dlmbuild.build.reading import answered, checkpoint, read_json, tokenizer_files
 from dlmbuild.build.reporter import watcher
 from dlmbuild.build.step import Step, Workplace
 from dlmbuild.errors import DataError, Where
@@ -127,7 +127,7 @@ def _last_shards(document: Document, project: Project) -> Mapping[str, Any]:
 def _untrained(sections: list[dict[str, Any]], document: Document) -> dict[str, str]:
     """What is in the document and gives no training rows, in words."""
     triples = sum(len(s["triples"]) for s in sections if s["type"] == "preference")
-    probes = sum(bool(p.get("probe")) for s in sections if s["type"] == "instruction" for p in s["pairs"])
+    probes = sum(bool(pair.get("probe")) for pair in answered(sections))
     found = {}
     if triples and not document.prefers:
         found["preference"] = f"{triples} preferences (training.preference.enabled is false)"

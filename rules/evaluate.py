@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import dlmbuild
 from dlmbuild.build.project import Document, Project
-from dlmbuild.build.reading import checkpoint, read_json
+from dlmbuild.build.reading import answered, checkpoint, read_json
 from dlmbuild.build.reporter import watcher
 from dlmbuild.build.step import Step, Workplace
 from dlmbuild.io.digest import sha256_json
@@ -186,9 +186,8 @@ def _falls_short(record: Record, document: Document) -> InvalidDocument:
 
 def _questions(data: Mapping[str, Any]) -> tuple[list[list[str]], list[list[str]]]:
     """The trained questions and the probes, each with its answer; of very many always the same ones."""
-    pairs = [pair for s in data["sections"] if s["type"] == "instruction" for pair in s["pairs"]]
     sorts: tuple[list[list[str]], list[list[str]]] = [], []
-    for pair in pairs:
+    for pair in answered(data["sections"]):
         sorts[bool(pair.get("probe"))].append([pair["question"], pair["answer"]])
     trained, probes = (
         sort if len(sort) <= _MOST else sorted(sort, key=lambda pair: sha256_json(pair))[:_MOST] for sort in sorts

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from dlmbuild.build.project import Document, Project
-from dlmbuild.build.reading import checkpoint, questions, read_json
+from dlmbuild.build.reading import answered, checkpoint, read_json
 from dlmbuild.build.step import Step, Workplace
 from dlmbuild.store.outputs import AdapterVersions, Files
 
@@ -32,7 +32,7 @@ def _parity(document: Document, project: Project) -> Step:
 
         data = read_json(store.document)
         return {
-            "questions": questions(data),
+            "questions": [pair["question"] for pair in answered(data["sections"])],
             "system_prompt": data["system_prompt"],
             "base": read_json(base.facts)["files"],
             "least_agreement": LEAST_AGREEMENT,

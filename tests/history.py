@@ -17,7 +17,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from tests.tiny import make_tiny_base
-from tests.workshop import BODY, HEAD, SCRIPTS, Workshop
+from tests.workshop import BODY, HEAD, Workshop
 
 FAKE_JOBS = """
 import hashlib, json, os, time
@@ -201,14 +201,7 @@ class History:
 
     def start_build(self, seconds: float = 0.05) -> subprocess.Popen[str]:
         """A build on its way, in which every heavy job takes so long."""
-        return subprocess.Popen(
-            [str(SCRIPTS / "doit"), f"export:{QUANT}"],
-            cwd=self.shop.folder,
-            env=self.shop.env(FAKE_SECONDS=str(seconds)),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        return self.shop.start("doit", f"export:{QUANT}", err=subprocess.STDOUT, FAKE_SECONDS=str(seconds))
 
     def killed_build(self, how: signal.Signals) -> str:
         """A build that is ended from outside at some instant."""

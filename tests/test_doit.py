@@ -5,14 +5,13 @@ from __future__ import annotations
 import shlex
 import signal
 import sqlite3
-import subprocess
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from tests.tiny import make_tiny_base
-from tests.workshop import SCRIPTS, Ran, Workshop
+from tests.workshop import Ran, Workshop
 
 pytestmark = pytest.mark.model
 
@@ -125,14 +124,7 @@ def test_an_interrupted_run_claims_nothing(here: Workshop, words: list[str], num
     here.doit("check")
     with (here.folder / "dodo.py").open("a") as file:
         file.write(SLOW)
-    process = subprocess.Popen(
-        [str(SCRIPTS / "doit"), *words, "check", "slow"],
-        cwd=here.folder,
-        env=here.env(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = here.start("doit", *words, "check", "slow")
     assert process.stdout is not None
     assert process.stdout.readline() == "waiting\n"
     process.send_signal(number)

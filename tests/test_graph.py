@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.tiny import make_tiny_base
-from tests.workshop import SCRIPTS, Workshop
+from tests.workshop import Workshop
 
 pytestmark = pytest.mark.model
 
@@ -191,15 +191,7 @@ def test_a_build_killed_in_training_carries_on_and_ends_the_same(built: Workshop
     digest = json.loads((built.store / "adapter" / "adapter.json").read_bytes())["files"]
     shutil.rmtree(built.home / "records")
     shutil.rmtree(built.store)
-    process = subprocess.Popen(
-        [str(SCRIPTS / "doit"), "train"],
-        cwd=built.folder,
-        env=built.env(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        start_new_session=True,
-    )
+    process = built.start("doit", "train", err=subprocess.DEVNULL, alone=True)
     assert process.stdout is not None
     for line in process.stdout:
         if "train:tower" in line:
@@ -247,14 +239,7 @@ def test_asking_during_a_build_is_answered_by_what_was_built_before(built: Works
     question = ("tower", "Who trims the lamp?", "--max-tokens", "4")
     before = built.dlm("prompt", *question).out
     built.edit("tower", "The bell rings in fog.", "The bell rings at noon, and in fog, and once more at night.")
-    build = subprocess.Popen(
-        [str(SCRIPTS / "doit"), "export:Q4_K_M"],
-        cwd=built.folder,
-        env=built.env(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    build = built.start("doit", "export:Q4_K_M", err=subprocess.STDOUT)
     assert build.stdout is not None
     for line in build.stdout:
         if "train:tower  " in line:

@@ -11,14 +11,13 @@ import os
 import random
 import re
 import shutil
-import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
 from tests.history import QUANT, History
-from tests.workshop import SCRIPTS, Workshop
+from tests.workshop import Workshop
 
 pytestmark = pytest.mark.model
 
@@ -72,13 +71,7 @@ def test_a_training_killed_at_random_again_and_again_ends_the_same(built: Worksh
     shutil.copytree(built.home, untouched)
     chance = random.Random(TRAINING_KILLS)
     for _ in range(TRAINING_KILLS):
-        build = subprocess.Popen(
-            [str(SCRIPTS / "doit"), "train"],
-            cwd=built.folder,
-            env=built.env(DLM_CHECKPOINT_SECONDS="0.1"),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        build = built.start_silently("doit", "train", DLM_CHECKPOINT_SECONDS="0.1")
         time.sleep(chance.uniform(0, 1.1 * seconds))
         build.kill()
         if build.wait() == 0:  # it was quicker: what it made is what the undisturbed one made; begin again

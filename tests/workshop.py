@@ -97,6 +97,30 @@ class Workshop:
         assert code is None or done.returncode == code, (line, done.returncode, done.stdout, done.stderr)
         return Ran(done.returncode, done.stdout, done.stderr)
 
+    def start(
+        self,
+        script: str,
+        *words: str,
+        out: int = subprocess.PIPE,
+        err: int = subprocess.PIPE,
+        alone: bool = False,
+        **environment: str,
+    ) -> subprocess.Popen[str]:
+        """Begin `doit` or `dlm` without waiting for it; `alone` in a session of its own."""
+        return subprocess.Popen(
+            [str(SCRIPTS / script), *words],
+            cwd=self.folder,
+            env=self.env(**environment),
+            stdout=out,
+            stderr=err,
+            text=True,
+            start_new_session=alone,
+        )
+
+    def start_silently(self, script: str, *words: str, **environment: str) -> subprocess.Popen[str]:
+        """`start`, for what is going to be killed: nobody reads what it prints."""
+        return self.start(script, *words, out=subprocess.DEVNULL, err=subprocess.DEVNULL, **environment)
+
     def document(self, name: str, *, base: str = "file:./base", more: str = "", body: str = BODY) -> Path:
         """Write a document with a fresh id; `more` is further frontmatter."""
         path = self.folder / f"{name}.dlm"
@@ -111,13 +135,7 @@ class Workshop:
 
     def killed_at_checkpoint(self, task: str, steps: range) -> None:
         """Begin to build `task`, and kill the build once its training has sealed the checkpoint of one of `steps`."""
-        build = subprocess.Popen(
-            [str(SCRIPTS / "doit"), task],
-            cwd=self.folder,
-            env=self.env(DLM_CHECKPOINT_SECONDS="0"),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        build = self.start_silently("doit", task, DLM_CHECKPOINT_SECONDS="0")
         unfinished = self.store / "cache" / "unfinished"
         wanted = [f"checkpoint-{step}" for step in steps]
         deadline = time.monotonic() + 120

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -59,6 +59,6 @@ def tokenizer_files(base: BaseFolder) -> Mapping[str, str]:
     return {name: files[name] for name in names if name in files}
 
 
-def questions(document: dict[str, Any]) -> list[str]:
-    """The document's questions in their order."""
-    return [pair["question"] for s in document["sections"] if s["type"] == "instruction" for pair in s["pairs"]]
+def answered(sections: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The questions of a document's sections with their answers, in their order, probes among them."""
+    return [pair for section in sections if section["type"] == "instruction" for pair in section["pairs"]]

@@ -31,7 +31,7 @@ from dlmbuild.io.progress import Progress
 from dlmbuild.io.statcache import StatCache
 from dlmbuild.store.built import note_built, read_built
 from dlmbuild.store.disk import disk_error
-from dlmbuild.store.layout import Home
+from dlmbuild.store.layout import Home, Store
 from dlmbuild.store.objects import Objects
 from dlmbuild.store.outputs import Outputs
 from dlmbuild.store.records import Ingredients, Record, Records
@@ -132,7 +132,7 @@ class Step:
     @property
     def _records(self) -> Records:
         """Those of earlier builds, and those that a pack brought for this document."""
-        return Records(self.archive.home.records, self.lock_file.parent / "imported")
+        return Records(self.archive.home.records, Store(self.lock_file.parent).imported)
 
     def known(self, key: str) -> Record | None:
         """The record of an earlier build, here or, of a document that came in a pack, where it was packed."""

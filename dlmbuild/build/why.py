@@ -94,11 +94,9 @@ def _find(task: Any, scratch: Path, instead: dict[Path, Path], unknown: dict[Pat
         mismatch = step.outputs.mismatch(record.outputs, step.archive.cache)
         for target in step.outputs.targets if mismatch else ():
             instead[target] = step.archive.objects.path(record.outputs[target.name])
-        if not mismatch and step.is_noted(now.key):
-            return Finding(step.name, "ok")
-        if read_built(step.lock_file.parent).get(step.slot) != now.key:
+        if not step.is_noted(now.key):
             mismatch = "it is made from what an earlier build was made from, whose result is kept"
-        return Finding(step.name, "restore", [mismatch or "what is there is right, but its build was cut off"])
+        return Finding(step.name, "restore", [mismatch]) if mismatch else Finding(step.name, "ok")
     except DlmError as error:
         unknown.update(dict.fromkeys(step.outputs.targets, step.name))
         return Finding(step.name, "fail", [str(error)])

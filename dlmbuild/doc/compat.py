@@ -7,20 +7,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from operator import attrgetter
 
 from dlmbuild.doc.document import Reading
 from dlmbuild.doc.sections import Instruction, Preference, Section
 from dlmbuild.errors import DocumentError, Where
-
-if TYPE_CHECKING:
-    from dlmbuild.doc.schema import Frontmatter
 
 PUBLIC_VERSION = 15
 """The newest version that the public parser reads."""
 
 _NUMBERS_THERE = ("lora_r", "lora_alpha", "lora_dropout", "sequence_len", "learning_rate", "num_epochs", "warmup_ratio")
 """Keys of `training` that are `auto` here where nothing is written, and have one value for all bases there."""
+_NO_AUTO_THERE = (
+    ("training", "lr_scheduler"),
+    ("training", "preference", "hyperparams", "learning_rate"),
+    ("training", "preference", "hyperparams", "num_epochs"),
+)
 _HEADERS = frozenset(("### Q", "### Q !probe", "### A", "### Prompt", "### Chosen", "### Rejected"))
 _FENCE = re.compile(r'::[A-Za-z0-9_#-]+::|::[a-z][a-z0-9_]*( [a-z][a-z0-9_]*="[^"]*")+::')
 _OTHER_ENDS = re.compile(r"[\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
@@ -63,9 +65,10 @@ def _frontmatter(found: Reading) -> Iterator[Note]:
     for key in _NUMBERS_THERE:
         if getattr(values.training, key) == "auto" and ("training", key) in marks:
             yield *marks["training", key].value, f"training.{key}: auto", "it wants a number"
-    for path, chosen in ((("training", "lr_scheduler"), values.training.lr_scheduler), *_autos(values)):
-        if chosen == "auto" and path in marks:
-            yield *marks[path].value, f"{'.'.join(path)}: auto", "it does not know auto here"
+    for path in _NO_AUTO_THERE:
+        name = ".".join(path)
+        if path in marks and attrgetter(name)(values) == "auto":
+            yield *marks[path].value, f"{name}: auto", "it does not know auto here"
     left_out = [key for key in _NUMBERS_THERE if ("training", key) not in marks]
     if left_out:
         why = "it takes the same values for all bases where this program takes measured ones"
@@ -76,11 +79,6 @@ def _frontmatter(found: Reading) -> Iterator[Note]:
         yield *marks["export", "default_quant"].value, "export.default_quant: F16", "it refuses F16 here"
     if values.export.default_temperature == 0:
         yield *marks["export", "default_temperature"].value, "export.default_temperature: 0", "it must be above 0 there"
-
-
-def _autos(values: Frontmatter) -> Iterator[tuple[tuple[str, ...], object]]:
-    for key in ("learning_rate", "num_epochs"):
-        yield ("training", "preference", "hyperparams", key), getattr(values.training.preference.hyperparams, key)
 
 
 def _code_blocks(found: Reading) -> Iterator[Note]:

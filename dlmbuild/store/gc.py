@@ -46,6 +46,7 @@ def garbage(home: Home, objects: Objects, kept_versions: int = KEPT_VERSIONS) ->
     records = Records(home.records)
     live: set[str] = set()
     weights: set[str] = set()
+    named: set[str] = set()
     exported = {path.name for path in (home.root / "store").glob("*/exports/*")}
     for folder in folders(home):
         store = Store(folder) if folder.parent.name == "store" else None
@@ -64,10 +65,9 @@ def garbage(home: Home, objects: Objects, kept_versions: int = KEPT_VERSIONS) ->
             weights |= {objects.cache.digest(path / "adapter_model.safetensors") for path in kept}
             for version in old:
                 yield Garbage(version, f"older than the newest {kept_versions} versions", _size(version))
-    named: set[str] = set()
-    for path in sorted((home.root / "store").glob("*/imported/*/*.json")):  # it may not have been built from yet
-        if imported := Records(path.parents[1]).load(path.stem):
-            named.update(imported.outputs.values())
+            for path in store.imported.glob("*/*.json"):  # it may not have been built from yet
+                if imported := Records(store.imported).load(path.stem):
+                    named.update(imported.outputs.values())
     dead = []
     for path in sorted(home.records.glob("*/*.json")):
         record = records.load(path.stem)

@@ -53,7 +53,7 @@ class Records:
     def path(self, key: str) -> Path:
         """Where the record with this key lies, or would lie."""
         paths = [root / key[:2] / f"{key}.json" for root in self._roots]
-        return next((path for path in paths[1:] if path.exists() and not paths[0].exists()), paths[0])
+        return next(filter(Path.exists, paths), paths[0])
 
     def load(self, key: str) -> Record | None:
         """The record with this key; None where there is none, or none that can be believed."""

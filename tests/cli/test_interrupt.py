@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.workshop import SCRIPTS, Workshop
+from tests.workshop import Workshop
 
 SLOW = "import time\nprint('importing', flush=True)\ntime.sleep(60)\n"
 
@@ -20,14 +19,7 @@ def test_one_line_and_130(workshop: Workshop, tmp_path: Path, words: list[str], 
     slow = tmp_path / "slow"
     slow.mkdir()
     (slow / f"{imported}.py").write_text(SLOW)
-    process = subprocess.Popen(
-        [str(SCRIPTS / "dlm"), *words],
-        cwd=workshop.folder,
-        env=workshop.env(PYTHONPATH=str(slow)),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = workshop.start("dlm", *words, PYTHONPATH=str(slow))
     assert process.stdout is not None
     assert process.stdout.readline() == "importing\n"
     process.send_signal(signal.SIGINT)
@@ -54,14 +46,7 @@ def task_slow():
 def test_a_build_says_what_ended_it(workshop: Workshop, number: int, code: int, told: str) -> None:
     with (workshop.folder / "dodo.py").open("a") as file:
         file.write(WAIT)
-    process = subprocess.Popen(
-        [str(SCRIPTS / "dlm"), "build", "slow"],
-        cwd=workshop.folder,
-        env=workshop.env(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = workshop.start("dlm", "build", "slow")
     assert process.stdout is not None
     assert process.stdout.readline() == "waiting\n"
     process.send_signal(number)

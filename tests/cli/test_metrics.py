@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import sqlite3
-import subprocess
 import time
 from contextlib import closing
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.tiny import make_tiny_base
-from tests.workshop import SCRIPTS, Workshop
+from tests.workshop import Workshop
 
 pytestmark = pytest.mark.model
 
@@ -46,24 +45,12 @@ def test_a_training_is_told_alike_to_people_programs_and_sql(built: Workshop) ->
 
 def test_a_killed_training_is_called_so_and_goes_on_as_the_same_run(built: Workshop) -> None:
     built.edit("tower", "dlm_version: 15", "dlm_version: 15\ntraining: {num_epochs: 300}")
-    build = subprocess.Popen(
-        [str(SCRIPTS / "doit"), "train"],
-        cwd=built.folder,
-        env=built.env(DLM_CHECKPOINT_SECONDS="0.1"),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    build = built.start_silently("doit", "train", DLM_CHECKPOINT_SECONDS="0.1")
     kept = built.store / "cache" / "unfinished"
     while not list(kept.glob("train-*/checkpoint-*")) and build.poll() is None:
         time.sleep(0.05)
     assert shown(built)[-1]["status"] == "running"
-    watching = subprocess.Popen(
-        [str(SCRIPTS / "dlm"), "metrics", "watch", "tower"],
-        cwd=built.folder,
-        env=built.env(),
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    watching = built.start("dlm", "metrics", "watch", "tower")
     assert watching.stdout is not None
     assert watching.stdout.readline().startswith("run 2: train, ")
     assert watching.stdout.readline().startswith("step 1/")
