@@ -85,7 +85,7 @@ def training_run(
     from dlmbuild.jobs.local import require_extra, run_job
     from dlmbuild.lock.capture import TRAINING_PINS, pins
     from dlmbuild.store.manifest import now, read_manifest
-    from dlmbuild.store.runs import refresh_database
+    from dlmbuild.store.runs import attempt
     from dlmbuild.train.state import seconds_between_checkpoints
 
     require_extra(*PACKAGES)
@@ -98,7 +98,7 @@ def training_run(
     number = len(read_manifest(document.store.manifest, document.dlm_id)["training_runs"]) + 1
     started = now().replace(":", "").replace("-", "")
     log = document.store.logs / f"{job}-{number:06d}-{started}.jsonl"
-    try:
+    with attempt(document.store, log, key=place.key, seed=plan["seed"]):
         run = run_job(
             job,
             inputs={**inputs, "log": log, "checkpoints": place.kept},
@@ -112,8 +112,6 @@ def training_run(
             progress=place.progress,
             threads=plan["threads"],
         )
-    finally:
-        refresh_database(document.store, document.dlm_id)
     return {
         "run": run,
         "pins": pins(TRAINING_PINS),
@@ -127,6 +125,7 @@ def note_run(document: Document, project: Project, record: Record, built: bool) 
     """Write the store's lock, and, of a phase that was really trained, the run into the manifest."""
     from dlmbuild.lock.lockfile import training_lock, write_store_lock
     from dlmbuild.store.manifest import append_run
+    from dlmbuild.store.runs import note_version
 
     base, store, notes = project.base_folder(document.base), document.store, record.notes
     plan: Any = record.ingredients.params["plan"]
@@ -138,3 +137,4 @@ def note_run(document: Document, project: Project, record: Record, built: bool) 
         version = AdapterVersions(store.adapter, phase).current().name
         run = {"adapter_version": version, "key": record.ingredients.key, **notes["run"]}
         append_run(store.manifest, document.dlm_id, "training_runs", {**run, "status": "ok"})
+        note_version(store, record.ingredients.key, version)

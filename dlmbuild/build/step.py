@@ -65,6 +65,7 @@ class Workplace(NamedTuple):
     progress: Progress
     kept: Path
     """A folder for what an interrupted attempt leaves to the next one with the same key; gone after success."""
+    key: str
 
 
 @dataclass
@@ -196,7 +197,7 @@ class Step:
         parent = self.lock_file.parent
         kept = self._kept(current.key)
         with staging_folder(parent) as out:
-            notes = self.work(Workplace(out, current.params, watcher().progress(self.name), kept))
+            notes = self.work(Workplace(out, current.params, watcher().progress(self.name), kept, current.key))
             now = self.ingredients()
             if now is None or now.key != current.key:
                 raise StoreError(

@@ -122,7 +122,7 @@ def _would_run(
         unknown.update(dict.fromkeys(step.outputs.targets, step.name))
         return Finding(step.name, "run", causes)
     scratch.mkdir()
-    step.work(Workplace(scratch, now.params, silent, scratch))
+    step.work(Workplace(scratch, now.params, silent, scratch, now.key))
     for target in step.outputs.targets:
         made = scratch / target.name
         if last is not None:

@@ -42,6 +42,8 @@ def holder(lock_file: Path) -> str:
             return ""
     except Timeout:
         return _holder(lock_file)
+    except PermissionError:  # another's store: who may not lock cannot ask either
+        return ""
 
 
 def _holder_file(lock_file: Path) -> Path:

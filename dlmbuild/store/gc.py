@@ -1,9 +1,9 @@
 """What may go to make room, by one stated policy.
 
-Stays: whatever lies in place now (built.json of each store and base), the newest adapter versions of each document, and
-the records and objects that these need. Goes: older versions, exports' parts whose export was removed (`doit clean`),
-records and objects that nothing names any more, what is remembered of the sources of documents that are gone, notes
-of builds long ago, and what killed builds left lying.
+Stays: whatever lies in place now (built.json of each store and base), the newest adapter versions of each document, the
+logs of its trainings, and the records and objects that these need. Goes: older versions, exports' parts whose export
+was removed (`doit clean`), records and objects that nothing names any more, what is remembered of the sources of
+documents that are gone, notes of builds long ago, and what killed builds left lying.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from dlmbuild.errors import StoreError
 from dlmbuild.store.layout import BaseFolder, Home, Store
 from dlmbuild.store.manifest import read_manifest
 from dlmbuild.store.outputs import AdapterVersions
+from dlmbuild.store.runs import runs as all_runs
 
 
 def describe_store(store: Store, dlm_id: str) -> dict[str, Any]:
@@ -31,6 +32,7 @@ def describe_store(store: Store, dlm_id: str) -> dict[str, Any]:
         "versions": len(list((store.adapter / "versions").glob("v[0-9]*"))),
         "exports": sorted(path.name for path in (store.root / "exports").glob("*") if path.is_dir()),
         "trainings": len(runs),
+        "last_run": attempts[-1].status if (attempts := all_runs(store)) else None,
         "last_trained": runs[-1].get("ended_at") if runs else None,
         "train_loss": runs[-1].get("train_loss") if runs else None,
         "evaluation": known or None,

@@ -6,12 +6,12 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from dlmbuild.errors import TrainingError
 from dlmbuild.io.progress import Progress
-from dlmbuild.store.manifest import now
 from dlmbuild.train.determinism import EpochOrder
 from dlmbuild.train.settings import assert_effective
 from dlmbuild.train.state import Checkpoints
@@ -36,6 +36,7 @@ def watch(
     from transformers import TrainerCallback
 
     tokens_per_epoch = sum(lengths)
+    rows_per_step = plan["micro_batch_size"] * plan["grad_accum"]
     more = metrics or {}
 
     class Watch(TrainerCallback):  # type: ignore[misc]
@@ -47,15 +48,24 @@ def watch(
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             self.started, self.cpu = time.monotonic(), time.process_time()
             self.saved, self.first_step = self.started, state.global_step
-            begin = {"from": state.global_step, "of": state.max_steps, "seed": plan["seed"], "started": now()}
-            self.write({"event": "begin", **begin})
+            self.write({"event": "begin", "from": state.global_step, "of": state.max_steps})
             if state.global_step:
                 progress(f"resuming at step {state.global_step}")
             progress(what, 0, state.max_steps)
 
         def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             # The loader that a resumed epoch begins with does not pass its number on.
-            self.order.set_epoch(state.global_step * plan["num_epochs"] // state.max_steps)
+            self.epoch = state.global_step * plan["num_epochs"] // state.max_steps
+            self.order.set_epoch(self.epoch)
+            self.within_epoch = [0, *accumulate(lengths[row] for row in self.order)]
+            if state.global_step == self.first_step:
+                self.first_tokens = self.tokens_until(state)
+
+        def tokens_until(self, state: Any) -> int:
+            # TRL's own count begins at 0 again when a training is resumed.
+            rows: int = (state.global_step - self.epoch * state.max_steps // plan["num_epochs"]) * rows_per_step
+            before: int = self.epoch * tokens_per_epoch
+            return before + self.within_epoch[min(rows, len(lengths))]
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             ended = time.monotonic()
@@ -67,8 +77,7 @@ def watch(
             if "loss" not in logs:
                 return
             elapsed = time.monotonic() - self.started
-            share = (state.global_step - self.first_step) / state.max_steps
-            tokens = tokens_per_epoch * share * plan["num_epochs"]
+            tokens = self.tokens_until(state)
             self.latest = {name: round(float(logs[source]), 6) for source, name in more.items() if source in logs}
             line = {
                 "step": state.global_step,
@@ -77,7 +86,8 @@ def watch(
                 **{name: float(value) for name, value in logs.items() if "/" in name},  # TRL's, of preferences
                 "learning_rate": float(logs["learning_rate"]),
                 "grad_norm": float(logs["grad_norm"]),
-                "tokens_per_s": round(tokens / elapsed, 1),
+                "num_tokens": tokens,
+                "tokens_per_s": round((tokens - self.first_tokens) / elapsed, 1),
                 "elapsed_s": round(elapsed, 2),
             }
             self.write(line)
