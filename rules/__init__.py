@@ -43,6 +43,10 @@ def _declared(patterns: tuple[str, ...]) -> dict[str, Any]:
 
         given = ", ".join(map(repr, patterns))
         raise UsageError(f"project({given}) in dodo.py: a pattern is a text", do='write one such as "*.dlm"')
+    if not patterns:
+        from dlmbuild.errors import UsageError
+
+        raise UsageError("project() in dodo.py names no documents", do='write project("*.dlm")')
     config = {
         "default_tasks": [*DEFAULT],
         "reporter": Reporter,

@@ -42,7 +42,7 @@ class Refusal(NamedTuple):
 def refused(project: Project) -> Iterator[Refusal]:
     """The documents with mistakes, or a project without documents."""
     if not project.documents and not project.broken:
-        patterns = ", ".join(json.dumps(pattern, ensure_ascii=False) for pattern in project.patterns) or "no pattern"
+        patterns = ", ".join(json.dumps(pattern, ensure_ascii=False) for pattern in project.patterns)
         doc = f"no document matches {patterns} in {project.folder}"
         why = "this is what dodo.py gives to project(…)"
         yield Refusal("?", doc, UsageError(doc, why=why, do="write one there, or begin a project: dlm init mybook"))

@@ -79,7 +79,7 @@ def _dataset(document: Document, project: Project) -> Step:
             objects=project.archive.objects,
             made_with=place.params["tokenizer"],
         )
-        rows = rows_of(sections, prompt, tokenizer, limit, longest)
+        rows = rows_of(sections, prompt, tokenizer, limit, longest, place.progress)
         try:
             counts = write_dataset(
                 rows, tokenizer, limit, place.out, others=shards, instead=" and ".join(untrained.values())

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 
 import pytest
 from ruamel.yaml import YAML
 
+from dlmbuild.store.manifest import append_run
 from tests.workshop import Workshop
 
 
@@ -67,6 +69,58 @@ def test_check_of_a_missing_or_unreadable_file_is_an_error_in_words(workshop: Wo
     assert "nothere.dlm" in workshop.dlm("check", "nothere.dlm", code=1).err
     (workshop.folder / "bytes.dlm").write_bytes(b"---\n\xff\xfe")
     assert "UTF-8" in workshop.dlm("check", "bytes.dlm", code=1).err
+    (workshop.folder / "gone.dlm").symlink_to("nowhere")
+    assert "gone.dlm: the file cannot be read" in workshop.dlm("check", "gone.dlm", code=1).err
+
+
+def test_a_document_that_is_named_twice_is_checked_once(workshop: Workshop) -> None:
+    workshop.document("book", base="smollm2-135m")
+    assert workshop.dlm("check", "book.dlm", "book.dlm").out == "1 checked, all well written\n"
+
+
+@pytest.mark.parametrize(
+    "words", [("check",), ("show",), ("list", "--all", "--status"), ("why",), ("metrics",), ("gc",), ("lock",)]
+)
+def test_who_only_looks_leaves_nothing_behind(workshop: Workshop, words: tuple[str, ...]) -> None:
+    workshop.document("book", base="smollm2-135m")
+    workshop.dlm(*words, code=None)
+    assert not workshop.home.exists()
+
+
+def test_show_has_the_numbers_of_the_adapter_in_place(workshop: Workshop) -> None:
+    path = workshop.document("book", base="smollm2-135m")
+    store = workshop.home / "store" / path.read_text().split("dlm_id: ")[1].split("\n")[0]
+    for version in ("v0001", "v0002"):
+        (store / "adapter" / "versions" / version).mkdir(parents=True)
+    (store / "adapter" / "current.txt").write_text("versions/v0001\n")
+    for number in (1, 2):
+        run = {"adapter_version": f"v000{number}", "train_loss": number / 2}
+        append_run(store / "manifest.json", store.name, "training_runs", run)
+    shown = json.loads(workshop.dlm("show", "--json").out)["book"]
+    assert (shown["adapter_version"], shown["train_loss"], shown["trainings"]) == ("v0001", 0.5, 2)
+
+
+def test_words_that_cannot_be_meant_are_refused(workshop: Workshop) -> None:
+    workshop.document("book", base="smollm2-135m")
+    for command in ("show", "check", "prompt", "list"):
+        assert "a word of the command line is empty" in workshop.dlm(command, "", code=2).err
+    ran = workshop.dlm("--strict-lock", "--ignore-lock", "list", code=2)
+    assert "--strict-lock and --ignore-lock exclude each other" in ran.err
+    assert "what was built" in workshop.dlm("--strict-lock", "--strict-lock", "help").out
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("unpack", "nosuch"), "nosuch: there is no such pack: No such file or directory\n  → name the .dlm.pack file"),
+        (("unpack", "."), ".: there is no such pack: Is a directory\n  → name the .dlm.pack file"),
+        (("init", "/proc/book"), "/proc/book cannot be written: No such file or directory\n  → take a folder"),
+    ],
+)
+def test_a_place_that_is_none_is_answered_with_what_to_do(
+    workshop: Workshop, words: tuple[str, ...], told: str
+) -> None:
+    assert workshop.dlm(*words, code=1).err.startswith(told)
 
 
 def test_an_empty_folder_is_a_usage_error(workshop: Workshop) -> None:
@@ -137,6 +191,14 @@ def test_help_and_version(workshop: Workshop) -> None:
     assert workshop.dlm("--version").out.startswith("dlmbuild ")
     for command in ("init", "check", "prompt"):
         assert "usage: dlm" in workshop.dlm(command, "--help").out
+        assert workshop.dlm("help", command).out == workshop.dlm(command, "--help").out
+    assert "usage: dlm build" in workshop.dlm("help", "build").out
+    workshop.document("book", base="smollm2-135m")
+    assert workshop.dlm("help", "train").out.startswith("train  train the adapters")
+    assert "there is no task or command 'trian'\n  → dlm train" in workshop.dlm("help", "trian", code=2).err
+    assert "more than one word" in workshop.dlm("help", "train", "export", code=2).err
+    full = workshop.shell("dlm doctor --help > /dev/full")
+    assert (full.code, full.err) == (1, "the output cannot be written: No space left on device\n")
 
 
 def test_a_terminal_that_knows_only_ascii_is_no_reason_to_fail(workshop: Workshop) -> None:

@@ -211,12 +211,11 @@ def test_list_knows_the_state_of_groups_and_aliases(built: Workshop) -> None:
     assert states(built.doit("list", "-s", "base"))["base"] == "I"
 
 
-@pytest.mark.parametrize("pattern", ["*.dml", "sub/*.dlm", ""])
+@pytest.mark.parametrize("pattern", ["*.dml", "sub/*.dlm"])
 def test_a_pattern_that_nothing_matches_is_told(workshop: Workshop, pattern: str) -> None:
     dodo = f"from dlmbuild.rules import project\nglobals().update(project({pattern!r}))\n"
-    (workshop.folder / "dodo.py").write_text(dodo if pattern else dodo.replace("''", ""))
-    shown = f'"{pattern}"' if pattern else "no pattern"
-    told = f"no document matches {shown} in {workshop.folder}"
+    (workshop.folder / "dodo.py").write_text(dodo)
+    told = f'no document matches "{pattern}" in {workshop.folder}'
     for words in ([], ["export:Q4_K_M"], ["train"], ["-n", "2"]):
         ran = workshop.doit(*words, code=1)
         assert told in ran.err and "→ write one there, or begin a project: dlm init mybook" in ran.err
@@ -224,6 +223,12 @@ def test_a_pattern_that_nothing_matches_is_told(workshop: Workshop, pattern: str
     for words in (["list"], ["list", "--all", "--status"]):
         assert workshop.doit(*words).err == told + "\n"
     assert told in workshop.doit("why", code=1).out
+
+
+def test_a_project_of_nothing_is_told(workshop: Workshop) -> None:
+    (workshop.folder / "dodo.py").write_text("from dlmbuild.rules import project\nglobals().update(project())\n")
+    told = workshop.doit("list", code=None).err
+    assert 'project() in dodo.py names no documents\n  → write project("*.dlm")' in told and "Traceback" not in told
 
 
 @pytest.mark.parametrize("pattern", ["", "/somewhere/*.dlm"])

@@ -46,7 +46,10 @@ def snapshot(reference: Reference, progress: Progress) -> tuple[Path, str]:
 def _download(reference: Reference, progress: Progress) -> tuple[Path, str]:
     from huggingface_hub import HfApi, constants, snapshot_download
 
-    progress(f"asking {constants.ENDPOINT} for {reference.id}")
+    if constants.HF_HUB_OFFLINE:
+        progress(f"looking for {reference.id} in the hub's cache")
+    else:
+        progress(f"asking {constants.ENDPOINT} for {reference.id}")
     info = HfApi().model_info(
         reference.id, revision=reference.revision, files_metadata=True, timeout=_SECONDS_TO_ANSWER
     )

@@ -190,8 +190,9 @@ class Project:
             header["sources"] = {"given": found.sources, "policy": found.sources_policy}
         if reference.path is None:  # what lies on this disk is named by a path, which is not the document's
             header["reference"] = reference.as_data()
-        with contextlib.suppress(OSError):  # only memory: where nothing can be written, the steps say so
-            write_atomic(memory, canonical_json(header))
+        if self.archive.home.root.is_dir():  # who only looks makes no home
+            with contextlib.suppress(OSError):  # only memory: where nothing can be written, the steps say so
+                write_atomic(memory, canonical_json(header))
         return header
 
 

@@ -80,9 +80,17 @@ def _run(words: list[str]) -> int:
 
 
 def _command(words: list[str]) -> int:
+    given: dict[str, str] = {}
     while words and words[0] in _SWITCHES:
-        name, value = _SWITCHES[words.pop(0)]
+        name, value = _SWITCHES[words[0]]
+        if given.setdefault(name, words[0]) != words[0]:
+            from dlmbuild.errors import UsageError
+
+            raise UsageError(f"{given[name]} and {words[0]} exclude each other", do="write one of them")
         os.environ[name] = value
+        del words[0]
+    if len(words) == 2 and words[0] == "help" and words[1] in (*COMMANDS, "build"):
+        words = [words[1], "--help"]
     if words and words[0] in ("--help", "-h", "help") and len(words) == 1:
         print(_usage())
         return 0
@@ -101,8 +109,9 @@ def _command(words: list[str]) -> int:
 def _own(words: list[str]) -> int:
     import importlib
 
-    from dlmbuild.cli.words import Parser
+    from dlmbuild.cli.words import Parser, no_empty_word
 
+    no_empty_word(words)
     command = importlib.import_module(f"dlmbuild.cli.{words[0]}")
     parser = Parser(prog=f"dlm {words[0]}", description=command.__doc__)
     command.add_arguments(parser)

@@ -41,10 +41,9 @@ def run(arguments: argparse.Namespace) -> int:
         else:
             _print(found)
     if arguments.format == "json":
-        import json
+        from dlmbuild.cli.words import as_json
 
-        text = json.dumps({"documents": data}, sort_keys=True, indent=2, ensure_ascii=False)
-        print(text.encode("utf-8", "backslashreplace").decode())  # names that are no UTF-8: \udcff is JSON as well
+        print(as_json({"documents": data}))
     else:
         good = len(documents) - wrong
         print(
@@ -55,7 +54,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 def find_documents(named: Sequence[Path]) -> Sequence[Path]:
     """The documents of a command line, by default all below this folder. Raises UsageError where there is none."""
-    documents = named or sorted(p for p in Path().rglob("*.dlm") if not any(part.startswith(".") for part in p.parts))
+    documents = list(dict.fromkeys(named)) or sorted(
+        p for p in Path().rglob("*.dlm") if not any(part.startswith(".") for part in p.parts)
+    )
     if not documents:
         raise UsageError("there is no .dlm document below this folder", do="dlm init mybook, or name a file")
     return documents

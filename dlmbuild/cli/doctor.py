@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -11,6 +10,7 @@ from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dlmbuild.cli.words import as_json
 from dlmbuild.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
         facts["selftest"] = adapters
     if arguments.document:
         facts["document"] = _document(arguments.document, facts, arguments.calibrate)
-    print(json.dumps(facts, indent=2) if arguments.json else "\n".join(_text(facts)))
+    print(as_json(facts) if arguments.json else "\n".join(_text(facts)))
     return 0 if len(set(adapters)) < 2 else 1
 
 

@@ -17,6 +17,7 @@ from doit.exceptions import InvalidCommand, InvalidDodoFile, InvalidTask
 from doit.plugin import PluginDict
 
 from dlmbuild.build.dodo import running_dodo
+from dlmbuild.cli.words import no_empty_word
 from dlmbuild.errors import DlmError, UsageError
 from dlmbuild.io.streams import BROKEN_PIPE, write_nowhere
 
@@ -40,12 +41,13 @@ class Engine(DoitMain):  # type: ignore[misc]
         return commands
 
     def run(self, words: list[str]) -> int:
-        if "" in words:
-            raise UsageError("a word of the command line is empty", do="dlm --help")
+        no_empty_word(words)
         asked = [word for word in words if word not in ("--help", "-h")]
         if len(asked) < len(words):
             commands = self.get_cmds()
             words = ["help", next((word for word in asked if word in commands), "run")]
+        if words[:1] == ["help"] and len(words) > 2:
+            raise UsageError(f"dlm help: {' '.join(words[1:])} is more than one word", do="dlm help WORD")
         code = super().run(words) or 0  # some commands of doit return nothing when all went well
         # doit tells a failed task (1), an error in one (2) and a wrong command line (3) apart; here that is 2.
         return {0: 0, 1: 1, 2: 1, BROKEN_PIPE: BROKEN_PIPE}.get(code, 2)
@@ -74,6 +76,17 @@ class _InWords:
     name: str
     typed: str
     task_list: Sequence[Any] = ()
+    _asked: Sequence[str] = ()
+
+    def execute(self, params: Any, args: list[str]) -> Any:
+        self._asked = args
+        return super().execute(params, args)  # type: ignore[misc]
+
+    def print_usage(self, cmds: Any) -> None:
+        """Of `help` alone: what doit shows without a word it would also show for an unknown one, and call that done."""
+        if self._asked:
+            raise InvalidCommand(not_found=self._asked[0])
+        super().print_usage(cmds)  # type: ignore[misc]
 
     def parse_execute(self, words: list[str]) -> int:
         try:

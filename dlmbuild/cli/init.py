@@ -8,7 +8,7 @@ import re
 from importlib.resources import files
 from pathlib import Path
 
-from dlmbuild.errors import BaseModelError, UsageError
+from dlmbuild.errors import BaseModelError, StoreError, UsageError
 from dlmbuild.io.atomic import write_atomic
 from dlmbuild.io.ulid import new_ulid
 
@@ -59,8 +59,12 @@ def run(arguments: argparse.Namespace) -> int:
             why="nothing is overwritten",
             do="take another folder, or move it away",
         )
-    for file, text in wanted.items():
-        write_atomic(folder / file, text.encode())
+    try:
+        for file, text in wanted.items():
+            write_atomic(folder / file, text.encode())
+    except OSError as error:
+        do = "take a folder that you may write to, on a disk with room"
+        raise StoreError(f"{folder} cannot be written", why=error.strerror or str(error), do=do) from None
     print(f"{folder}: " + ", ".join(wanted))
     print(f"  write:  {folder / (name + '.dlm')}")
     print(f"  build:  cd {folder} && doit export:Q4_K_M")

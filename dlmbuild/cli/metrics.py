@@ -13,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlmbuild.cli.words import tell_of_broken
+from dlmbuild.cli.words import as_json, tell_of_broken
 from dlmbuild.errors import MissingExtra, UsageError
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _list(found: Mapping[str, Sequence[Run]], arguments: argparse.Namespace) -> None:
     rows = [{"document": name, **_facts(one)} for name, all_ in found.items() for one in reversed(all_)]
     if arguments.json:
-        print(json.dumps([_finite(row) for row in rows], indent=2, ensure_ascii=False))
+        print(as_json([_finite(row) for row in rows]))
     elif arguments.csv:
         table = csv.DictWriter(sys.stdout, ("document", *_COLUMNS), lineterminator="\n")
         table.writeheader()
@@ -98,7 +98,7 @@ def _list(found: Mapping[str, Sequence[Run]], arguments: argparse.Namespace) -> 
 
 def _show(name: str, found: Sequence[Run], arguments: argparse.Namespace) -> None:
     if arguments.json:
-        print(json.dumps([_finite(one.as_data()) for one in found], indent=2, ensure_ascii=False))
+        print(as_json([_finite(one.as_data()) for one in found]))
     elif arguments.csv:
         table = csv.writer(sys.stdout, lineterminator="\n")
         table.writerow(_LONG)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
-from dlmbuild.cli.words import tell_of_broken
+from dlmbuild.cli.words import as_json, tell_of_broken
 from dlmbuild.errors import UsageError
 
 
@@ -40,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.size:
             facts["bytes"] = disk_use(project.archive.home, document.store, project.base_folder(document.base))
         shown[document.name] = facts
-    print(json.dumps(shown, indent=2, ensure_ascii=False) if arguments.json else "\n\n".join(map(_text, shown.items())))
+    print(as_json(shown) if arguments.json else "\n\n".join(map(_text, shown.items())))
     return 0
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 from doit.cmd_base import DoitCmdBase
 from doit.control import TaskControl
 
 from dlmbuild.build.selection import selected
 from dlmbuild.cli.printing import Printing
+from dlmbuild.cli.words import as_json
 
 
 class Why(Printing, DoitCmdBase):  # type: ignore[misc]
@@ -33,7 +31,7 @@ class Why(Printing, DoitCmdBase):  # type: ignore[misc]
         self.dep_manager.close()
         work = [finding for finding in findings if finding.verdict != "ok"]
         if json:
-            self.outstream.write(_json([finding.as_data() for finding in findings]))
+            self.outstream.write(as_json([finding.as_data() for finding in findings]) + "\n")
             return 1 if work else 0
         for finding in findings if all else work:
             first, *rest = finding.causes or [""]
@@ -42,7 +40,3 @@ class Why(Printing, DoitCmdBase):  # type: ignore[misc]
                 self.outstream.write(f"{'':38}{cause}\n")
         self.outstream.write(f"{len(findings) - len(work)} of {len(findings)} steps are up to date\n")
         return 1 if work else 0
-
-
-def _json(data: Any) -> str:
-    return json.dumps(data, indent=2, ensure_ascii=False) + "\n"

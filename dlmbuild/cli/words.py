@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
-from collections.abc import Callable
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from dlmbuild.errors import UsageError
 
@@ -18,6 +19,23 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{self.prog}: {message}", do=f"{self.prog} --help")
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        stream = file or sys.stdout
+        stream.write(message)
+        stream.flush()  # argparse would leave a full disk out
+
+
+def no_empty_word(words: Sequence[str]) -> None:
+    """Refuse what a variable without a value leaves on a command line."""
+    if "" in words:
+        raise UsageError("a word of the command line is empty", do="dlm --help")
+
+
+def as_json(data: Any) -> str:
+    """What every `--json` prints. A name that is no UTF-8 is spelled `\\udcff`, which is JSON as well."""
+    text = json.dumps(data, indent=2, ensure_ascii=False)
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def whole(low: int, high: int) -> Callable[[str], int]:

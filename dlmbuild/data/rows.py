@@ -7,13 +7,14 @@ first token to the last. Nothing is ever cut off: long prose is divided, an answ
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from dlmbuild.data.tokenizer import Tokenizer
 from dlmbuild.errors import DataError
 from dlmbuild.io.digest import sha256_json
+from dlmbuild.io.progress import Progress, silent
 
 _STRETCH = 1 << 15
 """Characters that are encoded at a time: tokenizers take memory in proportion, over a hundred bytes for each."""
@@ -98,12 +99,15 @@ def rows_of(
     tokenizer: Tokenizer,
     sequence_len: int,
     longest: int | None = None,
+    progress: Progress = silent,
 ) -> Iterator[Row]:
     """The rows of a document's sections (as in document.json), in their order, each of at most `sequence_len` tokens.
 
     Preference sections give no rows here: they are for preference training. Probes are asked, never trained. Raises
-    RowTooLongError; `longest` is what sequence_len could be set to at most.
+    RowTooLongError; `longest` is what sequence_len could be set to at most. `progress` is told of long texts.
     """
+    total = sum(len(section["text"]) for section in sections if section["type"] == "prose")
+    done = 0
     for number, section in enumerate(sections):
         if section["type"] == "instruction":
             for pair_number, pair in enumerate(section["pairs"]):
@@ -112,8 +116,14 @@ def rows_of(
                 parts = {"question": pair["question"], "answer": pair["answer"], "system_prompt": system_prompt or ""}
                 yield row_of(parts, tokenizer, (number, pair_number), sequence_len, longest or sequence_len)
         elif section["type"] == "prose":
-            for ids in _divide(section["text"], tokenizer, sequence_len):
+            before = done
+
+            def read(at: int, before: int = before) -> None:
+                progress("turning prose into tokens", before + at, total)
+
+            for ids in _divide(section["text"], tokenizer, sequence_len, read):
                 yield Row("prose", tuple(ids), 0)
+            done += len(section["text"])
 
 
 def row_of(parts: Mapping[str, str], tokenizer: Tokenizer, place: tuple[int, int], limit: int, most: int) -> Row:
@@ -129,14 +139,19 @@ def row_of(parts: Mapping[str, str], tokenizer: Tokenizer, place: tuple[int, int
     return Row("instruction", (*given, *learned), len(given))
 
 
-def _divide(text: str, tokenizer: Tokenizer, limit: int) -> Iterator[list[int]]:
+def _divide(text: str, tokenizer: Tokenizer, limit: int, read: Callable[[int], None]) -> Iterator[list[int]]:
     """Token lists of at most `limit`: as many whole paragraphs as fit, a paragraph that is too long in pieces.
 
     The end of the text, and only that, is marked with the end-of-text token. A paragraph of more than `_STRETCH`
-    characters counts as several: see `_stretches`.
+    characters counts as several: see `_stretches`. `read` is told now and then how many characters are behind.
     """
     row: list[int] = []
+    at = told = 0
     for stretch, last in _stretches(text):
+        if at - told >= _STRETCH:
+            read(at)
+            told = at
+        at += len(stretch)
         ids = tokenizer.encode(stretch)
         if last:
             ids.append(tokenizer.eos_id)

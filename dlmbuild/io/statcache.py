@@ -80,7 +80,7 @@ class StatCache:
                 self._path.with_name(self._path.name + suffix).unlink()
 
     def _open(self) -> sqlite3.Connection:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        # Where nothing has been built yet there is no folder, and whoever only looks makes none.
         db = sqlite3.connect(self._path, timeout=30, check_same_thread=False, isolation_level=None)
         try:
             db.execute("pragma journal_mode = wal")

@@ -109,6 +109,9 @@ def read_pack(path: Path, into: Path | None) -> tuple[Header, Mapping[str, bytes
     except PackError as error:
         error.where = Where(str(path))
         raise
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        do = "name the .dlm.pack file that `doit pack:NAME` has written"
+        raise PackError("there is no such pack", where=Where(str(path)), why=error.strerror or "", do=do) from None
     except (ValueError, TypeError, RecursionError, OverflowError) as error:  # what no honest packer writes
         why = f"{type(error).__name__}: {error}"
         raise PackError("the pack cannot be understood", where=Where(str(path)), why=why) from None

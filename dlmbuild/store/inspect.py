@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,13 @@ from dlmbuild.store.runs import runs as all_runs
 
 
 def describe_store(store: Store, dlm_id: str) -> dict[str, Any]:
-    """The adapter in use, how many versions there are, the exports, the trainings so far."""
+    """The adapter in use with the numbers of its own training, how many there are, the exports, the last run."""
     try:
         version: str | None = AdapterVersions(store.adapter).current().name
     except StoreError:
         version = None
     runs = read_manifest(store.manifest, dlm_id)["training_runs"]
+    in_place: Mapping[str, Any] = next((run for run in reversed(runs) if run.get("adapter_version") == version), {})
     known = ""
     with suppress(OSError, ValueError, KeyError, TypeError):
         report = json.loads((store.evaluation / "report.json").read_bytes())
@@ -33,8 +34,8 @@ def describe_store(store: Store, dlm_id: str) -> dict[str, Any]:
         "exports": sorted(path.name for path in (store.root / "exports").glob("*") if path.is_dir()),
         "trainings": len(runs),
         "last_run": attempts[-1].status if (attempts := all_runs(store)) else None,
-        "last_trained": runs[-1].get("ended_at") if runs else None,
-        "train_loss": runs[-1].get("train_loss") if runs else None,
+        "trained": in_place.get("ended_at"),
+        "train_loss": in_place.get("train_loss"),
         "evaluation": known or None,
     }
 

@@ -16,6 +16,7 @@ from dlmbuild.io.statcache import StatCache
 
 @pytest.fixture
 def cache(tmp_path: Path) -> StatCache:
+    (tmp_path / "home").mkdir()
     return StatCache(tmp_path / "home" / "stat.sqlite")
 
 
@@ -194,6 +195,7 @@ def test_threads_share_one(cache: StatCache, tmp_path: Path) -> None:
 
 
 def test_processes_share_one(tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
     for n in range(5):
         write(tmp_path / f"{n}.txt", f"content {n}".encode())
     script = (
