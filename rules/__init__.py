@@ -10,6 +10,7 @@ Nothing heavier is imported here than what a build with nothing to do needs; gra
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -91,6 +92,8 @@ class _Graph:
         """The tasks as the last build made them, if nothing has changed since: then all steps are up to date."""
         words = plain_words(sys.argv)
         note = still_true(words) if words is not None else None
+        if note:
+            gc.set_threshold(100_000)  # of what doit makes of a large graph nothing is ever in a cycle
         return remembered_graph(note, self._key, self._ask, self._run) if note else None
 
     @cached_property

@@ -1,4 +1,4 @@
-"""What a build with nothing to do costs at 1, 20 and 200 documents, here and in other build tools.
+"""What a build with nothing to do costs at some 50, 100, 1,000 and 5,000 tasks, here and in other build tools.
 
     python -m tests.bench.null [--others]
 
@@ -25,8 +25,8 @@ from tests.history import write_dodo
 from tests.tiny import make_tiny_base
 from tests.workshop import BODY, HEAD
 
-DOCUMENTS = (1, 20, 200)
-ROUNDS = {1: 21, 20: 11, 200: 5}
+DOCUMENTS = (1, 4, 38, 200)
+ROUNDS = {1: 21, 4: 21, 38: 11, 200: 5}
 DVC_TASKS = 100
 """DVC rewrites its whole lock file after each stage: a first build of 1,000 takes most of an hour."""
 

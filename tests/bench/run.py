@@ -72,7 +72,8 @@ def _training_speed(home: Path, environment: Mapping[str, str]) -> None:
     arguments = [str(checkpoint), str(store / "dataset.json"), str(store / "plan.json")]
     bare = cost([sys.executable, str(HERE / "bare_loop.py"), *arguments], REPOSITORY, {**environment, **fixed})
     slow = json.loads(bare.out)["tokens_per_cpu_s"]
-    run = json.loads(next((store / "logs").glob("train-*.jsonl")).read_text().splitlines()[-1])
+    log = map(json.loads, next((store / "logs").glob("train-*.jsonl")).read_text().splitlines())
+    run = next(line for line in log if line.get("event") == "end")
     ours = run["tokens"] / run["cpu_s"]
     print(f"training: {ours:.0f} tokens per CPU second, bare loop {slow:.0f}: ratio {ours / slow:.2f}")
 
