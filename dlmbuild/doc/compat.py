@@ -9,7 +9,9 @@ import re
 from collections.abc import Iterator
 from operator import attrgetter
 
+from dlmbuild.doc.block import Mark, Path
 from dlmbuild.doc.document import Reading
+from dlmbuild.doc.schema import block_in, field_of
 from dlmbuild.doc.sections import Instruction, Preference, Section
 from dlmbuild.errors import DocumentError, Where
 
@@ -27,10 +29,11 @@ _HEADERS = frozenset(("### Q", "### Q !probe", "### A", "### Prompt", "### Chose
 _FENCE = re.compile(r'::[A-Za-z0-9_#-]+::|::[a-z][a-z0-9_]*( [a-z][a-z0-9_]*="[^"]*")+::')
 _OTHER_ENDS = re.compile(r"[\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
 _YAML_1_1 = re.compile(
-    r"(y|n|yes|no|on|off)|[-+]?0[0-7]+|[-+]?0b[01_]+|[-+]?\d[\d_]*_[\d_.]*|\d+(:[0-5]?\d)+(\.\d*)?|\d{4}-\d\d?-\d\d?.*",
+    r"(y|n|yes|no|on|off)|=|<<|[-+]?0[0-7_]+|0o[0-7]+|[-+]?0b[01_]+|[-+]0x[\da-f_]+|0x[\da-f]*_[\da-f_]*"
+    r"|[-+]?\d[\d_]*_[\d_.]*|[-+]?\d+(:[0-5]?\d)+(\.\d*)?|\d{4}-\d\d?-\d\d?.*",
     re.IGNORECASE | re.ASCII,
 )
-"""Plain words that are true, false, a number or a date in YAML 1.1, and something else in 1.2."""
+"""Plain words that are true, false, a number, a date or an error in YAML 1.1, and something else in 1.2."""
 
 Note = tuple[int, int, str, str]
 """Line, column, what is there, and how the public parser takes it."""
@@ -60,8 +63,16 @@ def _frontmatter(found: Reading) -> Iterator[Note]:
         if _YAML_1_1.fullmatch(word) and path != ("dlm_id",):
             why = "it reads YAML 1.1, in which this is something else"
             yield line, col, f"{'.'.join(map(str, path))}: {word}", why
+        if _is_null(path, mark, word):
+            yield *mark.key, f"nothing is written under {'.'.join(map(str, path))}", "it refuses a block without keys"
     if values is None:
         return
+    if ("training", "preference", "enabled") in marks and values.training.preference.enabled is None:
+        yield (
+            *marks["training", "preference", "enabled"].value,
+            "training.preference.enabled: null",
+            "it wants true or false",
+        )
     for key in _NUMBERS_THERE:
         if getattr(values.training, key) == "auto" and ("training", key) in marks:
             yield *marks["training", key].value, f"training.{key}: auto", "it wants a number"
@@ -79,6 +90,18 @@ def _frontmatter(found: Reading) -> Iterator[Note]:
         yield *marks["export", "default_quant"].value, "export.default_quant: F16", "it refuses F16 here"
     if values.export.default_temperature == 0:
         yield *marks["export", "default_temperature"].value, "export.default_temperature: 0", "it must be above 0 there"
+
+
+def _is_null(path: Path, mark: Mark, word: str) -> bool:
+    """Whether a path leads to a block of which no key is written."""
+    if mark.value != mark.key and word not in ("~", "null", "Null", "NULL"):
+        return False
+    try:
+        field, declared = field_of(path)
+    except KeyError:
+        return False
+    block, deeper = block_in(declared.annotation)
+    return field == path and block is not None and not deeper
 
 
 def _code_blocks(found: Reading) -> Iterator[Note]:

@@ -234,3 +234,35 @@ def test_a_name_that_is_no_text_can_be_written_as_json(workshop: Workshop) -> No
     Path(os.fsdecode(bad)).write_text(HEAD + "text\n")
     (document,) = json.loads(workshop.dlm("check", "--format", "json", code=None).out)["documents"]
     assert document["path"] == "sub\udcff.dlm"
+
+
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        ("training:\n", "book.dlm:4:1: elsewhere: nothing is written under training: it refuses a block without keys"),
+        ("training:\n  # seed: 1\n", "book.dlm:4:1: elsewhere: nothing is written under training:"),
+        ("training: {preference: ~}\n", "book.dlm:4:12: elsewhere: nothing is written under training.preference:"),
+        ("training: {preference: {hyperparams: null}}\n", "nothing is written under training.preference.hyperparams:"),
+        ("export:\n", "book.dlm:4:1: elsewhere: nothing is written under export:"),
+        (
+            "training: {preference: {enabled: null}}\n",
+            "book.dlm:4:34: elsewhere: training.preference.enabled: null: it wants true or false",
+        ),
+        ("training: {seed: 0o10}\n", "book.dlm:4:18: elsewhere: training.seed: 0o10: it reads YAML 1.1"),
+        ("training: {seed: 010}\n", "book.dlm:4:18: elsewhere: training.seed: 010: it reads YAML 1.1"),
+        ("system_prompt: =\n", "book.dlm:4:16: elsewhere: system_prompt: =: it reads YAML 1.1"),
+        ("system_prompt: -0x1f\n", "book.dlm:4:16: elsewhere: system_prompt: -0x1f: it reads YAML 1.1"),
+        ("system_prompt: 0x_f\n", "book.dlm:4:16: elsewhere: system_prompt: 0x_f: it reads YAML 1.1"),
+        ("system_prompt: -1:30\n", "book.dlm:4:16: elsewhere: system_prompt: -1:30: it reads YAML 1.1"),
+    ],
+)
+def test_compat_tells_what_yaml_and_the_keys_mean_there(workshop: Workshop, keys: str, told: str) -> None:
+    write(workshop, HEAD.replace("base_model", f"{keys}base_model") + "text\n")
+    assert told in workshop.dlm("check", "--compat").out
+
+
+def test_compat_passes_over_what_may_be_null_there(workshop: Workshop) -> None:
+    keys = "training: {sources: null, adapters: ~, preference: {enabled: false}}\nsystem_prompt:\n"
+    write(workshop, HEAD.replace("base_model", f"{keys}base_model") + "text\n")
+    out = workshop.dlm("check", "--compat").out
+    assert out.count("elsewhere") == 1 and "nothing is written for lora_r" in out
