@@ -23,16 +23,16 @@ from .check import refused
 def tasks(project: Project) -> Iterator[dict[str, Any] | Task]:
     """build the exports that a runtime loads (the default quantisation of each document)"""
     said: set[Path] = set()
-    made = {quant: [_exported(document, quant) for document in project.documents] for quant in QUANTISATIONS}
+    made = {quant: [_exported(document, quant) for document in project.documents] for quant in project.quantisations}
     for at, document in enumerate(project.documents):
-        for quant in QUANTISATIONS:
+        for quant in project.quantisations:
             task = _export(document, quant, project).task()
             yield {"name": f"{document.name}:{quant}", **task, "clean": [Clean([made[quant][at]], said)]}
         default = f"export:{document.name}:{document.default_quant}"
         clean = Clean([_exported(document, document.default_quant)], said)
         yield _alias(document.name, f"{document.name} as {document.default_quant}", [default], clean)
     blocked = [f"check:{refusal.name}" for refusal in refused(project)]
-    for quant in QUANTISATIONS:
+    for quant in project.quantisations:
         exports = [f"export:{document.name}:{quant}" for document in project.documents]
         yield _alias(quant, f"every document as {quant}", exports + blocked, Clean(made[quant], said))
     # doit would let the group stand for all of its tasks; here it stands for the default quantisations.
@@ -43,7 +43,7 @@ def tasks(project: Project) -> Iterator[dict[str, Any] | Task]:
         doc="build the exports that a runtime loads (the default quantisation of each document)",
         task_dep=[f"export:{document.name}" for document in project.documents] + blocked,
         has_subtask=True,
-        clean=[Clean([export for exports in made.values() for export in exports], said)],
+        clean=[Clean((_exported(one, quant) for one in project.documents for quant in QUANTISATIONS), said)],
     )
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from dlmbuild.build.project import Project
-from dlmbuild.doc.names import QUANTISATIONS
 
 from . import base, check, dataset, evaluate, export, gguf, merge, pack, parity, plan, prefer, quantize, smoke, train
 
@@ -24,7 +23,7 @@ def graph(found: Project) -> Iterator[Any]:
         named = [task for task in tasks if isinstance(task, dict)]
         taken = {task["name"] for task in named}
         if stage is not check:  # after the others: doit stops at the first that fails
-            blocked = _blocked(refused, per_quantisation=stage in (merge, smoke, export))
+            blocked = _blocked(refused, found.quantisations if stage in (merge, smoke, export) else ())
             named += [task for task in blocked if task["name"] not in taken]
         for task in named:
             if stage not in (check, base, gguf, quantize) and "meta" in task:  # what a document's own steps make
@@ -34,11 +33,10 @@ def graph(found: Project) -> Iterator[Any]:
         yield from (task for task in tasks if not isinstance(task, dict))
 
 
-def _blocked(refused: list[check.Refusal], *, per_quantisation: bool) -> Iterator[dict[str, Any]]:
+def _blocked(refused: list[check.Refusal], quantisations: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Tasks of what is refused: whatever is asked of it ends at its check, which says what is wrong."""
     for refusal in refused:
-        variants = [f":{quant}" for quant in QUANTISATIONS] if per_quantisation else []
-        for variant in ("", *variants):
+        for variant in ("", *(f":{quant}" for quant in quantisations)):
             yield {
                 "name": refusal.name + variant,
                 "doc": refusal.doc,

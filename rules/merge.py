@@ -8,14 +8,13 @@ from typing import Any
 from dlmbuild.build.project import Document, Project
 from dlmbuild.build.reading import checkpoint, read_json
 from dlmbuild.build.step import Step, Workplace
-from dlmbuild.doc.names import QUANTISATIONS
 from dlmbuild.store.outputs import AdapterVersions, Files
 
 
 def tasks(project: Project) -> Iterator[dict[str, Any]]:
     """merge the adapters into quantised models"""
     for document in project.documents:
-        for quant in QUANTISATIONS:
+        for quant in project.quantisations:
             yield {"name": f"{document.name}:{quant}", **_merge(document, quant, project).task()}
 
 

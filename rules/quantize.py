@@ -9,7 +9,6 @@ from dlmbuild.base_models.reference import Reference
 from dlmbuild.build.project import Project
 from dlmbuild.build.reporter import watcher
 from dlmbuild.build.step import Step, Workplace
-from dlmbuild.doc.names import QUANTISATIONS
 from dlmbuild.store.layout import BaseFolder
 from dlmbuild.store.outputs import Files
 
@@ -17,7 +16,7 @@ from dlmbuild.store.outputs import Files
 def tasks(project: Project) -> Iterator[dict[str, Any]]:
     """quantise the pretrained models"""
     for reference, folder in project.bases():
-        for quant in QUANTISATIONS:
+        for quant in project.quantisations:
             if quant != "F16":  # that is what gguf makes
                 yield {"name": f"{reference.key}:{quant}", **_quantize(reference, folder, quant, project).task()}
 

@@ -7,7 +7,6 @@ from typing import Any
 
 from dlmbuild.build.project import Document, Project
 from dlmbuild.build.step import Step, Workplace
-from dlmbuild.doc.names import QUANTISATIONS
 from dlmbuild.store.outputs import Files
 
 from .parity import LEAST_AGREEMENT
@@ -16,7 +15,7 @@ from .parity import LEAST_AGREEMENT
 def tasks(project: Project) -> Iterator[dict[str, Any]]:
     """load the merged models in llama.cpp and compare"""
     for document in project.documents:
-        for quant in QUANTISATIONS:
+        for quant in project.quantisations:
             yield {"name": f"{document.name}:{quant}", **_smoke(document, quant, project).task()}
 
 
@@ -39,7 +38,7 @@ def _smoke(document: Document, quant: str, project: Project) -> Step:
         return run_job(
             "compare",
             inputs={"gguf": model, "reference": store.cache / "reference.json"},
-            params={"report": report, "least_agreement": least},
+            params={"report": report, "least_agreement": least, "quant": quant},
             out=place.out,
             log=store.logs / "smoke.log",
             progress=place.progress,
@@ -49,7 +48,7 @@ def _smoke(document: Document, quant: str, project: Project) -> Step:
     return Step(
         name=f"smoke:{document.name}:{quant}",
         doc=f"{document.name} as {quant}, loaded and compared",
-        rule="smoke/1",
+        rule="smoke/2",
         inputs={"model": model, "reference": store.cache / "reference.json"},
         params=params,
         reads=(),

@@ -102,6 +102,20 @@ def test_another_quantisation_runs_the_quantiser_and_what_follows(built: Worksho
     assert (built.store / "exports" / "Q8_0" / "model.Q8_0.gguf").exists()
 
 
+def test_an_unusual_quantisation_has_tasks_where_it_is_asked_for(built: Workshop) -> None:
+    assert "Q3_K_M" not in built.doit("list", "--all").out
+    steps = built.doit("export:Q3_K_M").steps
+    assert steps[0].startswith("quantize:file-base-") and steps[0].endswith(":Q3_K_M")
+    assert steps[1:] == ["merge:tower:Q3_K_M", "smoke:tower:Q3_K_M", "export:tower:Q3_K_M"]
+    assert built.doit("export:tower:Q3_K_M").steps == []
+    folder = built.store / "exports" / "Q3_K_M"
+    tensors = json.loads((folder / "export_manifest.json").read_bytes())["smoke"]["tensors"]
+    assert tensors["fallbacks"] == sum(count for kind, count in tensors["types"].items() if kind != "F32")
+    built.edit("tower", "base_model:", "export: {default_quant: IQ4_NL}\nbase_model:")
+    assert "export:tower:IQ4_NL" in built.doit("list", "--all").out
+    assert "model.Q3_K_M.gguf" in built.doit("clean").out and not folder.exists()
+
+
 def test_export_settings_and_system_prompt_reach_the_modelfile(built: Workshop) -> None:
     built.edit("tower", "dlm_version: 15", "dlm_version: 15\nexport: {default_temperature: 0.5}")
     assert built.doit("export:Q4_K_M").steps == ["check:tower", "export:tower:Q4_K_M"]

@@ -34,10 +34,13 @@ class Exported(NamedTuple):
 
 
 class Clean(PythonAction):  # type: ignore[misc]
-    """An action for a task's `clean`. `said` is shared by the actions of a run: nothing is told twice."""
+    """An action for a task's `clean`, which goes over `exports` once.
+
+    `said` is shared by the actions of a run: nothing is told twice.
+    """
 
     def __init__(self, exports: Iterable[Exported], said: set[Path]) -> None:
-        self._exports, self._said = list(exports), said
+        self._exports, self._said = exports, said
         super().__init__(self._clean)
 
     def __str__(self) -> str:

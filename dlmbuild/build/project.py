@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from functools import cached_property, partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from dlmbuild.base_models.reference import Reference, parse_reference, present_r
 from dlmbuild.build import uptodate
 from dlmbuild.build.dodo import running_dodo
 from dlmbuild.build.step import Archive
+from dlmbuild.doc.names import QUANTISATIONS, USUAL
 from dlmbuild.errors import BaseModelError, DlmError, DocumentError, InvalidDocument, UsageError, Where
 from dlmbuild.io.atomic import write_atomic
 from dlmbuild.io.digest import canonical_json
@@ -104,6 +106,16 @@ class Project:
         unique = {document.base.key: document.base for document in self.documents}
         for key in sorted(unique):
             yield unique[key], self.base_folder(unique[key])
+
+    @cached_property
+    def quantisations(self) -> tuple[str, ...]:
+        """Those that there are tasks for: the usual ones, a document's own, and what the command line names.
+
+        Tasks for all of them would be most of the graph, for what hardly anyone asks.
+        """
+        asked = {part for word in sys.argv[1:] for part in word.split(":")}
+        asked |= {document.default_quant for document in self.documents}
+        return tuple(quant for quant in QUANTISATIONS if quant in USUAL or quant in asked)
 
     def base_folder(self, reference: Reference) -> BaseFolder:
         return self.archive.home.base(reference.key)
@@ -221,7 +233,6 @@ def find_document(named: str, folder: Path) -> tuple[Project, Document]:
 def project_of(folder: Path) -> Project:
     """The project that the dodo.py in `folder` declares. Raises UsageError where there is none, or for its mistakes."""
     import runpy
-    import sys
 
     dodo = folder / "dodo.py"
     if (beside := str(folder.absolute())) not in sys.path:

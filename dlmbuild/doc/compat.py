@@ -20,6 +20,7 @@ PUBLIC_VERSION = 15
 
 _NUMBERS_THERE = ("lora_r", "lora_alpha", "lora_dropout", "sequence_len", "learning_rate", "num_epochs", "warmup_ratio")
 """Keys of `training` that are `auto` here where nothing is written, and have one value for all bases there."""
+_QUANTISATIONS_THERE = ("Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0")
 _NO_AUTO_THERE = (
     ("training", "lr_scheduler"),
     ("training", "preference", "hyperparams", "learning_rate"),
@@ -86,8 +87,8 @@ def _frontmatter(found: Reading) -> Iterator[Note]:
         yield 1, 1, f"nothing is written for {', '.join(left_out)}", why
     if ":" in values.base_model and not values.base_model.startswith("hf:"):
         yield *marks["base_model",].value, f"base_model: {values.base_model}", "it knows registry names and hf: only"
-    if values.export.default_quant == "F16":
-        yield *marks["export", "default_quant"].value, "export.default_quant: F16", "it refuses F16 here"
+    if (quant := values.export.default_quant) not in _QUANTISATIONS_THERE:
+        yield *marks["export", "default_quant"].value, f"export.default_quant: {quant}", f"it refuses {quant} here"
     if values.export.default_temperature == 0:
         yield *marks["export", "default_temperature"].value, "export.default_temperature: 0", "it must be above 0 there"
 

@@ -7,8 +7,31 @@ from typing import Literal, get_args
 
 from dlmbuild.doc.mistakes import Mistakes, shown
 
-Quantisation = Literal["Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0", "F16"]
+Quantisation = Literal[
+    "Q4_K_M",
+    "Q5_K_M",
+    "Q6_K",
+    "Q8_0",
+    "F16",
+    "BF16",
+    "Q5_K_S",
+    "Q5_1",
+    "Q5_0",
+    "Q4_K_S",
+    "Q4_1",
+    "Q4_0",
+    "IQ4_NL",
+    "IQ4_XS",
+    "Q3_K_L",
+    "Q3_K_M",
+    "Q3_K_S",
+    "IQ3_M",
+    "IQ3_S",
+    "Q2_K",
+]
 QUANTISATIONS: tuple[Quantisation, ...] = get_args(Quantisation)
+USUAL = QUANTISATIONS[:5]
+"""Those that every document has tasks for; one of the others has them where it is asked for."""
 
 _TASKS = (
     "check base plan dataset train prefer evaluate gguf quantize imatrix parity merge export smoke ollama pack report "

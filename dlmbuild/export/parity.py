@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from dlmbuild.data.control import Piece
-from dlmbuild.errors import SmokeError
+from dlmbuild.errors import SmokeError, Where
+from dlmbuild.export.tensor_types import fallbacks
 from dlmbuild.inference.llama_cpp import LlamaCpp
 from dlmbuild.io.digest import readable_json
+from dlmbuild.io.gguf_file import read_header
 from dlmbuild.io.progress import Progress
 
 _CANDIDATES = 20
@@ -30,12 +33,14 @@ def compare(
     out: Path,
     progress: Progress,
     lora: Path | None = None,
+    quant: str = "",
 ) -> dict[str, Any]:
     """Hold `gguf` (with `lora`) to reference.json, write the numbers to `out`/`report` and return them.
 
     Raises SmokeError where a text becomes other tokens, where the model says nothing, or where fewer than
     `least_agreement` (0…1) of the positions choose the same token as the trained model: with the place. Where the
     trained model's two best are a tie, either counts as its choice, and `ties` says how often the second was taken.
+    With the file's `quant`, `tensors` says how many there are of each type, and how many took another than meant.
     """
     progress("loading the model into llama.cpp")
     probes = json.loads(reference.read_bytes())["probes"]
@@ -59,7 +64,7 @@ def compare(
             gaps.append(abs(candidates.get(best[0], min(candidates.values())) - logprobs[0]))
     total = len(positions)
     agreement = agreed / total
-    numbers = {
+    numbers: dict[str, Any] = {
         "texts_tokenized_alike": len(probes),
         "positions": total,
         "agreeing": agreed,
@@ -75,6 +80,10 @@ def compare(
             why=f"they part first at {first_difference}",
             do="this is not the model that was trained, so it was not exported; please report it with your document",
         )
+    if quant:
+        header = read_header(gguf)
+        types = Counter(info.type for info in header.tensors.values())
+        numbers["tensors"] = {"types": dict(types), "fallbacks": len(fallbacks(header, quant, Where(str(gguf))))}
     (out / report).write_bytes(readable_json(numbers))
     return numbers
 

@@ -22,21 +22,45 @@ class Quantisation:
     """`general.file_type` (LLAMA_FTYPE_*)."""
     default: str
     """The type of a tensor that no rule names."""
-    more_bits: bool = False
-    """Whether attn_v and ffn_down of a part of the blocks get Q6_K, """
+    output: str = ""
+    """The type of attn_output where no experts are, if another."""
 
 
 QUANTISATIONS = {
     "F16": Quantisation(1, "F16"),
+    "BF16": Quantisation(32, "BF16"),
     "Q8_0": Quantisation(7, "Q8_0"),
-    "Q4_K_M": Quantisation(15, "Q4_K", more_bits=True),
-    "Q5_K_M": Quantisation(17, "Q5_K", more_bits=True),
     "Q6_K": Quantisation(18, "Q6_K"),
+    "Q5_K_M": Quantisation(17, "Q5_K"),
+    "Q5_K_S": Quantisation(16, "Q5_K"),
+    "Q5_1": Quantisation(9, "Q5_1"),
+    "Q5_0": Quantisation(8, "Q5_0"),
+    "Q4_K_M": Quantisation(15, "Q4_K"),
+    "Q4_K_S": Quantisation(14, "Q4_K"),
+    "Q4_1": Quantisation(3, "Q4_1"),
+    "Q4_0": Quantisation(2, "Q4_0"),
+    "IQ4_NL": Quantisation(25, "IQ4_NL"),
+    "IQ4_XS": Quantisation(30, "IQ4_XS"),
+    "Q3_K_L": Quantisation(13, "Q3_K", output="Q5_K"),
+    "Q3_K_M": Quantisation(12, "Q3_K", output="Q4_K"),
+    "Q3_K_S": Quantisation(11, "Q3_K"),
+    "IQ3_M": Quantisation(27, "IQ3_S", output="Q4_K"),
+    "IQ3_S": Quantisation(26, "IQ3_S"),
+    "Q2_K": Quantisation(10, "Q2_K", output="Q3_K"),
 }
-_FALLBACKS = {"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
+"""Those that need no importance matrix. Q2_K_S, IQ3_XS, IQ3_XXS and what is smaller do, and are not written."""
+_FALLBACKS = {
+    "IQ3_S": "IQ4_NL",
+    "IQ4_XS": "IQ4_NL",
+    "Q2_K": "Q4_0",
+    "Q3_K": "Q4_0",
+    "Q4_K": "Q5_0",
+    "Q5_K": "Q5_1",
+    "Q6_K": "Q8_0",
+}
 """What takes the place of a type whose blocks do not divide a row."""
 
-
+_FEW_BITS = ("Q2_K", "Q3_K", "Q4_K", "IQ3_S", "IQ4_NL", "IQ4_XS")
 _VALUES = ("attn_v.weight", "attn_qkv.weight", "attn_kv_b.weight")
 _KEPT = (
     "_norm.weight",
@@ -101,9 +125,9 @@ def tensor_type(
     dimensions = len(shape) - next((i for i, length in enumerate(shape) if length > 1), len(shape) - 1)
     if dimensions < 2 or not name.endswith("weight") or any(part in name for part in _KEPT):
         return stored, False
-    if quant == "F16":
-        return ("F16", False) if stored in ("F32", "BF16") else (stored, False)
-    wanted = _wanted(name, kind, facts)
+    if kind.default in ("F16", "BF16"):
+        return kind.default, False
+    wanted = _wanted(name, quant, facts)
     if shape[-1] % TYPES[wanted].length == 0:
         return wanted, False
     fitting = _FALLBACKS.get(wanted, wanted)
@@ -111,25 +135,77 @@ def tensor_type(
     return (fitting, True) if shape[-1] % TYPES[fitting].length == 0 else ("F16", True)
 
 
-def _wanted(name: str, kind: Quantisation, facts: ModelFacts) -> str:
+def fallbacks(header: Header, quant: str, where: Where) -> list[str]:
+    """The tensors of a file of the kind `quant` whose rows no block of the meant type divides: they have another."""
+    if quantisation(quant).default in ("F16", "BF16"):
+        return []
+    facts = ModelFacts.of_header(header, where)
+    return [key for key, info in header.tensors.items() if tensor_type(key, info.shape, quant, facts, info.type)[1]]
+
+
+def _wanted(name: str, quant: str, facts: ModelFacts) -> str:
+    default = QUANTISATIONS[quant].default
     if name == "output.weight" or (facts.tied and name == "token_embd.weight"):
-        return "Q8_0" if kind.default == "Q8_0" else "Q6_K"
+        return "Q8_0" if default == "Q8_0" else "Q6_K"
     block = max(0, block_order(name)[0])
     eight = facts.experts == 8  # the makers of llama.cpp tuned these for Mixtral
     if name.endswith(_VALUES):
         if eight:
             return "Q8_0"
         number, count = (facts.values.index(name), len(facts.values)) if facts.values else (block, facts.layers)
-        if kind.more_bits and _more_bits(number, count):
-            return "Q6_K"
-        return "Q5_K" if kind.default == "Q4_K" and _is_70b(facts) else kind.default
+        chosen = _of_values(quant, number, count, facts) or default
+        return "Q5_K" if chosen in ("Q3_K", "Q4_K") and _is_70b(facts) else chosen
     if eight and "attn_k.weight" in name:
         return "Q8_0"
-    if eight and "attn_output.weight" in name and kind.default == "Q4_K":
-        return "Q5_K"
-    if "ffn_down" in name and kind.more_bits and _more_bits(block, facts.layers):
-        return "Q6_K"
-    return kind.default
+    if "attn_output.weight" in name:
+        if not eight:
+            return QUANTISATIONS[quant].output or default
+        return "Q5_K" if default in _FEW_BITS and quant != "Q3_K_L" else default
+    if "ffn_down" in name:
+        return _of_ffn_down(quant, block, facts) or default
+    return default
+
+
+def _of_values(quant: str, number: int, count: int, facts: ModelFacts) -> str:
+    """The type of the values of attention, the `number`-th of `count`; empty for the default."""
+    shared = facts.kv_heads > 0 and facts.heads // facts.kv_heads >= 4
+    match quant:
+        case "Q2_K":
+            return "Q4_K" if shared else "Q3_K"
+        case "IQ3_S":
+            return "Q4_K" if shared else ""
+        case "IQ3_M":
+            return "Q4_K"
+        case "Q3_K_M":
+            return "Q5_K" if number < 2 else "Q4_K"
+        case "Q3_K_L":
+            return "Q5_K"
+        case "IQ4_NL" | "IQ4_XS":
+            return "Q5_K" if shared else ""
+        case "Q4_K_S":
+            return "Q5_K" if number < 4 else ""
+        case "Q4_K_M" | "Q5_K_M":
+            return "Q6_K" if _more_bits(number, count) else ""
+    return ""
+
+
+def _of_ffn_down(quant: str, block: int, facts: ModelFacts) -> str:
+    """The type of the last layer of a block; empty for the default."""
+    early = block < facts.layers // 8
+    match quant:
+        case "Q2_K":
+            return "Q3_K"
+        case "Q3_K_M":
+            return "Q5_K" if block < facts.layers // 16 else "Q4_K"
+        case "IQ3_M":
+            return "Q4_K" if early or (facts.experts == 8 and _more_bits(block, facts.layers)) else ""
+        case "Q3_K_L":
+            return "Q5_K"
+        case "IQ4_NL" | "IQ4_XS" | "Q4_K_S":
+            return "Q5_K" if early else ""
+        case "Q4_K_M" | "Q5_K_M":
+            return "Q6_K" if _more_bits(block, facts.layers) else ""
+    return ""
 
 
 def _is_70b(facts: ModelFacts) -> bool:

@@ -8,6 +8,7 @@ import pytest
 
 from dlmbuild.base_models.decoder import Decoder
 from dlmbuild.base_models.families import LLAMA
+from dlmbuild.doc import names
 from dlmbuild.errors import ExportError
 from dlmbuild.export.tensor_types import QUANTISATIONS, ModelFacts, quantisation, tensor_type
 
@@ -78,6 +79,25 @@ def test_an_8b_with_its_own_output_layer() -> None:
     assert Counter(types(LLAMA_31_8B, "Q8_0").values()) == {"Q8_0": 226, "F32": 65}
 
 
+def test_every_quantisation_that_a_document_may_name_is_known() -> None:
+    assert set(QUANTISATIONS) == set(names.QUANTISATIONS)
+
+
+def test_values_that_many_heads_share_get_more_bits() -> None:
+    """As llama.cpp's rules read for eight heads to two values; the whole files of test_quantize.py share one by two."""
+    found = {quant: types(LLAMA_31_8B, quant) for quant in ("Q2_K", "IQ3_S", "IQ3_M", "IQ4_NL", "IQ4_XS", "Q4_0")}
+    values = {quant: {chosen[f"blk.{layer}.attn_v.weight"] for layer in range(32)} for quant, chosen in found.items()}
+    assert values == {
+        "Q2_K": {"Q4_K"},
+        "IQ3_S": {"Q4_K"},
+        "IQ3_M": {"Q4_K"},
+        "IQ4_NL": {"Q5_K"},
+        "IQ4_XS": {"Q5_K"},
+        "Q4_0": {"Q4_0"},
+    }
+    assert [layer for layer in range(32) if found["IQ4_XS"][f"blk.{layer}.ffn_down.weight"] == "Q5_K"] == [0, 1, 2, 3]
+
+
 def test_tied_embeddings_count_as_output_layer() -> None:
     assert types(LLAMA_32_1B, "Q4_K_M")["token_embd.weight"] == "Q6_K"
     assert types(LLAMA_32_1B, "Q8_0")["token_embd.weight"] == "Q8_0"
@@ -131,5 +151,5 @@ def test_vectors_and_norms_keep_their_type() -> None:
 
 
 def test_an_unknown_quantisation_is_named() -> None:
-    with pytest.raises(ExportError, match=r"'Q3_K_M' is not known\n.*choose one of F16, Q8_0, Q4_K_M, Q5_K_M, Q6_K"):
-        quantisation("Q3_K_M")
+    with pytest.raises(ExportError, match=r"'IQ2_XXS' is not known\n.*choose one of F16, BF16, Q8_0, Q6_K"):
+        quantisation("IQ2_XXS")
