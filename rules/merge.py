@@ -50,6 +50,7 @@ def _merge(document: Document, quant: str, project: Project) -> Step:
                 "quant": quant,
                 "threads": this_machine().cores,
                 "name": place.params["name"],
+                "base": place.params["base"],
             },
             file=name,
             out=place.out,

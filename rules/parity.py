@@ -48,7 +48,8 @@ def _parity(document: Document, project: Project) -> Step:
         folder = checkpoint(base)
         job = partial(run_job, out=place.out, progress=place.progress, log=store.logs / "parity.log")
         threads = this_machine().cores
-        job("adapter_gguf", inputs={"adapter": adapter, "checkpoint": folder}, params={}, file="adapter.gguf")
+        named = {"base": place.params["base"]}
+        job("adapter_gguf", inputs={"adapter": adapter, "checkpoint": folder}, params=named, file="adapter.gguf")
         asked = {name: place.params[name] for name in ("questions", "system_prompt")}
         job("reference", inputs={"base": folder, "adapter": adapter}, params=asked, threads=threads)
         return job(
@@ -65,7 +66,7 @@ def _parity(document: Document, project: Project) -> Step:
     return Step(
         name=f"parity:{document.name}",
         doc=f"the adapter of {document.name} as GGUF, compared with the trained model",
-        rule="parity/2",
+        rule="parity/3",
         inputs={"adapter": store.adapter / "adapter.json", "f16": base.gguf("F16")},
         params=params,
         reads=(store.document, base.facts),

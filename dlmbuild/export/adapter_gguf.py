@@ -70,6 +70,37 @@ class Adaptable(NamedTuple):
     """Whether it is a linear layer inside a block."""
 
 
+def require_base(adapter: Path, files: Mapping[str, str]) -> None:
+    """Refuse an adapter's version folder that was not trained on the base with these `files` (name → SHA-256).
+
+    Shapes alone tell models of one family apart from nothing. Raises ExportError, also for a folder that does not say.
+    """
+    path = adapter / "training_run.json"
+    base = read_json_object(path, ExportError).get("base")
+    if not isinstance(base, dict) or not isinstance(base.get("files"), dict):
+        raise ExportError("the adapter does not say on which base it was trained", where=Where(str(path)))
+    if base["files"] != files:
+        named, held = base["files"], dict(files)
+        other = min(name for name in named.keys() | held.keys() if named.get(name) != held.get(name))
+        raise ExportError(
+            f"the adapter was trained on another base: {base.get('name')}, revision {base.get('revision')}",
+            where=Where(str(path)),
+            why=f"its {other} is not that of the base here, on which the adapter would answer nonsense",
+            do="train it on this base",
+        )
+
+
+def base_entries(adapter: Path) -> list[bytes]:
+    """What tells a reader of a GGUF which base an adapter belongs to; nothing where its configuration names none."""
+    config = read_json_object(adapter / CONFIG, ExportError)
+    name, revision = config.get("base_model_name_or_path"), config.get("revision")
+    if not isinstance(name, str) or not isinstance(revision, str):
+        return []
+    prefix = "general.base_model"
+    named = [string_entry(f"{prefix}.0.name", name), string_entry(f"{prefix}.0.version", revision)]
+    return [u32_entry(f"{prefix}.count", 1), *named]
+
+
 def convert_adapter(adapter: Path, checkpoint: Path, out: Path, *, progress: Progress = silent) -> dict[str, Any]:
     """Write the PEFT folder `adapter` as LoRA GGUF in F32 to the file `out`.
 
@@ -89,6 +120,7 @@ def convert_adapter(adapter: Path, checkpoint: Path, out: Path, *, progress: Pro
     entries = [
         string_entry("general.architecture", model.family.gguf),
         string_entry("general.type", "adapter"),
+        *base_entries(adapter),
         string_entry("adapter.type", "lora"),
         f32_entry("adapter.lora.alpha", alpha),
         u32_entry("general.quantization_version", 2),

@@ -7,6 +7,7 @@ is brought to those before.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,15 @@ from dlmbuild.base_models.convertible import is_known
 from dlmbuild.base_models.decoder import block_order
 from dlmbuild.errors import ExportError
 from dlmbuild.export import adapter_gguf, base_gguf
-from dlmbuild.export.adapter_gguf import CONFIG, WEIGHTS, Adaptable, LoraFactors, read_factors
+from dlmbuild.export.adapter_gguf import (
+    CONFIG,
+    WEIGHTS,
+    Adaptable,
+    LoraFactors,
+    base_entries,
+    read_factors,
+    require_base,
+)
 from dlmbuild.export.quantize import StoredRows, copy_tensor, quantisation_entries
 from dlmbuild.export.tensor_types import QUANTISATIONS
 from dlmbuild.export.vocabulary import general_name
@@ -46,8 +55,20 @@ def convert_base(
     return {"tensors": tensors}
 
 
-def convert_adapter(adapter: Path, checkpoint: Path, out: Path, *, progress: Progress = silent) -> dict[str, Any]:
-    """Write the PEFT folder `adapter` as LoRA GGUF in F32 to the file `out`, as `adapter_gguf.convert_adapter` does."""
+def convert_adapter(
+    adapter: Path,
+    checkpoint: Path,
+    out: Path,
+    *,
+    base: Mapping[str, str] | None = None,
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Write the PEFT folder `adapter` as LoRA GGUF in F32 to the file `out`, as `adapter_gguf.convert_adapter` does.
+
+    With `base`, the digests of the checkpoint's files, one that was not trained on it is refused.
+    """
+    if base is not None:
+        require_base(adapter, base)
     if is_known(checkpoint):
         return adapter_gguf.convert_adapter(adapter, checkpoint, out, progress=progress)
     progress("converting the adapter with llama.cpp's converter")
@@ -61,7 +82,7 @@ def convert_adapter(adapter: Path, checkpoint: Path, out: Path, *, progress: Pro
         made = staging / "adapter.gguf"
         words = ("--base", str(checkpoint), "--outtype", "f32", "--outfile", str(made), str(plain))
         official.run("convert_lora_to_gguf.py", *words, progress=progress, error=ExportError)
-        tensors = _rewrite(made, out, [string_entry("general.type", "adapter")])
+        tensors = _rewrite(made, out, [string_entry("general.type", "adapter"), *base_entries(adapter)])
     return {"tensors": tensors, "alpha": alpha}
 
 

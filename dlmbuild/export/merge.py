@@ -8,7 +8,7 @@ product of a BLAS: so its bits depend neither on threads nor on the processor.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from dlmbuild.base_models.convertible import is_known, weights_of
 from dlmbuild.base_models.decoder import block_order, compare_tensors, to_gguf_rows
 from dlmbuild.errors import ExportError, Where
-from dlmbuild.export.adapter_gguf import LoraFactors, lora_factors
+from dlmbuild.export.adapter_gguf import LoraFactors, lora_factors, require_base
 from dlmbuild.export.base_gguf import CheckpointRows, read_model
 from dlmbuild.export.conversion import merge_sources
 from dlmbuild.export.kernels import KERNEL_TYPES, pack_tensor
@@ -45,16 +45,21 @@ def merge_quantized(
     name: str,
     threads: int,
     f16: Path | None = None,
+    base: Mapping[str, str] | None = None,
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """Write `base_quant`, the base quantised as `quant`, with the adapter inside to the file `out`.
 
     Weights that the adapter touches are merged from the checkpoint and given the type they have in `base_quant`; the
     rest and the metadata are copied, general.name becomes `name`. A base that llama.cpp's converter made is merged from
-    `f16`, its GGUF. Returns {"merged": count, "types": {type: tensors}}. Raises ExportError if the files do not belong
-    together, or as `convert_adapter` does.
+    `f16`, its GGUF. With `base`, the digests of the checkpoint's files, an adapter of another is refused. Returns
+    {"merged": count, "types": {type: tensors}}. Raises ExportError if the files do not belong together, or as
+    `convert_adapter` does.
     """
+    if base is not None:
+        require_base(adapter, base)
     header = read_header(base_quant)
+    _check_vocabulary(header, Where(str(base_quant)))
     kind = quantisation(quant)
     if header.metadata.get("general.file_type") != kind.file_type:
         where = Where(str(base_quant))
@@ -94,6 +99,17 @@ def merge_quantized(
                 done += planned.nbytes
     progress(f"merging into {quant}", total, total)
     return {"merged": len(merged), "types": dict(sorted(Counter(planned.type for planned in plan).items()))}
+
+
+def _check_vocabulary(header: Header, where: Where) -> None:
+    """Every token has its row, and every row its token."""
+    tokens, embedding = header.metadata.get("tokenizer.ggml.tokens"), header.tensors.get("token_embd.weight")
+    if isinstance(tokens, list) and embedding is not None and len(tokens) != embedding.shape[0]:
+        raise ExportError(
+            f"the vocabulary has {len(tokens)} tokens, and the embedding {embedding.shape[0]} rows",
+            where=where,
+            do="build the base's GGUF again",
+        )
 
 
 def _own_sources(

@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from dlmbuild.errors import ExportError
+from dlmbuild.export import conversion
 from dlmbuild.export.adapter_gguf import convert_adapter, lora_factors
 from dlmbuild.export.base_gguf import read_model
+from dlmbuild.export.merge import merge_quantized
 from dlmbuild.io.gguf_file import read_header
 from tests.tiny import make_tiny_adapter, make_tiny_base, write_json
 
@@ -34,6 +36,40 @@ def change_tensors(adapter: Path, **tensors: NDArray[np.float32] | None) -> None
         if value is not None:
             held[name] = value
     save_file(held, adapter / "adapter_model.safetensors")
+
+
+def test_an_adapter_of_another_base_is_refused(base: Path, tmp_path: Path) -> None:
+    adapter, files = tmp_path / "adapter", {"config.json": "a" * 64, "model.safetensors": "b" * 64}
+    make_tiny_adapter(adapter, base)
+    run = adapter / "training_run.json"
+    trained_on = {"name": "tiny", "revision": "r1", "files": files}
+    run.write_text(json.dumps({"base": trained_on}))
+    out = tmp_path / "a.gguf"
+    conversion.convert_adapter(adapter, base, out, base=files)
+    out.unlink()
+    for other in ({**files, "model.safetensors": "c" * 64}, {"config.json": "a" * 64}):
+        with pytest.raises(ExportError, match=r"another base: tiny, revision r1: its model\.safetensors is not"):
+            conversion.convert_adapter(adapter, base, out, base=other)
+        with pytest.raises(ExportError, match="trained on another base"):
+            merge_quantized(base, adapter, tmp_path / "none", "F16", out, name="x", threads=1, base=other)
+    run.write_text("{}")
+    with pytest.raises(ExportError, match="does not say on which base"):
+        conversion.convert_adapter(adapter, base, out, base=files)
+    assert not out.exists()
+
+
+def test_the_file_names_its_base(base: Path, tmp_path: Path) -> None:
+    make_tiny_adapter(tmp_path / "adapter", base)
+    path = tmp_path / "adapter" / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_bytes()), "base_model_name_or_path": "tiny", "revision": "r1"}))
+    convert_adapter(tmp_path / "adapter", base, tmp_path / "a.gguf")
+    held = read_header(tmp_path / "a.gguf").metadata
+    prefix = "general.base_model"
+    assert {key: held[key] for key in held if key.startswith(prefix)} == {
+        f"{prefix}.count": 1,
+        f"{prefix}.0.name": "tiny",
+        f"{prefix}.0.version": "r1",
+    }
 
 
 def test_what_llama_cpp_reads(base: Path, tmp_path: Path) -> None:

@@ -13,11 +13,11 @@ from dlmbuild.export.adapter_gguf import LoraFactors, lora_factors
 from dlmbuild.export.base_gguf import convert_base, read_model
 from dlmbuild.export.kernels import pack_rows
 from dlmbuild.export.merge import merge_quantized, product
-from dlmbuild.export.quantize import quantize_base
-from dlmbuild.io.gguf_file import read_header
+from dlmbuild.export.quantize import copy_tensor, quantize_base
+from dlmbuild.io.gguf_file import Planned, create_gguf, read_header, strings_entry
 from tests.tiny import make_tiny_adapter, make_tiny_base
 
-QUANTS = ("F16", "Q8_0", "Q4_K_M", "Q5_K_M", "Q6_K")
+QUANTS = ("F16", "BF16", "Q8_0", "Q4_K_M", "Q5_K_M", "Q6_K", "Q3_K_M", "IQ4_XS", "IQ3_M", "Q5_1")
 
 
 def prepare(folder: Path, quant: str, hidden: int = 64, **settings: Any) -> dict[str, Any]:
@@ -121,6 +121,21 @@ def test_what_does_not_belong_together_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="another base"):
         merge_quantized(**paths, quant="Q8_0", out=tmp_path / "m.gguf", name="merged", threads=1)
     assert not (tmp_path / "m.gguf").exists()
+
+
+def test_a_vocabulary_of_another_length_is_refused(tmp_path: Path) -> None:
+    paths = prepare(tmp_path, "F16")
+    held = read_header(paths["base_quant"])
+    tokens = held.metadata["tokenizer.ggml.tokens"]
+    longer = strings_entry("tokenizer.ggml.tokens", [*tokens, "one more"])
+    changed = [longer if key == "tokenizer.ggml.tokens" else entry for key, entry in held.entries.items()]
+    plan = [Planned(key, info.type, info.shape) for key, info in held.tensors.items()]
+    with create_gguf(tmp_path / "longer.gguf", changed, plan) as sink:
+        for key, info in held.tensors.items():
+            sink.put(key, copy_tensor(paths["base_quant"], info))
+    paths["base_quant"] = tmp_path / "longer.gguf"
+    with pytest.raises(ExportError, match=rf"has {len(tokens) + 1} tokens, and the embedding {len(tokens)} rows"):
+        merge_quantized(**paths, quant="F16", out=tmp_path / "m.gguf", name="merged", threads=1)
 
 
 def test_a_sum_that_is_no_number_is_refused(tmp_path: Path) -> None:

@@ -8,8 +8,11 @@ from pathlib import Path
 
 import gguf
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from dlmbuild.errors import DlmError, ExportError
+from dlmbuild.export.quantize import quantize_base
 from dlmbuild.io.gguf_file import (
     TYPES,
     Planned,
@@ -177,6 +180,33 @@ def test_random_damage_never_escapes_and_never_eats_memory(small: Path) -> None:
             read_header(small)
     assert tracemalloc.get_traced_memory()[1] < 4 << 20
     tracemalloc.stop()
+
+
+@st.composite
+def mutilated(draw: st.DrawFn, data: bytes) -> bytes:
+    """A file with pieces cut out, repeated, overwritten and put in, and perhaps cut off."""
+    for _ in range(draw(st.integers(1, 4))):
+        start = draw(st.integers(0, len(data)))
+        stop = min(len(data), start + draw(st.sampled_from((0, 1, 2, 4, 8, 24, 64))))
+        new = draw(st.one_of(st.binary(max_size=24), st.just(data[start:stop] * 2), st.just(b"\xff" * (stop - start))))
+        data = data[:start] + new + data[stop:]
+    return data[: draw(st.one_of(st.just(len(data)), st.integers(0, len(data))))]
+
+
+@settings(max_examples=400, deadline=1000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_no_mutilation_ends_in_anything_but_words(tmp_path: Path, data: st.DataObject) -> None:
+    whole, small = tmp_path / "whole.gguf", tmp_path / "small.gguf"
+    if not whole.exists():
+        tensors = [TENSORS[0], Planned("blk.0.ffn_up.weight", "F16", (5, 64))]
+        with create_gguf(whole, [*ENTRIES, u32_entry("llama.attention.head_count", 4)], tensors) as sink:
+            sink.put("token_embd.weight", [bytes(192)])
+            sink.put("blk.0.ffn_up.weight", [bytes(640)])
+    small.write_bytes(data.draw(mutilated(whole.read_bytes())))
+    with contextlib.suppress(DlmError):
+        header = read_header(small)
+        assert all(info.offset + info.nbytes <= small.stat().st_size for info in header.tensors.values())
+        quantize_base(small, "Q4_K_M", small.with_name("q.gguf"), threads=1)
 
 
 def test_missing_empty_and_foreign_files(tmp_path: Path) -> None:
