@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from tests.bench import parse, sources
+from tests.bench import export, parse, sources
 from tests.bench.cost import SCRIPTS, Cost, cost
 from tests.bench.null import null_builds
 
@@ -49,6 +49,7 @@ def main() -> None:
         print(f"{'together':<28}{'':8}{total:8.1f}")
         _conversion(home, spent)
         _training_speed(home, environment)
+        _detour(home)
         _recall(environment)
         _edit(Path(folder), environment)
     null_builds(others=True)
@@ -60,6 +61,13 @@ def _conversion(home: Path, spent: Mapping[str, Cost]) -> None:
     megabytes = (home / "bases" / "smollm2-135m" / "base.F16.gguf").stat().st_size / 1e6
     for stage, name in (("gguf", "conversion"), (STAGES[4], "quantisation")):
         print(f"{name}: {megabytes / spent[stage].cpu:.0f} MB of F16 per CPU second, start-up included")
+
+
+def _detour(home: Path) -> None:
+    folder = home / "bases" / "smollm2-135m"
+    checkpoint = folder / json.loads((folder / "base.json").read_bytes())["revision"]
+    (adapters,) = (home / "store").glob("*/adapter")
+    export.main(str(checkpoint), str(adapters / (adapters / "current.txt").read_text().strip()), QUANT)
 
 
 def _training_speed(home: Path, environment: Mapping[str, str]) -> None:
