@@ -99,8 +99,7 @@ def _edit(folder: Path, environment: Mapping[str, str]) -> None:
     (project / "dodo.py").write_text("from dlmbuild.rules import project\nglobals().update(project('*.dlm'))\n")
     document = project / "handbook.dlm"
     _inside(project, environment)
-    answers = document.read_text().split("### A\n")
-    document.write_text("### A\n".join([*answers[:-1], "Really: " + answers[-1]]))
+    document.write_text(document.read_text().replace("### A\n", "### A\nReally: ", 1))  # the last ones are never trained
     for what in ("an edited answer", "nothing to do", f"{QUANT} touched", "nothing to do"):
         if "touched" in what:
             os.utime(next((Path(environment["DLM_HOME"]) / "bases").glob(f"*/base.{QUANT}.gguf")))
