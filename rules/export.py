@@ -82,6 +82,7 @@ def _export(document: Document, quant: str, project: Project) -> Step:
 
     def work(place: Workplace) -> Mapping[str, Any]:
         from dlmbuild.export.manifest import export_files
+        from dlmbuild.io.gguf_file import read_header
 
         objects = project.archive.objects
         digests = {name: objects.keep(path) for name, path in big.items()}
@@ -95,6 +96,7 @@ def _export(document: Document, quant: str, project: Project) -> Step:
             digests=digests,
             parity=read_json(reports["parity"]),
             smoke=read_json(reports["smoke"]),
+            adds_bos=bool(read_header(big[f"model.{quant}.gguf"]).metadata.get("tokenizer.ggml.add_bos_token")),
             out=place.out,
         )
         return {"agreement": read_json(reports["smoke"])["agreement"]}
@@ -120,7 +122,7 @@ def _export(document: Document, quant: str, project: Project) -> Step:
     return Step(
         name=f"export:{document.name}:{quant}",
         doc=f"{document.name} as {quant}",
-        rule="export/1",
+        rule="export/2",
         inputs={**big, **reports, "adapter": store.adapter / "adapter.json"},
         params=params,
         reads=(store.document, base.facts, store.root / "dataset.json"),

@@ -8,6 +8,7 @@ from typing import Any
 
 from dlmbuild.data.tokenizer import Tokenizer
 from dlmbuild.export.ollama.modelfile import Modelfile
+from dlmbuild.export.ollama.templates import go_template
 from dlmbuild.io.digest import readable_json, sha256_file
 from dlmbuild.lock.capture import EXPORT_PINS, pins
 
@@ -23,9 +24,13 @@ def export_files(
     digests: Mapping[str, str],
     parity: Mapping[str, Any],
     smoke: Mapping[str, Any],
+    adds_bos: bool,
     out: Path,
 ) -> None:
-    """Write `Modelfile` and `export_manifest.json` into `out`, where the GGUFs named by `digests` lie already."""
+    """Write `Modelfile` and `export_manifest.json` into `out`, where the GGUFs named by `digests` lie already.
+
+    `adds_bos` says whether a runtime puts the token that begins a text in front by itself, as the GGUFs ask for.
+    """
     base, quant = settings["base"], settings["quant"]
     tokenizer = Tokenizer.from_base(checkpoint)
     license = base["license"] or {}
@@ -41,6 +46,7 @@ def export_files(
         seed=42,
         system=settings["system_prompt"],
         license=" ".join(filter(None, (license.get("spdx"), license.get("url")))),
+        template=go_template(tokenizer.template, adds_bos=adds_bos),
     )
     (out / "Modelfile").write_text(modelfile.text, "utf-8")
     files = {**digests, "Modelfile": sha256_file(out / "Modelfile")}
@@ -49,6 +55,12 @@ def export_files(
         "quant": quant,
         "target": "ollama",
         "merged": True,
+        "ollama": {
+            "template": modelfile.template,
+            "system": modelfile.system,
+            "license": modelfile.license,
+            "parameters": modelfile.parameters,
+        },
         "base": {name: base[name] for name in ("key", "revision", "source", "license")},
         "adapter": dict(adapter["files"]),
         "files": {name: {"sha256": sha, "bytes": (out / name).stat().st_size} for name, sha in files.items()},

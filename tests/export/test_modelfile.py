@@ -53,9 +53,12 @@ def test_golden_with_everything() -> None:
     )
 
 
-def test_no_adapter_and_no_template() -> None:
-    text = replace(PLAIN, system="x").text
-    assert "ADAPTER" not in text and "TEMPLATE" not in text
+def test_no_adapter() -> None:
+    assert "ADAPTER" not in replace(PLAIN, system="x", template="{{ .System }}").text
+
+
+def test_a_template_stands_as_it_is() -> None:
+    assert 'TEMPLATE """{{ .System }}\n"a" """\n' in replace(PLAIN, template='{{ .System }}\n"a" ').text
 
 
 @pytest.mark.parametrize("stop", ['say "stop"', "two\nlines"])

@@ -1,13 +1,14 @@
 """The Modelfile, as current Ollama accepts it (grammar: https://docs.ollama.com/modelfile).
 
-One merged GGUF and no ADAPTER, which Ollama refuses since 0.34.1. No TEMPLATE either: from 0.30 on Ollama renders the
-template inside the GGUF, and that is the one the model was trained with.
+One merged GGUF and no ADAPTER, which Ollama refuses since 0.34.1. TEMPLATE is left out where templates.py finds none:
+from 0.30 on Ollama then renders the template inside the GGUF, and that is the one the model was trained with.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from dlmbuild.doc.prompt import ends_a_block
 from dlmbuild.errors import ExportError
@@ -28,15 +29,27 @@ class Modelfile:
     seed: int
     system: str | None
     license: str
+    template: str | None = None
+    """In Go's language; see templates.py."""
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """What it sets, as the API takes it."""
+        found: dict[str, Any] = {"stop": list(self.stops), "temperature": self.temperature}
+        if self.top_p is not None:
+            found["top_p"] = self.top_p
+        return {**found, "num_ctx": self.context, "seed": self.seed}
 
     @property
     def text(self) -> str:
         lines = [f"# {self.comment}", f"FROM ./{self.model}"]
-        lines += [f"PARAMETER stop {_quoted(stop, 'a stop token')}" for stop in self.stops]
-        lines.append(f"PARAMETER temperature {self.temperature:g}")
-        if self.top_p is not None:
-            lines.append(f"PARAMETER top_p {self.top_p:g}")
-        lines += [f"PARAMETER num_ctx {self.context}", f"PARAMETER seed {self.seed}"]
+        if self.template is not None:
+            lines.append(f"TEMPLATE {_block(self.template, 'the chat template')}")
+        for name, value in self.parameters.items():
+            if name == "stop":
+                lines += [f"PARAMETER stop {_quoted(stop, 'a stop token')}" for stop in value]
+            else:
+                lines.append(f"PARAMETER {name} {value:g}" if isinstance(value, float) else f"PARAMETER {name} {value}")
         if self.system:
             lines.append(f"SYSTEM {_block(self.system, 'system_prompt')}")
         if self.license:
