@@ -115,7 +115,8 @@ def _export(document: Document, quant: str, project: Project) -> Step:
             f"\n{document.name} as {quant} is in {folder}\n"
             f"  model.{quant}.gguf  the whole model    base.{quant}.gguf + adapter.gguf  the same in two parts\n"
             f'  ask it:      dlm prompt --export {quant} {name} "…"\n'
-            f"  in Ollama:   ollama create {model} -f {modelfile} && ollama run {model}\n"
+            f"  in Ollama:   doit ollama:{name}:{quant}\n"
+            f"               or: ollama create {model} -f {modelfile} && ollama run {model}\n"
             f"  llama.cpp:   llama-server -m {whole}"
         )
 

@@ -7,9 +7,41 @@ from typing import Any
 
 from dlmbuild.build.project import Project
 
-from . import base, check, dataset, evaluate, export, gguf, merge, pack, parity, plan, prefer, quantize, smoke, train
+from . import (
+    base,
+    check,
+    dataset,
+    evaluate,
+    export,
+    gguf,
+    merge,
+    ollama,
+    pack,
+    parity,
+    plan,
+    prefer,
+    quantize,
+    smoke,
+    train,
+)
 
-STAGES = (check, base, plan, dataset, train, prefer, gguf, quantize, parity, merge, smoke, export, pack, evaluate)
+STAGES = (
+    check,
+    base,
+    plan,
+    dataset,
+    train,
+    prefer,
+    gguf,
+    quantize,
+    parity,
+    merge,
+    smoke,
+    export,
+    ollama,
+    pack,
+    evaluate,
+)
 """In the order in which they follow each other."""
 
 
@@ -23,7 +55,7 @@ def graph(found: Project) -> Iterator[Any]:
         named = [task for task in tasks if isinstance(task, dict)]
         taken = {task["name"] for task in named}
         if stage is not check:  # after the others: doit stops at the first that fails
-            blocked = _blocked(refused, found.quantisations if stage in (merge, smoke, export) else ())
+            blocked = _blocked(refused, found.quantisations if stage in (merge, smoke, export, ollama) else ())
             named += [task for task in blocked if task["name"] not in taken]
         for task in named:
             if stage not in (check, base, gguf, quantize) and "meta" in task:  # what a document's own steps make

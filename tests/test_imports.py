@@ -42,6 +42,8 @@ HEAVY = (
     "jinja2",
     "huggingface_hub",
     "xllamacpp",
+    "ollama",
+    "httpx",
 )
 FOR_DOCUMENTS = ("pydantic", "ruamel", "markdown_it")
 

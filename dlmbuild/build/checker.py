@@ -25,6 +25,7 @@ VERBS = frozenset(
         "merge",
         "smoke",
         "export",
+        "ollama",
         "pack",
         "evaluate",
     ]

@@ -99,6 +99,8 @@ class Step:
     """Raises a DlmError where what lies here must not be used, however up to date it is."""
     done: Callable[[Record, bool], None] = lambda record, built: None
     """Told when the outputs are in place and before the lock is given back; `built` is false if they were restored."""
+    elsewhere: Callable[[Record], str] | None = None
+    """For what lies with another program: what it lacks of what the record says, in words. Asked each time."""
     summary: Callable[[Record], str] = lambda record: ""
     """What a person should know once the run is over."""
 
@@ -126,7 +128,7 @@ class Step:
             record = self.known(current.key) if current else None
             if current is None or record is None or not self.is_noted(current.key):
                 return False
-            return not self.outputs.mismatch(record.outputs, self.archive.cache)
+            return not (self.outputs.mismatch(record.outputs, self.archive.cache) or self.missing_elsewhere(record))
         except Exception:
             return False  # `run` meets it again and tells it in words; here doit would end with a traceback
 
@@ -139,15 +141,19 @@ class Step:
         """The record of an earlier build, here or, of a document that came in a pack, where it was packed."""
         return self._records.load(key)
 
+    def missing_elsewhere(self, record: Record) -> str:
+        """What another program lacks of what the record says, in words."""
+        return self.elsewhere(record) if self.elsewhere else ""
+
     def is_noted(self, key: str) -> bool:
         """Whether the step's last build came to its very end: a kill before that leaves something untold."""
         return read_built(self.lock_file.parent).get(self.slot) == key
 
     def watched(self) -> list[Path] | None:
-        """Every file that the step's being up to date depends on; None if it is not up to date."""
+        """Every file that the step's being up to date depends on; None if it is not, or if files do not tell."""
         current = self.ingredients()
         record = self.known(current.key) if current else None
-        if current is None or record is None or not self.is_noted(current.key):
+        if current is None or record is None or not self.is_noted(current.key) or self.elsewhere:
             return None
         made = [*self.outputs.files(record.outputs), self._records.path(current.key)]
         return [*self.inputs.values(), *self.reads, *self.also_watched(), *made, self.lock_file.parent / "built.json"]
@@ -176,6 +182,7 @@ class Step:
             self.guard()
             record = self.known(current.key)
             known = record is not None and all(map(self.archive.objects.has, record.outputs.values()))
+            known = known and not (record and self.missing_elsewhere(record))
             if record is not None and known:
                 self.outputs.publish(record.outputs, self.archive.objects)
             else:

@@ -91,6 +91,8 @@ def _find(task: Any, scratch: Path, instead: dict[Path, Path], unknown: dict[Pat
         record = step.known(now.key)
         if record is None or not all(map(step.archive.objects.has, record.outputs.values())):
             return _would_run(step, now, record, scratch, instead, unknown)
+        if absent := step.missing_elsewhere(record):
+            return Finding(step.name, "run", [absent])
         mismatch = step.outputs.mismatch(record.outputs, step.archive.cache)
         for target in step.outputs.targets if mismatch else ():
             instead[target] = step.archive.objects.path(record.outputs[target.name])

@@ -74,6 +74,18 @@ class LlamaCpp:
             ids.insert(0, first)
         return ids
 
+    def as_sent(self, rendered: str) -> tuple[str, list[int]]:
+        """A text as it is sent to a server that adds what begins a text by itself, and the ids that it is read as."""
+        bos = self._metadata.get("tokenizer.ggml.bos_token_id")
+        if self._metadata.get("tokenizer.ggml.add_bos_token") and bos is not None:
+            rendered = rendered.removeprefix(self._metadata["tokenizer.ggml.tokens"][bos])
+        asked = {"content": rendered, "parse_special": True, "add_special": True}
+        return rendered, list(self._post("/tokenize", asked)["tokens"])
+
+    def detokenize(self, ids: Sequence[int]) -> str:
+        """The text of some tokens."""
+        return str(self._post("/detokenize", {"tokens": list(ids)})["content"])
+
     def next_token(self, ids: Sequence[int], *, candidates: int) -> tuple[int, dict[int, float]]:
         """The likeliest next token, and the likeliest `candidates` with the natural log of their probabilities.
 

@@ -86,15 +86,15 @@ def run_job(
     return result
 
 
-def require_extra(*modules: str) -> None:
-    """Refuse at once, in words, what would end in an ImportError minutes later."""
+def require_extra(*modules: str, extra: str = "train") -> None:
+    """Refuse at once, in words, what would end in an ImportError minutes later; `extra` brings the modules."""
     from importlib.util import find_spec
 
     missing = [module for module in modules if find_spec(module) is None]
     if missing:
         raise MissingExtra(
             f"this needs {', '.join(missing)}, which the light installation of dlmbuild leaves out",
-            do="pip install 'dlmbuild[train]'   (in a checkout of dlmbuild: pip install -e '.[train]')",
+            do=f"pip install 'dlmbuild[{extra}]'   (in a checkout of dlmbuild: pip install -e '.[{extra}]')",
         )
 
 

@@ -18,6 +18,7 @@ JOBS = {
     "adapter_gguf": "dlmbuild.export.conversion:convert_adapter",
     "merge": "dlmbuild.export.merge:merge_quantized",
     "reference": "dlmbuild.export.reference:reference_predictions",
+    "expected_answers": "dlmbuild.export.ollama.smoke:expected_answers",
     "compare": "dlmbuild.export.parity:compare",
     "measure": "dlmbuild.eval.measure:measure_model",
     "measure_export": "dlmbuild.eval.measure:measure_export",

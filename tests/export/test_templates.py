@@ -32,7 +32,8 @@ FAMILIES = {
     "llama 2": (
         "{% if messages[0]['role'] == 'system' %}{% set s = '<<SYS>>\n' + messages[0]['content'] + '\n<</SYS>>\n\n' %}"
         "{% set messages = messages[1:] %}{% else %}{% set s = '' %}{% endif %}{% for m in messages %}"
-        "{% if m['role'] == 'user' %}{{ bos_token + '[INST] ' + (s if loop.first else '') }}{{ m['content'] + ' [/INST]' }}"
+        "{% if m['role'] == 'user' %}{{ bos_token + '[INST] ' + (s if loop.first else '') }}"
+        "{{ m['content'] + ' [/INST]' }}"
         "{% else %}{{ ' ' + m['content'] + ' ' + eos_token }}{% endif %}{% endfor %}"
     ),
     "no system prompt": (

@@ -1,0 +1,101 @@
+"""ollama: an export registered in a running Ollama, after it has answered there as it does in llama.cpp here."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any
+
+from doit.task import Task
+
+from dlmbuild.build.project import Document, Project
+from dlmbuild.build.reading import answered, read_json
+from dlmbuild.build.step import Step, Workplace
+from dlmbuild.doc.names import QUANTISATIONS
+from dlmbuild.store.outputs import Files
+from dlmbuild.store.records import Record
+
+
+def tasks(project: Project) -> Iterator[dict[str, Any] | Task]:
+    """register the exports in a running Ollama and compare its answers"""
+    for document in project.documents:
+        for quant in QUANTISATIONS:
+            yield {"name": f"{document.name}:{quant}", **_ollama(document, quant, project).task()}
+        default = f"ollama:{document.name}:{document.default_quant}"
+        yield _alias(document.name, f"{document.name} as {document.default_quant}, in Ollama", [default])
+    for quant in QUANTISATIONS:
+        exports = [f"ollama:{document.name}:{quant}" for document in project.documents]
+        yield _alias(quant, f"every document as {quant}, in Ollama", exports)
+    yield Task(
+        "ollama",
+        None,
+        doc="register the default exports in a running Ollama and compare its answers",
+        task_dep=[f"ollama:{document.name}" for document in project.documents],
+        has_subtask=True,
+    )
+
+
+def _alias(name: str, doc: str, tasks: list[str]) -> dict[str, Any]:
+    return {"name": name, "doc": doc, "actions": None, "task_dep": tasks}
+
+
+def _ollama(document: Document, quant: str, project: Project) -> Step:
+    store = document.store
+    folder = store.export(quant)
+    model, manifest = folder / f"model.{quant}.gguf", folder / "export_manifest.json"
+    reference = store.cache / "reference.json"
+
+    def params() -> Mapping[str, Any]:
+        # The name in Ollama is the document's: a renamed document is registered again.
+        return {"document": document.name, "quant": quant}
+
+    def work(place: Workplace) -> Mapping[str, Any]:
+        from dlmbuild.export.ollama.registration import model_name, register
+        from dlmbuild.hardware.detect import this_machine
+        from dlmbuild.jobs.local import require_extra, run_job
+
+        require_extra("ollama", extra="ollama")
+        require_extra("xllamacpp")
+        name = model_name(document.name, quant)
+        questions = [pair["question"] for pair in answered(read_json(store.document)["sections"])]
+        expect = partial(
+            run_job,
+            "expected_answers",
+            inputs={"gguf": model, "reference": reference},
+            params={"questions": questions},
+            out=place.out,
+            log=store.logs / "ollama.log",
+            progress=place.progress,
+            threads=this_machine().cores,
+        )
+        return register(name, model, read_json(manifest), expect, store.cache / "ollama.json", place.progress)
+
+    def elsewhere(record: Record) -> str:
+        from dlmbuild.export.ollama.registration import missing
+
+        return missing(record.notes["name"], record.notes["digest"])
+
+    def summary(record: Record) -> str:
+        name, compared = shlex.quote(record.notes["name"]), record.notes["compared"]
+        alike = f", {compared['alike']} of {compared['answers']} answers begin alike" if compared["answers"] else ""
+        return (
+            f"\n{document.name} as {quant} is in Ollama {record.notes['version']} as {name}: beside llama.cpp here, "
+            f"{compared['texts'] + compared['questions']} texts give the same tokens there{alike}\n"
+            f"  ollama run {name}"
+        )
+
+    return Step(
+        name=f"ollama:{document.name}:{quant}",
+        doc=f"{document.name} as {quant}, in Ollama",
+        rule="ollama/1",
+        inputs={"manifest": manifest, "model": model, "reference": reference},
+        params=params,
+        reads=(store.document,),
+        outputs=Files({}),
+        work=work,
+        elsewhere=elsewhere,
+        summary=summary,
+        lock_file=store.lock_file,
+        archive=project.archive,
+    )
