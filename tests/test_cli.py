@@ -139,6 +139,7 @@ def test_list_shows_each_group_with_a_line(workshop: Workshop) -> None:
             "export",
             "gguf",
             "merge",
+            "ollama",
             "pack",
             "parity",
             "plan",

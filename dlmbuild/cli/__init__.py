@@ -15,6 +15,7 @@ COMMANDS = {
     "check": "say whether documents are well written, and where not",
     "migrate": "bring documents to the newest version of the format",
     "prompt": "ask a built model a question",
+    "serve": "answer over HTTP, as OpenAI's API does, from an export",
     "show": "what was built, and what uses the disk",
     "gc": "make room: what nothing needs any more",
     "unpack": "bring in a document and its adapter from a pack",

@@ -37,7 +37,7 @@ _TASKS = (
     "check base plan dataset train prefer evaluate gguf quantize imatrix parity merge export smoke ollama pack report "
     "bench"
 )
-_COMMANDS = "list run info clean forget ignore help dumpdb strace tabcompletion reset-dep init prompt why"
+_COMMANDS = "list run info clean forget ignore help dumpdb strace tabcompletion reset-dep init prompt serve why"
 RESERVED: dict[str, str] = {
     **dict.fromkeys(_TASKS.split(), "a task"),
     **dict.fromkeys(_COMMANDS.split(), "a command"),

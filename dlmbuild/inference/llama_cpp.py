@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import os
 import urllib.request
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from dlmbuild.data.control import ControlTokens, Piece
@@ -23,36 +24,58 @@ _CONTROL = (2, 3)
 """Token types (LLAMA_TOKEN_TYPE_UNKNOWN and _CONTROL) that llama.cpp finds in a text only where it is told to."""
 
 
+def start_server(
+    model: Path,
+    *,
+    lora: Path | None = None,
+    context: int = 4096,
+    address: tuple[str, int] | None = None,
+    sampling: Mapping[str, float] = MappingProxyType({}),
+) -> Any:
+    """llama.cpp's server with a model loaded, at `address` (host, port) or a free port of the loopback interface.
+
+    Raises SmokeError for a file that it does not load.
+    """
+    import xllamacpp
+
+    params = xllamacpp.CommonParams()
+    params.model.path = str(model)
+    params.n_ctx = context
+    params.n_parallel = 1
+    params.n_gpu_layers = 0
+    params.warmup = False
+    params.ui = False
+    if address is not None:
+        params.hostnames, params.port = [address[0]], address[1]
+        params.endpoint_slots = False  # shows one person's question to the next
+    if sampling:
+        params.sampling.temp = sampling["temperature"]
+        params.sampling.top_p = sampling["top_p"]
+        params.sampling.seed = int(sampling["seed"])
+    # With a cache as small as a sliding window, what is kept between questions comes back wrong (Gemma, OLMo 3).
+    params.swa_full = True
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = int(os.environ.get("OMP_NUM_THREADS", "1"))
+    if lora is not None:
+        adapter = xllamacpp.CommonAdapterLoraInfo()
+        adapter.path = str(lora)
+        adapter.scale = 1.0
+        params.lora_adapters = [adapter]
+    try:
+        return xllamacpp.Server(params)
+    except Exception as error:
+        raise SmokeError(
+            f"llama.cpp does not load {model.name}",
+            why=str(error),
+            do="look into the log beside the store's other files, or export another quantisation",
+        ) from None
+
+
 class LlamaCpp:
     """One loaded GGUF, with an optional LoRA GGUF on top."""
 
     def __init__(self, model: Path, *, lora: Path | None = None, context: int = 4096) -> None:
-        import xllamacpp
-
         self._model = model
-        params = xllamacpp.CommonParams()
-        params.model.path = str(model)
-        params.n_ctx = context
-        params.n_parallel = 1
-        params.n_gpu_layers = 0
-        params.warmup = False
-        params.ui = False
-        # With a cache as small as a sliding window, what is kept between questions comes back wrong (Gemma, OLMo 3).
-        params.swa_full = True
-        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = int(os.environ.get("OMP_NUM_THREADS", "1"))
-        if lora is not None:
-            adapter = xllamacpp.CommonAdapterLoraInfo()
-            adapter.path = str(lora)
-            adapter.scale = 1.0
-            params.lora_adapters = [adapter]
-        try:
-            self._server = xllamacpp.Server(params)
-        except Exception as error:
-            raise SmokeError(
-                f"llama.cpp does not load {model.name}",
-                why=str(error),
-                do="look into the log beside the store's other files, or export another quantisation",
-            ) from None
+        self._server = start_server(model, lora=lora, context=context)
 
     def tokenize(self, pieces: Iterable[Piece]) -> list[int]:
         """Ids of a rendered conversation, none added."""

@@ -23,5 +23,6 @@ JOBS = {
     "measure": "dlmbuild.eval.measure:measure_model",
     "measure_export": "dlmbuild.eval.measure:measure_export",
     "prompt": "dlmbuild.inference.generate:answer_with_adapter",
+    "serve": "dlmbuild.inference.server:serve",
     "prompt_export": "dlmbuild.inference.generate:answer_with_export",
 }
