@@ -52,7 +52,14 @@ def _alias(name: str, doc: str, tasks: list[str], clean: Clean) -> dict[str, Any
 
 
 def _files(quant: str) -> tuple[str, ...]:
-    return (f"base.{quant}.gguf", "adapter.gguf", f"model.{quant}.gguf", "Modelfile", "export_manifest.json")
+    return (
+        f"base.{quant}.gguf",
+        "adapter.gguf",
+        f"model.{quant}.gguf",
+        "Modelfile",
+        "README.md",
+        "export_manifest.json",
+    )
 
 
 def _exported(document: Document, quant: str) -> Exported:

@@ -20,8 +20,9 @@ from tests.tiny import make_tiny_base
 from tests.workshop import BODY, HEAD, Workshop
 
 FAKE_JOBS = """
-import hashlib, json, os, time
+import hashlib, json, os, struct, time
 from pathlib import Path
+from dlmbuild.io.gguf_file import string_entry
 import dlmbuild.jobs.local as local
 from dlmbuild.base_models.resolve import fetch_base
 from dlmbuild.io.progress import silent
@@ -51,6 +52,9 @@ def run_job(name, *, inputs, params, out, log, file="", progress=silent, threads
         (out / "reference.json").write_text(made)
     elif name == "compare":
         (out / params["report"]).write_text(json.dumps({"agreement": 1.0, "made": made}))
+    elif file.endswith(".gguf"):
+        entry = string_entry("general.name", made)
+        (out / file).write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + entry)
     else:
         (out / file).write_text(made)
     return {"fallbacks": {}}

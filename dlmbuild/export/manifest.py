@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dlmbuild.data.tokenizer import Tokenizer
+from dlmbuild.export.card import model_card
 from dlmbuild.export.ollama.modelfile import Modelfile
 from dlmbuild.export.ollama.templates import go_template
 from dlmbuild.io.digest import readable_json, sha256_file
@@ -27,9 +28,10 @@ def export_files(
     adds_bos: bool,
     out: Path,
 ) -> None:
-    """Write `Modelfile` and `export_manifest.json` into `out`, where the GGUFs named by `digests` lie already.
+    """Write Modelfile, README.md (the model card) and export_manifest.json into `out`.
 
-    `adds_bos` says whether a runtime puts the token that begins a text in front by itself, as the GGUFs ask for.
+    The GGUFs named by `digests` lie there already. `adds_bos` says whether a runtime puts the token that begins a text
+    in front by itself, as the GGUFs ask for.
     """
     base, quant = settings["base"], settings["quant"]
     tokenizer = Tokenizer.from_base(checkpoint)
@@ -49,7 +51,9 @@ def export_files(
         template=go_template(tokenizer.template, adds_bos=adds_bos),
     )
     (out / "Modelfile").write_text(modelfile.text, "utf-8")
-    files = {**digests, "Modelfile": sha256_file(out / "Modelfile")}
+    card = model_card(settings["dlm_id"], quant, base, smoke, modelfile.stops, modelfile.system)
+    (out / "README.md").write_text(card, "utf-8")
+    files = {**digests, **{name: sha256_file(out / name) for name in ("Modelfile", "README.md")}}
     manifest = {
         "dlm_id": settings["dlm_id"],
         "quant": quant,

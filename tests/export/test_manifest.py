@@ -60,7 +60,7 @@ def test_every_file_with_its_digest_and_size(checkpoint: Path, tmp_path: Path) -
     out = tmp_path / "out"
     manifest = export(checkpoint, out)
     others = {path.name for path in out.iterdir()} - {"export_manifest.json"}
-    assert set(manifest["files"]) == others == {"model.Q8_0.gguf", "adapter.gguf", "Modelfile"}
+    assert set(manifest["files"]) == others == {"model.Q8_0.gguf", "adapter.gguf", "Modelfile", "README.md"}
     for name, said in manifest["files"].items():
         assert said == {"sha256": sha256_file(out / name), "bytes": (out / name).stat().st_size}
 
@@ -78,7 +78,7 @@ def test_the_same_bytes_in_another_place(checkpoint: Path, tmp_path: Path) -> No
     shutil.copytree(checkpoint, moved)
     export(checkpoint, tmp_path / "a")
     export(moved, tmp_path / "b")
-    for name in ("Modelfile", "export_manifest.json"):
+    for name in ("Modelfile", "README.md", "export_manifest.json"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
         assert str(tmp_path) not in (tmp_path / "a" / name).read_text()
 

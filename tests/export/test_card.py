@@ -1,0 +1,57 @@
+"""The model card: metadata as hubs read it, and nothing that is not known."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from dlmbuild.export.card import model_card
+
+HUB = {"kind": "hub", "id": "org/small", "revision": "abc"}
+
+
+def card(source: dict[str, Any], license: dict[str, str] | None, system: str | None = None) -> tuple[Any, str]:
+    base = {"key": "small", "revision": "abc", "source": source, "license": license}
+    smoke = {"agreeing": 9, "positions": 10, "agreement": 0.9}
+    _, head, text = model_card("01HZX3Q5J8K9M2N4P6R8T0V2W4", "Q8_0", base, smoke, ["<end>"], system).split("---\n", 2)
+    return YAML(typ="safe").load(head), text
+
+
+def test_a_base_of_the_hub() -> None:
+    metadata, text = card(HUB, {"spdx": "Apache-2.0", "url": "https://example.org"})
+    assert metadata == {
+        "base_model": "org/small",
+        "base_model_relation": "finetune",
+        "library_name": "gguf",
+        "pipeline_tag": "text-generation",
+        "license": "apache-2.0",
+        "tags": ["gguf", "lora", "dlmbuild"],
+    }
+    assert "org/small at revision `abc`" in text and "At 9 of 10 compared positions" in text and "`<end>`" in text
+
+
+def test_a_base_of_this_machine_is_not_linked() -> None:
+    metadata, _ = card({"kind": "folder"}, None)
+    assert metadata.keys() == {"library_name", "pipeline_tag", "tags"}
+
+
+@pytest.mark.parametrize(
+    ("license", "told"),
+    [
+        (
+            {"spdx": "LicenseRef-Gemma", "url": "https://example.org/terms"},
+            {"license": "other", "license_name": "gemma", "license_link": "https://example.org/terms"},
+        ),
+        ({"url": "https://example.org"}, {"license": "other", "license_link": "https://example.org"}),
+    ],
+)
+def test_a_licence_that_hubs_have_no_word_for(license: dict[str, str], told: dict[str, str]) -> None:
+    metadata, _ = card(HUB, license)
+    assert {name: value for name, value in metadata.items() if name.startswith("license")} == told
+
+
+def test_the_system_prompt_cannot_break_out() -> None:
+    _, text = card(HUB, None, "Be brief.\n\n```\n# not a heading")
+    assert "    Be brief.\n\n    ```\n    # not a heading\n" in text
