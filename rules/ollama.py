@@ -12,7 +12,6 @@ from doit.task import Task
 from dlmbuild.build.project import Document, Project
 from dlmbuild.build.reading import answered, read_json
 from dlmbuild.build.step import Step, Workplace
-from dlmbuild.doc.names import QUANTISATIONS
 from dlmbuild.store.outputs import Files
 from dlmbuild.store.records import Record
 
@@ -20,11 +19,11 @@ from dlmbuild.store.records import Record
 def tasks(project: Project) -> Iterator[dict[str, Any] | Task]:
     """register the exports in a running Ollama and compare its answers"""
     for document in project.documents:
-        for quant in QUANTISATIONS:
+        for quant in project.quantisations:
             yield {"name": f"{document.name}:{quant}", **_ollama(document, quant, project).task()}
         default = f"ollama:{document.name}:{document.default_quant}"
         yield _alias(document.name, f"{document.name} as {document.default_quant}, in Ollama", [default])
-    for quant in QUANTISATIONS:
+    for quant in project.quantisations:
         exports = [f"ollama:{document.name}:{quant}" for document in project.documents]
         yield _alias(quant, f"every document as {quant}, in Ollama", exports)
     yield Task(

@@ -99,7 +99,9 @@ def _edit(folder: Path, environment: Mapping[str, str]) -> None:
     (project / "dodo.py").write_text("from dlmbuild.rules import project\nglobals().update(project('*.dlm'))\n")
     document = project / "handbook.dlm"
     _inside(project, environment)
-    document.write_text(document.read_text().replace("### A\n", "### A\nReally: ", 1))  # the last ones are never trained
+    document.write_text(
+        document.read_text().replace("### A\n", "### A\nReally: ", 1)
+    )  # the last ones are never trained
     for what in ("an edited answer", "nothing to do", f"{QUANT} touched", "nothing to do"):
         if "touched" in what:
             os.utime(next((Path(environment["DLM_HOME"]) / "bases").glob(f"*/base.{QUANT}.gguf")))
