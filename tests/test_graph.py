@@ -26,6 +26,7 @@ def test_a_build_makes_everything_that_a_runtime_loads(built: Workshop) -> None:
     export = built.store / "exports" / "Q4_K_M"
     assert sorted(path.name for path in export.iterdir()) == [
         "Modelfile",
+        "README.md",
         "adapter.gguf",
         "base.Q4_K_M.gguf",
         "export_manifest.json",
@@ -42,7 +43,7 @@ def test_a_build_makes_everything_that_a_runtime_loads(built: Workshop) -> None:
     ]
     manifest = json.loads((export / "export_manifest.json").read_bytes())
     assert manifest["parity"]["agreement"] >= 0.99
-    assert set(manifest["files"]) == {"Modelfile", "adapter.gguf", "base.Q4_K_M.gguf", "model.Q4_K_M.gguf"}
+    assert set(manifest["files"]) == {"Modelfile", "README.md", "adapter.gguf", "base.Q4_K_M.gguf", "model.Q4_K_M.gguf"}
     assert (built.store / "dlm.lock").exists()
     assert len(json.loads((built.store / "manifest.json").read_bytes())["training_runs"]) == 1
     config = json.loads((version / "adapter_config.json").read_bytes())

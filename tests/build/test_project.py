@@ -121,6 +121,7 @@ def test_a_file_that_cannot_be_read(folder: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_header_is_parsed_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder.parent / "home").mkdir()
     path = write(folder / "a.dlm")
     before = project(folder).documents
     monkeypatch.setattr("dlmbuild.doc.header.read_header", None)  # raises when it is called
@@ -132,6 +133,7 @@ def test_a_header_is_parsed_once(folder: Path, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b"{}", b"null", b'{"dlm_id": "x"}'])
 def test_a_damaged_memory_of_headers(folder: Path, data: bytes) -> None:
+    (folder.parent / "home").mkdir()
     write(folder / "a.dlm")
     before = project(folder).documents
     [memory] = (folder.parent / "home" / "headers").iterdir()
