@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import sys
 from pathlib import Path
 
@@ -22,6 +23,7 @@ def run(arguments: argparse.Namespace) -> int:
     from dlmbuild.doc.migrations import migration
     from dlmbuild.doc.versions import NEWEST_VERSION
 
+    gc.set_threshold(100_000)  # as in a check
     wrong = changed = 0
     for path in find_documents(arguments.documents):
         try:

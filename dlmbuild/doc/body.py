@@ -36,6 +36,11 @@ def structure(*, escapes: bool) -> re.Pattern[str]:
     return pattern(f"{_STRUCTURE}{_ESCAPED if escapes else ''})")
 
 
+def has_escapes(text: str, start: int) -> bool:
+    """Whether a line from this offset on, in a code block or not, begins with what version 16 takes for an escape."""
+    return pattern(rf"(?x)\n(?:{_ESCAPED.replace('|', '', 1)})").search(text, max(start - 1, 0)) is not None
+
+
 def read_sections(text: str, start: int, line: int, mistakes: Mistakes, *, escapes: bool = False) -> Body:
     """Read the body that begins at an offset of a document's text, on this line.
 

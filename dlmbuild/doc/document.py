@@ -153,7 +153,7 @@ def as_data(document: Document) -> dict[str, Any]:
         del data["evaluate"]
     return {
         **data,
-        "sections": [_section_as_data(section) for section in document.sections],
+        "sections": [section_as_data(section) for section in document.sections],
     }
 
 
@@ -181,7 +181,8 @@ def _refuse_unbuilt(number: int, section: Section, body: Body, folder: Path | No
             mistakes.add(section.line, col, error.what, why=error.why, do=error.do)
 
 
-def _section_as_data(section: Section) -> dict[str, Any]:
+def section_as_data(section: Section) -> dict[str, Any]:
+    """A section as JSON data: what it says, as in `as_data`."""
     data: dict[str, Any] = {"type": kind_of(section)}
     match section:
         case Prose():

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+import operator
 import re
 from collections.abc import Iterator, Mapping
 
 from dlmbuild.doc.block import Mark, Path, Position
-from dlmbuild.doc.body import read_sections
-from dlmbuild.doc.document import Reading, as_data, document_of, read
+from dlmbuild.doc.body import has_escapes, read_sections
+from dlmbuild.doc.document import Reading, as_data, document_of, prefers, read, section_as_data
 from dlmbuild.doc.edits import Edit, edited
 from dlmbuild.doc.mistakes import Mistakes
+from dlmbuild.doc.sections import Section
 from dlmbuild.doc.versions import ESCAPES_SINCE, HYPERPARAMS, NEWEST_VERSION
 from dlmbuild.errors import DocumentError, InvalidDocument, Where
 
@@ -29,7 +32,7 @@ def migration(data: bytes, path: str) -> list[Edit]:
         return []
     edits = [*_version(found), *_preference(found, path), *_escapes(found)]
     after = read(edited(data, edits), path)
-    if after.errors or _meaning(after, path) != _meaning(found, path):
+    if after.errors or not _say_the_same(found, after, path):
         raise DocumentError(
             f"this document cannot be brought to version {NEWEST_VERSION} by edits of single places",
             where=Where(path),
@@ -39,9 +42,23 @@ def migration(data: bytes, path: str) -> list[Edit]:
     return edits
 
 
-def _meaning(found: Reading, path: str) -> object:
-    ids = [found.body.section_id(number) for number in range(len(found.body.sections))]
-    return as_data(document_of(found, path)), ids
+def _say_the_same(found: Reading, after: Reading, path: str) -> bool:
+    """Whether two readings without mistakes have the same data and ids of sections; lines may have moved."""
+    one, other = document_of(found, path), document_of(after, path)
+    if len(one.sections) != len(other.sections):
+        return False
+    # Sections are compared one by one: the data of a million of them takes more memory than all else.
+    heads = (as_data(dataclasses.replace(document, sections=document.sections[:0])) for document in (one, other))
+    return (
+        operator.eq(*heads)
+        and prefers(one) == prefers(other)
+        and all(map(_same_section, one.sections, other.sections))
+        and all(one.body.content(at) == other.body.content(at) for at in range(len(one.sections)))
+    )
+
+
+def _same_section(one: Section, other: Section) -> bool:
+    return one == other or section_as_data(one) == section_as_data(other)
 
 
 class _Places:
@@ -50,7 +67,8 @@ class _Places:
     def __init__(self, found: Reading) -> None:
         self.text = found.body.text
         self.marks: Mapping[Path, Mark] = found.head.marks if found.head else {}
-        self._lines = [0, *(match.end() for match in re.finditer("\n", self.text))]
+        head = self.text[: found.head.body] if found.head else ""
+        self._lines = [0, *(match.end() for match in re.finditer("\n", head))]
 
     def offset(self, at: Position) -> int:
         line, col = at
@@ -70,7 +88,7 @@ def _version(found: Reading) -> Iterator[Edit]:
 
 def _escapes(found: Reading) -> Iterator[Edit]:
     """A backslash more for each line whose first one would be left out from now on."""
-    if found.head and found.head.version < ESCAPES_SINCE:
+    if found.head and found.head.version < ESCAPES_SINCE and has_escapes(found.body.text, found.head.body):
         body = read_sections(found.body.text, found.head.body, found.head.body_line, Mistakes(""), escapes=True)
         for at in body.escapes:
             yield Edit(at, at, "\\")

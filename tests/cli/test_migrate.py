@@ -14,6 +14,7 @@ from dlmbuild.doc.document import as_data, parse_bytes, read
 from dlmbuild.doc.edits import Edit, edited, unified_diff
 from dlmbuild.doc.migrations import migration
 from dlmbuild.doc.versions import NEWEST_VERSION
+from tests.bench.cost import SCRIPTS, cost
 from tests.workshop import Workshop
 
 FIRST = """---
@@ -216,3 +217,20 @@ def test_a_diff_of_a_text_without_a_last_newline_is_one_that_patch_takes(tmp_pat
         (tmp_path / "t").write_text(text)
         subprocess.run(["patch", "--quiet", "t"], cwd=tmp_path, input=diff, text=True, check=True)
         assert (tmp_path / "t").read_text() == text.replace(old, new)
+
+
+def test_a_diff_ends_as_its_text_does() -> None:
+    """Last lines with and without an end, and edits on them."""
+    for text, end in (("a\nb\n", ""), ("a\nb", "\\ No newline at end of file\n")):
+        assert unified_diff(text, [Edit(2, 3, "c")], "x") == f"--- x\n+++ x\n@@ -1,2 +1,2 @@\n a\n-b\n{end}+c\n{end}"
+
+
+def test_a_large_document_costs_little_more_than_its_check(workshop: Workshop) -> None:
+    text = FIRST.replace("The end. \t\n", "::instruction::\n### Q\nq\n### A\n\ta\n" * 30_000)
+    (workshop.folder / "old.dlm").write_text(text)
+    dlm = str(SCRIPTS / "dlm")
+    check, migrate = (
+        cost([dlm, *words], workshop.folder, workshop.env()) for words in (["check"], ["migrate", "--write"])
+    )
+    assert migrate.cpu < 6 * check.cpu and migrate.peak < 3 * check.peak
+    assert (workshop.folder / "old.dlm").read_text().count("\t") == text.count("\t")
