@@ -18,6 +18,7 @@ from doit.exceptions import InvalidDodoFile
 from dlmbuild import base_models
 from dlmbuild.base_models.reference import Reference, parse_reference, present_reference, require_present
 from dlmbuild.build import uptodate
+from dlmbuild.build.declaration import deciding
 from dlmbuild.build.dodo import running_dodo
 from dlmbuild.build.step import Archive
 from dlmbuild.doc.names import QUANTISATIONS, USUAL
@@ -83,7 +84,7 @@ class Project:
 
     @cached_property
     def _all(self) -> list[Document | BrokenDocument]:
-        decided = map(Path, uptodate.deciding(str(self.folder)))
+        decided = map(Path, deciding(str(self.folder)))
         for path in [*self._searched(), *decided, self.lock_path]:
             self.noticed.setdefault(path, uptodate.appearance(str(path)))
         found = sorted({path for pattern in self.patterns for path in self._glob(pattern) if not path.is_dir()})

@@ -22,13 +22,6 @@ _ELSEWHERE = ("DOIT_FILE", "DOIT_SEEK_FILE")
 _DATABASE = ".doit.db"
 _GRANULARITY_NS = 20_000_000
 """As in io/statcache.py."""
-_PLAIN = r"""globals\(\)\.update\(project\((?:'[^']*'|"[^"]*"|, )*\)\)"""
-"""The call that a plain dodo file makes, as ast.unparse spells it."""
-_OURS = ("dlmbuild.rules", "project")
-_MEANT = ("project", "globals")
-"""The names in that call, which have to mean what they mean in every project."""
-_CONFIGURATIONS = ("pyproject.toml", "doit.cfg")
-"""Where doit looks for settings."""
 _KEPT = ("basename", "name", "doc", "file_dep", "targets", "task_dep")
 
 created: dict[str, list[Any]] = {}
@@ -89,11 +82,12 @@ def write_note(words: Sequence[str], steps: Sequence[Any], noticed: Mapping[Any,
     import time
     from pathlib import Path
 
+    from dlmbuild.build.declaration import OURS, configures_doit, declared_names
     from dlmbuild.io.atomic import write_atomic
 
     entered = time.time_ns()
-    bound = _plain("dodo.py")
-    if bound is None or any(map(_configures_doit, _CONFIGURATIONS)):
+    bound = declared_names("dodo.py")
+    if bound is None or configures_doit():
         return
     home = _home()
     ours = (home + os.sep, os.path.abspath(_DATABASE))  # noqa: PTH100
@@ -112,7 +106,7 @@ def write_note(words: Sequence[str], steps: Sequence[Any], noticed: Mapping[Any,
     for path in sorted(looked_at.union(_installed()) - folders.keys()):  # doit adds the project's folder to sys.path
         folder, name = os.path.split(path)
         files.setdefault(folder, []).append(name)
-    about = {"about": _about(words), "steps": len(steps), "alone": bound <= {_OURS}}
+    about = {"about": _about(words), "steps": len(steps), "alone": bound <= {OURS}}
     noted = {**about, "files": files, "stats": _stats(files), "folders": folders}
     # Looked at last: what was written just now may have been written after its content was looked at. What builds write
     # they wrote before we came here; the time of any other file may lie a tick of the clock before that.
@@ -201,58 +195,6 @@ def _about(words: Sequence[str]) -> list[object]:
     machine = [*kernel, cores, pages, os.path.exists("/proc/driver/nvidia/version")]  # noqa: PTH110
     environment = [os.environ.get(name) for name in _ENVIRONMENT]
     return [os.getcwd(), _home(), list(words), sys.executable, environment, machine]  # noqa: PTH109
-
-
-def _plain(dodo: str) -> set[tuple[str, str]] | None:
-    """The names that a plain dodo file defines or takes from modules, as (module, name); None if it is not plain.
-
-    A plain one only declares projects and tasks, so that running it again would come to the same: it may import, define
-    functions, and write `globals().update(project("*.dlm"))` with patterns spelled out.
-    """
-    import ast
-    import re
-
-    try:
-        with open(dodo, encoding="utf-8") as file:  # noqa: PTH123
-            tree = ast.parse(file.read())
-    except (OSError, ValueError, SyntaxError, RecursionError):
-        return None
-    bound: set[tuple[str, str]] = set()
-    for node in tree.body:
-        if isinstance(node, ast.FunctionDef):
-            bound.add(("", node.name))
-        elif isinstance(node, ast.ImportFrom):
-            bound.update((node.module or "", alias.asname or alias.name) for alias in node.names)
-        elif isinstance(node, ast.Import):
-            if any(alias.asname in _MEANT for alias in node.names):
-                return None
-        elif not _is_text(node) and not re.fullmatch(_PLAIN, ast.unparse(node)):
-            return None
-    bound = {found for found in bound if found[0] != "__future__"}
-    return None if any(name in (*_MEANT, "*") for _, name in bound - {_OURS}) else bound
-
-
-def _configures_doit(path: str) -> bool:
-    try:
-        with open(path, "rb") as file:  # noqa: PTH123
-            return path == "doit.cfg" or b"doit" in file.read()
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
-
-
-def deciding(folder: str) -> Iterable[str]:
-    """The files that decide what the dodo file in `folder` comes to: itself, what it imports from there, settings."""
-    below = folder.rstrip(os.sep) + os.sep
-    installed = (sys.prefix + os.sep, sys.base_prefix + os.sep)  # an environment may lie in the project
-    loaded = [getattr(module, "__file__", None) or "" for module in list(sys.modules.values())]
-    imported = [path for path in loaded if path.startswith(below) and not path.startswith(installed)]
-    return {*(below + name for name in ("dodo.py", *_CONFIGURATIONS)), *imported}
-
-
-def _is_text(node: Any) -> bool:
-    return isinstance(getattr(getattr(node, "value", None), "value", None), str)  # a docstring
 
 
 def _file(words: Sequence[str]) -> str:
