@@ -73,6 +73,12 @@ def test_check_of_a_missing_or_unreadable_file_is_an_error_in_words(workshop: Wo
     assert "gone.dlm: the file cannot be read" in workshop.dlm("check", "gone.dlm", code=1).err
 
 
+def test_a_name_that_begins_with_a_dash_is_a_name(workshop: Workshop) -> None:
+    workshop.document("-x", base="smollm2-135m")
+    for words in (("--", "-x.dlm"), ("--format", "text", "--", "-x.dlm"), ("./-x.dlm",)):
+        assert 'a document cannot be called "-x"' in workshop.dlm("check", *words, code=1).err
+
+
 def test_a_document_that_is_named_twice_is_checked_once(workshop: Workshop) -> None:
     workshop.document("book", base="smollm2-135m")
     assert workshop.dlm("check", "book.dlm", "book.dlm").out == "1 checked, all well written\n"

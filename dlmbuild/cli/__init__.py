@@ -116,7 +116,9 @@ def _own(words: list[str]) -> int:
     command = importlib.import_module(f"dlmbuild.cli.{words[0]}")
     parser = Parser(prog=f"dlm {words[0]}", description=command.__doc__)
     command.add_arguments(parser)
-    return int(command.run(parser.parse_intermixed_args(words[1:])))
+    # Behind -- there are no options; argparse forgets that where it lets options and the rest mix.
+    parse = parser.parse_args if "--" in words else parser.parse_intermixed_args
+    return int(command.run(parse(words[1:])))
 
 
 def run_doit(words: list[str], *, typed: str = "") -> int:

@@ -30,8 +30,9 @@ _HEADERS = frozenset(("### Q", "### Q !probe", "### A", "### Prompt", "### Chose
 _FENCE = re.compile(r'::[A-Za-z0-9_#-]+::|::[a-z][a-z0-9_]*( [a-z][a-z0-9_]*="[^"]*")+::')
 _OTHER_ENDS = re.compile(r"[\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
 _YAML_1_1 = re.compile(
-    r"(y|n|yes|no|on|off)|=|<<|[-+]?0[0-7_]+|0o[0-7]+|[-+]?0b[01_]+|[-+]0x[\da-f_]+|0x[\da-f]*_[\da-f_]*"
-    r"|[-+]?\d[\d_]*_[\d_.]*|[-+]?\d+(:[0-5]?\d)+(\.\d*)?|\d{4}-\d\d?-\d\d?.*",
+    r"(yes|no|on|off)|=|<<|[-+]?0[0-7_]+|0o[0-7]+|[-+]?0b[01_]+|[-+]0x[\da-f_]+|0x[\da-f]*_[\da-f_]*"
+    r"|[-+]?\d[\d_]*_[\d_.]*|[-+]?\d[\d_]*\.\d+_[\d_]*|[-+]?\d+(:[0-5]?\d)+(\.\d*)?"
+    r"|\d{4}-\d\d-\d\d|\d{4}-\d\d?-\d\d?([Tt]|[ \t]+)\d.*",
     re.IGNORECASE | re.ASCII,
 )
 """Plain words that are true, false, a number, a date or an error in YAML 1.1, and something else in 1.2."""

@@ -253,12 +253,21 @@ def test_a_name_that_is_no_text_can_be_written_as_json(workshop: Workshop) -> No
         ("system_prompt: =\n", "book.dlm:4:16: elsewhere: system_prompt: =: it reads YAML 1.1"),
         ("system_prompt: -0x1f\n", "book.dlm:4:16: elsewhere: system_prompt: -0x1f: it reads YAML 1.1"),
         ("system_prompt: 0x_f\n", "book.dlm:4:16: elsewhere: system_prompt: 0x_f: it reads YAML 1.1"),
+        ("system_prompt: 0.5_5\n", "book.dlm:4:16: elsewhere: system_prompt: 0.5_5: it reads YAML 1.1"),
+        ("system_prompt: 2020-01-01\n", "book.dlm:4:16: elsewhere: system_prompt: 2020-01-01: it reads YAML 1.1"),
+        ("system_prompt: 2020-1-1 1:00:00\n", "book.dlm:4:16: elsewhere: system_prompt: 2020-1-1 1:00:00: it reads"),
         ("system_prompt: -1:30\n", "book.dlm:4:16: elsewhere: system_prompt: -1:30: it reads YAML 1.1"),
     ],
 )
 def test_compat_tells_what_yaml_and_the_keys_mean_there(workshop: Workshop, keys: str, told: str) -> None:
     write(workshop, HEAD.replace("base_model", f"{keys}base_model") + "text\n")
     assert told in workshop.dlm("check", "--compat").out
+
+
+@pytest.mark.parametrize("word", ["y", "N", "2020-1-1", "1.5", "0x1f", "-12", "true", "no way", "12:30 or later"])
+def test_compat_passes_over_what_both_read_alike(workshop: Workshop, word: str) -> None:
+    write(workshop, HEAD.replace("---\n", f"---\nsystem_prompt: {word}\n", 1) + "text\n")
+    assert "system_prompt" not in workshop.dlm("check", "--compat", code=None).out
 
 
 def test_compat_passes_over_what_may_be_null_there(workshop: Workshop) -> None:
