@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ from doit.exceptions import TaskFailed
 from dlmbuild.build.project import Document, Project
 from dlmbuild.build.reporter import watcher
 from dlmbuild.build.step import Step, Workplace
-from dlmbuild.errors import DlmError, InvalidDocument, StoreError, UsageError
+from dlmbuild.errors import DlmError, InvalidDocument, StoreError
 from dlmbuild.io.digest import sha256_json
 from dlmbuild.store.outputs import Files
 
@@ -42,10 +41,8 @@ class Refusal(NamedTuple):
 def refused(project: Project) -> Iterator[Refusal]:
     """The documents with mistakes, or a project without documents."""
     if not project.documents and not project.broken:
-        patterns = ", ".join(json.dumps(pattern, ensure_ascii=False) for pattern in project.patterns)
-        doc = f"no document matches {patterns} in {project.folder}"
-        why = "this is what dodo.py gives to project(…)"
-        yield Refusal("?", doc, UsageError(doc, why=why, do="write one there, or begin a project: dlm init mybook"))
+        error = project.nothing()
+        yield Refusal("?", error.what, error)
     taken: set[str] = set()
     for broken in project.broken:
         # = and * mean something to doit, and : is ours; no sound name has a question mark.

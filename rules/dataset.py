@@ -78,6 +78,7 @@ def _dataset(document: Document, project: Project) -> Step:
             known=_last_shards(document, project),
             objects=project.archive.objects,
             made_with=place.params["tokenizer"],
+            progress=place.progress,
         )
         rows = rows_of(sections, prompt, tokenizer, limit, longest, place.progress)
         try:

@@ -70,7 +70,16 @@ def test_check_of_a_missing_or_unreadable_file_is_an_error_in_words(workshop: Wo
     (workshop.folder / "bytes.dlm").write_bytes(b"---\n\xff\xfe")
     assert "UTF-8" in workshop.dlm("check", "bytes.dlm", code=1).err
     (workshop.folder / "gone.dlm").symlink_to("nowhere")
-    assert "gone.dlm: the file cannot be read" in workshop.dlm("check", "gone.dlm", code=1).err
+    for ran in (workshop.dlm("check", "gone.dlm", code=1), workshop.doit("check:gone", code=1)):
+        assert "gone.dlm: the file cannot be read: it is a link to nowhere, which is not there\n" in ran.err
+        assert "→ bring that file back, or delete the link" in ran.err
+
+
+def test_a_document_that_is_not_named_whole_is_guessed(workshop: Workshop) -> None:
+    workshop.document("tower", base="smollm2-135m")
+    assert "→ write tower.dlm\n" in workshop.dlm("check", "tower", code=1).err
+    told = workshop.dlm("show", "towr", code=2).err
+    assert "no document 'towr' in this project: its documents are: tower\n  → write tower\n" in told
 
 
 def test_a_name_that_begins_with_a_dash_is_a_name(workshop: Workshop) -> None:
@@ -81,7 +90,8 @@ def test_a_name_that_begins_with_a_dash_is_a_name(workshop: Workshop) -> None:
 
 def test_a_document_that_is_named_twice_is_checked_once(workshop: Workshop) -> None:
     workshop.document("book", base="smollm2-135m")
-    assert workshop.dlm("check", "book.dlm", "book.dlm").out == "1 checked, all well written\n"
+    names = ("book.dlm", "./book.dlm", str(workshop.folder / "book.dlm"))
+    assert workshop.dlm("check", *names).out == "1 checked, all well written\n"
 
 
 @pytest.mark.parametrize(
@@ -204,6 +214,11 @@ def test_help_and_version(workshop: Workshop) -> None:
     assert workshop.dlm("help", "train").out.startswith("train  train the adapters")
     assert "there is no task or command 'trian'\n  → dlm train" in workshop.dlm("help", "trian", code=2).err
     assert "more than one word" in workshop.dlm("help", "train", "export", code=2).err
+    for words in ("help trian", "help train export"):
+        ran = workshop.doit(*words.split(), code=3)
+        assert f'invalid parameter: "{words[5:]}"' in ran.err and not ran.out
+    for line in ("help", "help train", "help list", "list", "why", "info check:book"):
+        assert workshop.shell(f"doit {line} | true").err == ""
     full = workshop.shell("dlm doctor --help > /dev/full")
     assert (full.code, full.err) == (1, "the output cannot be written: No space left on device\n")
 

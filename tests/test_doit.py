@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import signal
 import sqlite3
@@ -216,6 +217,7 @@ def test_a_pattern_that_nothing_matches_is_told(workshop: Workshop, pattern: str
     dodo = f"from dlmbuild.rules import project\nglobals().update(project({pattern!r}))\n"
     (workshop.folder / "dodo.py").write_text(dodo)
     told = f'no document matches "{pattern}" in {workshop.folder}'
+    why = "this is what dodo.py gives to project(…)"
     for words in ([], ["export:Q4_K_M"], ["train"], ["-n", "2"]):
         ran = workshop.doit(*words, code=1)
         assert told in ran.err and "→ write one there, or begin a project: dlm init mybook" in ran.err
@@ -223,6 +225,12 @@ def test_a_pattern_that_nothing_matches_is_told(workshop: Workshop, pattern: str
     for words in (["list"], ["list", "--all", "--status"]):
         assert workshop.doit(*words).err == told + "\n"
     assert told in workshop.doit("why", code=1).out
+    for command in (["show"], ["metrics"], ["lock"], ["prompt", "book", "Who?"]):
+        assert workshop.dlm(*command, code=2).err.startswith(f"{told}: {why}\n  → write one there")
+    workshop.document("book")
+    for script, words in (("doit", []), ("dlm", ["show"])):
+        err = workshop.run(script, *words, code=None).err
+        assert f"{told}: {why}, and book.dlm is not named so\n" in err and '→ write project("*.dlm") in dodo.py' in err
 
 
 def test_a_project_of_nothing_is_told(workshop: Workshop) -> None:
@@ -268,3 +276,27 @@ def test_a_dodo_file_that_lost_its_project_is_named(workshop: Workshop) -> None:
     (workshop.folder / "dodo.py").write_text("")
     for words in ([], ["list"]):
         assert "dodo.py declares no project" in workshop.dlm(*words, code=2).err
+
+
+def test_long_texts_say_how_far_they_are(built: Workshop) -> None:
+    built.edit("tower", "grey granite.\n", "grey granite.\n\n" + "Ships wait in fog until the bell rings.\n\n" * 2000)
+    assert "  dataset:tower  turning text into tokens\n" in built.doit("dataset").out
+    built.edit("tower", "base_model", "training: {sources: [{path: texts, include: ['*.txt']}]}\nbase_model")
+    (built.folder / "texts").mkdir()
+    for number in range(3):
+        (built.folder / "texts" / f"{number}.txt").write_text("The tide turns twice a day.\n")
+    assert "  dataset:tower  turning source files into tokens\n" in built.doit("dataset").out
+
+
+def test_show_has_the_numbers_of_a_restored_adapter(built: Workshop) -> None:
+    first = json.loads(built.dlm("show", "--json").out)["tower"]
+    built.edit("tower", "rings in fog", "rings at noon, and at night")
+    assert "train:tower" in built.doit("train").steps
+    second = json.loads(built.dlm("show", "--json").out)["tower"]
+    assert second["trainings"] == 2 and second["train_loss"] != first["train_loss"]
+    built.edit("tower", "rings at noon, and at night", "rings in fog")
+    assert "train:tower" in built.doit("train").restored
+    shown = json.loads(built.dlm("show", "--json").out)["tower"]
+    for name in ("adapter_version", "trained", "train_loss"):
+        assert shown[name] == first[name] is not None
+    assert (shown["trainings"], shown["last_run"]) == (2, "ok")

@@ -102,6 +102,14 @@ class Project:
     def broken(self) -> list[BrokenDocument]:
         return [document for document in self._all if isinstance(document, BrokenDocument)]
 
+    def nothing(self) -> UsageError:
+        """What there is to say of a project without any document."""
+        patterns = ", ".join(json.dumps(pattern, ensure_ascii=False) for pattern in self.patterns)
+        why, do = "this is what dodo.py gives to project(…)", "write one there, or begin a project: dlm init mybook"
+        if beside := sorted(path.name for path in self.folder.glob("*.dlm") if not path.is_dir()):
+            why, do = f"{why}, and {beside[0]} is not named so", 'write project("*.dlm") in dodo.py'
+        return UsageError(f"no document matches {patterns} in {self.folder}", why=why, do=do)
+
     def bases(self) -> Iterator[tuple[Reference, BaseFolder]]:
         """Each base once, with its folder."""
         unique = {document.base.key: document.base for document in self.documents}
@@ -152,8 +160,9 @@ class Project:
         except DlmError as error:
             return BrokenDocument(path, self._all_mistakes(path, error))
         except OSError as error:
-            what = f"the document cannot be read: {error.strerror}"
-            return BrokenDocument(path, DocumentError(what, where=Where(str(path))))
+            from dlmbuild.io.text import unreadable
+
+            return BrokenDocument(path, unreadable(self.folder / path, error, shown=path))
         store = self.archive.home.store(header["dlm_id"])
         shape = (header.get("prefers", False), header.get("sources", {}), header.get("evaluates", False))
         document = Document(path, header["dlm_id"], reference, header["default_quant"], store, *shape)
@@ -227,8 +236,12 @@ def find_document(named: str, folder: Path) -> tuple[Project, Document]:
             return project, broken.otherwise
         if broken.name == name:
             raise broken.error
-    names = ", ".join(document.name for document in project.documents) or "none"
-    raise UsageError(f"there is no document {named!r} in this project", why=f"its documents are: {names}")
+    from dlmbuild.doc.mistakes import nearest
+
+    names = [*(document.name for document in project.documents), *(broken.name for broken in project.broken)]
+    why = f"its documents are: {', '.join(sorted(names))}"
+    do = f"write {nearest(name, names) or 'one of these names'}"
+    raise UsageError(f"there is no document {named!r} in this project", why=why, do=do)
 
 
 def project_of(folder: Path) -> Project:
@@ -249,7 +262,8 @@ def project_of(folder: Path) -> Project:
             "dodo.py calls no dlmbuild.rules.project", do='globals().update(project("*.dlm")) in dodo.py declares one'
         )
     try:
-        _ = project.documents  # two of one name are a mistake of the project, too
+        if not project.documents and not project.broken:  # two of one name are a mistake of the project, too
+            raise project.nothing()
     except InvalidDodoFile as error:
         raise UsageError(str(error)) from None
     return project

@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def find_documents(named: Sequence[Path]) -> Sequence[Path]:
     """The documents of a command line, by default all below this folder. Raises UsageError where there is none."""
-    documents = list(dict.fromkeys(named)) or sorted(
+    documents = list({path.absolute(): path for path in reversed(named)}.values())[::-1] or sorted(
         p for p in Path().rglob("*.dlm") if not any(part.startswith(".") for part in p.parts)
     )
     if not documents:

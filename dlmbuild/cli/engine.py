@@ -76,17 +76,6 @@ class _InWords:
     name: str
     typed: str
     task_list: Sequence[Any] = ()
-    _asked: Sequence[str] = ()
-
-    def execute(self, params: Any, args: list[str]) -> Any:
-        self._asked = args
-        return super().execute(params, args)  # type: ignore[misc]
-
-    def print_usage(self, cmds: Any) -> None:
-        """Of `help` alone: what doit shows without a word it would also show for an unknown one, and call that done."""
-        if self._asked:
-            raise InvalidCommand(not_found=self._asked[0])
-        super().print_usage(cmds)  # type: ignore[misc]
 
     def parse_execute(self, words: list[str]) -> int:
         try:

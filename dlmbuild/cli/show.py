@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from dlmbuild.cli.words import as_json, tell_of_broken
-from dlmbuild.errors import UsageError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,8 +27,6 @@ def run(arguments: argparse.Namespace) -> int:
         project = project_of(Path.cwd())
         documents = project.documents
         tell_of_broken(project)
-        if not documents and not project.broken:
-            raise UsageError("there is no document in this project", do="dlm init mybook, or write one beside dodo.py")
     require_readable(project.archive.home, *(document.store.root for document in documents))
     shown = {}
     for document in documents:

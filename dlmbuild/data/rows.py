@@ -106,8 +106,16 @@ def rows_of(
     Preference sections give no rows here: they are for preference training. Probes are asked, never trained. Raises
     RowTooLongError; `longest` is what sequence_len could be set to at most. `progress` is told of long texts.
     """
-    total = sum(len(section["text"]) for section in sections if section["type"] == "prose")
-    done = 0
+    total = sum(map(_characters, sections))
+    done = told = 0
+
+    def read(characters: int) -> None:
+        nonlocal done, told
+        done += characters
+        if done - told >= _STRETCH:
+            progress("turning text into tokens", done, total)
+            told = done
+
     for number, section in enumerate(sections):
         if section["type"] == "instruction":
             for pair_number, pair in enumerate(section["pairs"]):
@@ -115,15 +123,21 @@ def rows_of(
                     continue
                 parts = {"question": pair["question"], "answer": pair["answer"], "system_prompt": system_prompt or ""}
                 yield row_of(parts, tokenizer, (number, pair_number), sequence_len, longest or sequence_len)
+                read(_pair_characters(pair))
         elif section["type"] == "prose":
-            before = done
-
-            def read(at: int, before: int = before) -> None:
-                progress("turning prose into tokens", before + at, total)
-
             for ids in _divide(section["text"], tokenizer, sequence_len, read):
                 yield Row("prose", tuple(ids), 0)
-            done += len(section["text"])
+
+
+def _characters(section: Mapping[str, Any]) -> int:
+    """How much of a section becomes rows here."""
+    if section["type"] == "instruction":
+        return sum(_pair_characters(pair) for pair in section["pairs"] if not pair.get("probe"))
+    return len(section["text"]) if section["type"] == "prose" else 0
+
+
+def _pair_characters(pair: Mapping[str, Any]) -> int:
+    return len(pair["question"]) + len(pair["answer"])
 
 
 def row_of(parts: Mapping[str, str], tokenizer: Tokenizer, place: tuple[int, int], limit: int, most: int) -> Row:
@@ -143,16 +157,12 @@ def _divide(text: str, tokenizer: Tokenizer, limit: int, read: Callable[[int], N
     """Token lists of at most `limit`: as many whole paragraphs as fit, a paragraph that is too long in pieces.
 
     The end of the text, and only that, is marked with the end-of-text token. A paragraph of more than `_STRETCH`
-    characters counts as several: see `_stretches`. `read` is told now and then how many characters are behind.
+    characters counts as several: see `_stretches`. `read` is told of each how many characters it has.
     """
     row: list[int] = []
-    at = told = 0
     for stretch, last in _stretches(text):
-        if at - told >= _STRETCH:
-            read(at)
-            told = at
-        at += len(stretch)
         ids = tokenizer.encode(stretch)
+        read(len(stretch))
         if last:
             ids.append(tokenizer.eos_id)
         if row and len(row) + len(ids) > limit:

@@ -16,6 +16,7 @@ from dlmbuild.data.shards import Shard, write_shard
 from dlmbuild.data.tokenizer import Tokenizer
 from dlmbuild.doc.source_file import shown_name, source_text
 from dlmbuild.io.digest import sha256_bytes, sha256_json
+from dlmbuild.io.progress import Progress, silent
 from dlmbuild.store.objects import Objects
 
 _RULE = "source shard/1"
@@ -58,11 +59,14 @@ def write_source_shards(
     known: Mapping[str, Any],
     objects: Objects,
     made_with: Any,
+    progress: Progress = silent,
 ) -> tuple[dict[str, Shard], dict[str, Any]]:
     """Write the shards of `files` (sorted) into `out`: name → shard, and what to pass as `known` the next time.
 
     A shard in `known` is copied from `objects`. `made_with` is JSON data that changes when the tokenizer does.
     """
+    files = list(files)
+    done = 0
     shards: dict[str, Shard] = {}
     keys: dict[str, Any] = {}
     for name, part in _partition(files):
@@ -76,6 +80,8 @@ def write_source_shards(
         keys[key] = shard.as_data()
         if shard.counts.rows:
             shards[name] = shard
+        done += len(part)
+        progress("turning source files into tokens", done, len(files))
     return shards, keys
 
 

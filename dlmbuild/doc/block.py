@@ -61,10 +61,15 @@ class Block:
         self.value: dict[str, Any] = {}
         self.marks: dict[Path, Mark] = {}
         self.spoilt: set[Path] = set()
+        self._source = source
         self._first_line = first_line
         self._mistakes = mistakes
         self._line_starts = [0, *(match.end() for match in re.finditer("\n", source))]
         self._read(self._events(source))
+
+    def written(self, path: Path) -> str:
+        """A scalar as it stands in the file."""
+        return self._source[self._offset(self.marks[path].value) : self._offset(self.marks[path].end)]
 
     def _read(self, events: Iterator[Event]) -> None:
         ended = False
@@ -166,6 +171,9 @@ class Block:
 
     def _at(self, event: Event) -> Position:
         return self._place(event.start_mark.index)
+
+    def _offset(self, at: Position) -> int:
+        return self._line_starts[at[0] - self._first_line] + at[1] - 1
 
     def _place(self, index: int) -> Position:
         # Not the mark's own line, which also counts U+2028 and U+0085 as ends of lines.

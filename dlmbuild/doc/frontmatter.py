@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
+from math import isinf
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dlmbuild.doc.block import NUMBER, Block, Mark, Path, Position, UnreadableError, spelled
-from dlmbuild.doc.mistakes import Mistakes, nearest, shown
+from dlmbuild.doc.mistakes import Mistakes, nearest, shortened, shown
 from dlmbuild.doc.prompt import ends_a_block, what_is_lost
 from dlmbuild.doc.versions import EVALUATE_SINCE, NEWEST_VERSION, upgrade
 
@@ -231,4 +232,6 @@ def _refuse_value(path: Path, at: Position, block: Block, mistakes: Mistakes, *,
         do = "delete the key" if why else "mend it, or delete the key"
     else:
         do = f"mend it, or delete the key: without it, it is {usual if isinstance(usual, str) else shown(usual)}"
-    mistakes.add(*at, f"{name} is {shown(whole)}", why=why or wanted, do=do)
+    # A number beyond all floats was hardly written as Infinity.
+    found = shortened(block.written(path)) if isinstance(whole, float) and isinf(whole) else shown(whole)
+    mistakes.add(*at, f"{name} is {found}", why=why or wanted, do=do)

@@ -75,6 +75,7 @@ class _Field(NamedTuple):
     line: int
     col: int
     text: str
+    well_written: bool
 
 
 class Spans:
@@ -212,7 +213,7 @@ def _groups(grammar: _Grammar, block: Block, mistakes: Mistakes) -> Iterator[tup
         if field.name != names[len(group)]:
             if group:
                 _refuse_incomplete(group, grammar, mistakes)
-            elif not lost:
+            elif not lost and field.well_written:  # else it has its mistake already
                 what = f"### {field.name} without a ### {names[0]} before it"
                 mistakes.add(field.line, field.col, what, why=f"the order is {grammar.order}", do=f"add ### {names[0]}")
             group, lost = [], True
@@ -250,7 +251,7 @@ def _fields(grammar: _Grammar, block: Block, mistakes: Mistakes) -> Iterator[_Fi
         elif not text:
             why, do = "nothing can be learned from it", "write its text below it"
             mistakes.add(header.line, header.col, f"### {header.name} is empty", why=why, do=do)
-        yield _Field(header.name, header.probe, header.line, header.col, text)
+        yield _Field(header.name, header.probe, header.line, header.col, text, header.well_written)
 
 
 def _headers(grammar: _Grammar, block: Block, headings: Iterable[re.Match[str]]) -> Iterator[_Header]:

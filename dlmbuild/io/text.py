@@ -58,10 +58,21 @@ def read_bytes(path: Path) -> bytes:
             )
         return path.read_bytes()
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise DocumentError(
-            "the file cannot be read", where=Where(str(path)), why=reason, do="check the path and its permissions"
-        ) from None
+        raise unreadable(path, error) from None
+
+
+def unreadable(path: Path, error: OSError, shown: Path | None = None) -> DocumentError:
+    """What there is to say of a file that cannot be read; `shown` is how errors name it."""
+    why, do = error.strerror or str(error), "check the path and its permissions"
+    if isinstance(error, FileNotFoundError):
+        if path.is_symlink():
+            why, do = (
+                f"it is a link to {path.readlink()}, which is not there",
+                "bring that file back, or delete the link",
+            )
+        elif (longer := path.with_name(f"{path.name}.dlm")).is_file():
+            do = f"write {longer}"
+    return DocumentError("the file cannot be read", where=Where(str(shown or path)), why=why, do=do)
 
 
 def read_text(path: Path) -> str:

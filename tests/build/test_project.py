@@ -116,7 +116,9 @@ def test_a_file_that_cannot_be_read(folder: Path, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(found.archive.cache, "digest", refuse)
     [broken] = found.broken
-    assert str(broken.error) == "b.dlm: the document cannot be read: Permission denied"
+    assert (
+        str(broken.error) == "b.dlm: the file cannot be read: Permission denied\n  → check the path and its permissions"
+    )
     assert [d.name for d in found.documents] == ["a"]
 
 

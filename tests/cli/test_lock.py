@@ -122,7 +122,7 @@ def test_broken_documents_are_left_out_in_words(built: Workshop) -> None:
 
 def test_a_project_without_documents(workshop: Workshop) -> None:
     for command in ("show", "lock"):
-        assert "there is no document" in workshop.dlm(command, code=2).err
+        assert 'no document matches "*.dlm"' in workshop.dlm(command, code=2).err
     assert not (workshop.folder / "dlm.lock").exists()
 
 

@@ -70,6 +70,8 @@ The end.
         ("### Q\nq", [(7, 1, "### Q without a ### A after it")]),
         ("### A\na", [(7, 1, "### A without a ### Q before it")]),
         ("### Q\nq\n### Q\nq\n### A\na", [(7, 1, "### Q without a ### A after it")]),
+        ("### Answer\na", [(7, 1, 'badly written header "### Answer"')]),
+        ("### Answer\na\n### A\na\n### Q\nq\n### A\na", [(7, 1, 'badly written header "### Answer"')]),
         ("### Q\nq\n### A\na\n### A\na", [(11, 1, "### A without a ### Q before it")]),
         ("### Q\nq\n### A\na\n### A", [(11, 1, "### A is empty"), (11, 1, "### A without a ### Q before it")]),
         (
