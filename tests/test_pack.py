@@ -49,9 +49,23 @@ def test_what_is_unpacked_is_exported_without_training(packed: Workshop, elsewhe
         (mine,) = packed.store.glob(f"adapter/versions/*/{name}")
         (theirs,) = elsewhere.store.glob(f"adapter/versions/*/{name}")
         assert mine.read_bytes() == theirs.read_bytes()
+    assert "dodo.py" not in said
     elsewhere.doit("pack")  # and passed on as it came
     assert (elsewhere.folder / "tower.dlm.pack").read_bytes() == (packed.folder / "tower.dlm.pack").read_bytes()
     assert "everything is up to date" in elsewhere.doit("pack").out
+
+
+def test_what_is_unpacked_where_no_project_is_can_be_built(elsewhere: Workshop) -> None:
+    dodo = elsewhere.folder / "dodo.py"
+    mine = dodo.read_text()
+    dodo.unlink()
+    assert "dodo.py is new as well" in elsewhere.dlm("unpack", "../../tower.dlm.pack").out
+    assert dodo.read_text() == mine
+    assert "train:tower" in elsewhere.doit("train").restored
+    dodo.write_text(mine + "# mine\n")
+    (elsewhere.folder / "tower.dlm").unlink()
+    elsewhere.dlm("unpack", "../../tower.dlm.pack")
+    assert dodo.read_text() == mine + "# mine\n"
 
 
 def test_packs_of_two_homes_are_the_same_bytes(packed: Workshop, tmp_path: Path) -> None:

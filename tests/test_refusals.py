@@ -246,3 +246,12 @@ def test_a_pipe_with_a_documents_name_is_told_and_not_read(workshop: Workshop, b
     ran = workshop.doit("check", code=None)
     assert ran.code == 1 and ran.steps == ["check:tower"] and "pipe.dlm: not a plain file" in ran.err
     assert "pipe.dlm" in workshop.dlm("show").err
+
+
+def test_where_a_base_is_looked_for_is_told_as_it_is(workshop: Workshop, tmp_path: Path) -> None:
+    workshop.document("book", base="hf:org/nowhere@main")
+    ran = workshop.doit("base", code=1, HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path / "hub"))
+    assert "looking for org/nowhere in the hub's cache\n" in ran.out and "http" not in ran.out
+    assert "HF_HUB_OFFLINE forbids to fetch it" in ran.err and "Traceback" not in ran.err
+    closed = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "hub")}
+    assert "asking http://127.0.0.1:9 for org/nowhere\n" in workshop.doit("base", code=1, **closed).out

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
+from importlib.resources import files
 from pathlib import Path
+
+from dlmbuild.io.atomic import write_atomic
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +31,9 @@ def run(arguments: argparse.Namespace) -> int:
     if done.kept:
         print(f"  the one that was here is {done.kept.name} now")
     print("  its adapter comes from whoever packed it; you believe them that it was trained from this document")
-    if not (Path.cwd() / "dodo.py").exists():
-        print("  there is no dodo.py here: begin a project with `dlm init`, or copy one")
+    dodo = Path.cwd() / "dodo.py"
+    if not os.path.lexists(dodo):
+        write_atomic(dodo, (files("dlmbuild.cli") / "templates" / "dodo.txt").read_bytes())
+        print("  dodo.py is new as well: it builds every document of this folder")
     print(f"  next:  doit export:{shlex.quote(done.header.name)}")
     return 0
