@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dlmbuild.data.tokenizer import Tokenizer
+from dlmbuild.data.template import ChatTemplate
 from dlmbuild.export.card import model_card
 from dlmbuild.export.ollama.modelfile import Modelfile
 from dlmbuild.export.ollama.templates import go_template
@@ -34,9 +34,9 @@ def export_files(
     in front by itself, as the GGUFs ask for.
     """
     base, quant = settings["base"], settings["quant"]
-    tokenizer = Tokenizer.from_base(checkpoint)
+    template = ChatTemplate.from_base(checkpoint)
     license = base["license"] or {}
-    stops = dict.fromkeys((tokenizer.template.turn_end, tokenizer.decode([tokenizer.eos_id], special=True)))
+    stops = dict.fromkeys((template.turn_end, template.special_tokens["eos_token"]))
     wanted = settings["export"]
     modelfile = Modelfile(
         model=f"model.{quant}.gguf",
@@ -48,7 +48,7 @@ def export_files(
         seed=42,
         system=settings["system_prompt"],
         license=" ".join(filter(None, (license.get("spdx"), license.get("url")))),
-        template=go_template(tokenizer.template, adds_bos=adds_bos),
+        template=go_template(template, adds_bos=adds_bos),
     )
     (out / "Modelfile").write_text(modelfile.text, "utf-8")
     card = model_card(settings["dlm_id"], quant, base, smoke, modelfile.stops, modelfile.system)

@@ -48,6 +48,7 @@ class Objects(NamedTuple):
         goal = self.path(sha256)
         if self.has(sha256):
             file.unlink()
+            self.cache.remember(goal, sha256)  # where the file was a link to it, unlinking has changed its ctime
             return sha256
         goal.parent.mkdir(parents=True, exist_ok=True)
         file.chmod(0o444)
@@ -69,6 +70,16 @@ class Objects(NamedTuple):
             finally:
                 temporary.unlink(missing_ok=True)
         return sha256
+
+    def lies_at(self, path: Path, sha256: str, *, linked: bool = True) -> bool:
+        """Whether `path` holds an object's content. A large file that is no link to it is not read to find out."""
+        try:
+            there, kept = path.stat(), self.path(sha256).stat()
+            if linked and kept.st_size >= LINK_FROM_BYTES and there.st_dev == kept.st_dev:
+                return there.st_ino == kept.st_ino and self.has(sha256)
+            return there.st_size == kept.st_size and self.cache.digest(path) == sha256
+        except OSError:
+            return False
 
     def place(self, sha256: str, goal: Path, *, linked: bool = True) -> None:
         """Make `goal` a link to, or a copy of, an object; whatever was there is replaced in one step.

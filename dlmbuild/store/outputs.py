@@ -195,5 +195,5 @@ def _first_mismatch(expected: Mapping[Path, str], cache: StatCache) -> str:
 
 def _place(files: Mapping[Path, str], objects: Objects, *, linked: bool = True) -> None:
     for path, sha256 in files.items():
-        if _first_mismatch({path: sha256}, objects.cache):
+        if not objects.lies_at(path, sha256, linked=linked):
             objects.place(sha256, path, linked=linked)

@@ -146,3 +146,26 @@ def test_keep_makes_an_object_again_from_the_layout(
     assert objects.has(sha256) and file.read_text() == "content"
     assert file.samefile(objects.path(sha256)) is large
     assert [path.name for path in objects.root.iterdir()] == [sha256[:2]]
+
+
+def test_a_link_that_goes_away_leaves_nothing_to_read_again(
+    objects: Objects, put: Put, tmp_path: Path, links: None
+) -> None:
+    sha256 = put("content")
+    objects.place(sha256, tmp_path / "layout")
+    objects.place(sha256, tmp_path / "staged")
+    objects.put(tmp_path / "staged")
+    read = objects.cache.bytes_hashed
+    assert objects.has(sha256)
+    assert objects.lies_at(tmp_path / "layout", sha256)
+    assert objects.cache.bytes_hashed == read
+
+
+def test_a_large_file_that_is_to_be_replaced_is_not_read(
+    objects: Objects, put: Put, tmp_path: Path, links: None
+) -> None:
+    (tmp_path / "layout").write_text("CONTENT")
+    sha256 = put("content")
+    read = objects.cache.bytes_hashed
+    assert not objects.lies_at(tmp_path / "layout", sha256)
+    assert objects.cache.bytes_hashed == read
