@@ -99,7 +99,7 @@ def _check(document: Document, project: Project) -> Step:
     return Step(
         name=name,
         doc=f"{document.path}",
-        rule="check/2",
+        rule="check/3",
         inputs={"document": document.path},
         params=params,
         reads=(),

@@ -21,6 +21,7 @@ from . import (
     plan,
     prefer,
     quantize,
+    retention,
     smoke,
     train,
 )
@@ -30,6 +31,7 @@ STAGES = (
     base,
     plan,
     dataset,
+    retention,
     train,
     prefer,
     gguf,
@@ -58,7 +60,9 @@ def graph(found: Project) -> Iterator[Any]:
             blocked = _blocked(refused, found.quantisations if stage in (merge, smoke, export, ollama) else ())
             named += [task for task in blocked if task["name"] not in taken]
         for task in named:
-            if stage not in (check, base, gguf, quantize) and "meta" in task:  # what a document's own steps make
+            if (
+                stage not in (check, base, retention, gguf, quantize) and "meta" in task
+            ):  # what a document's own steps make
                 # Its check before all else, the base as well: nothing is fetched for a document with mistakes.
                 task["task_dep"] = [f"check:{task['name'].partition(':')[0]}"]
             yield {"basename": verb, **task}

@@ -12,7 +12,7 @@ from dlmbuild.build.reporter import watcher
 from dlmbuild.build.step import Step, Workplace
 from dlmbuild.store.outputs import Files
 
-_OF_THE_BASE = ("context_length", "linear_layers", "parameters")
+_OF_THE_BASE = ("context_length", "layers", "linear_layers", "parameters")
 
 
 def tasks(project: Project) -> Iterator[dict[str, Any]]:
@@ -61,7 +61,7 @@ def _plan(document: Document, project: Project) -> Step:
     return Step(
         name=name,
         doc=f"training parameters of {document.name}",
-        rule="plan/1",
+        rule="plan/2",
         inputs={},
         params=params,
         reads=(document.store.document, base.facts),

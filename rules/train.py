@@ -26,7 +26,9 @@ def tasks(project: Project) -> Iterator[dict[str, Any]]:
 def step(document: Document, project: Project) -> Step:
     """The step that trains a document's adapter."""
     base, store = project.base_folder(document.base), document.store
-    dataset = store.root / "dataset.json"
+    made_from = {"dataset": store.root / "dataset.json"}
+    if document.retains:
+        made_from["retention"] = base.retention
     name = f"train:{document.name}"
 
     def params() -> Mapping[str, Any]:
@@ -40,7 +42,7 @@ def step(document: Document, project: Project) -> Step:
         }
 
     def work(place: Workplace) -> Mapping[str, Any]:
-        inputs = {"base": checkpoint(base), "dataset": dataset}
+        inputs = {"base": checkpoint(base), **made_from}
         return training_run("train", name, document, project, place, inputs=inputs, plan=place.params["plan"])
 
     def guard() -> None:
@@ -50,8 +52,8 @@ def step(document: Document, project: Project) -> Step:
     return Step(
         name=name,
         doc=f"the adapter of {document.name}",
-        rule="train/2",
-        inputs={"dataset": dataset},
+        rule="train/3",
+        inputs=made_from,
         params=params,
         reads=(store.plan, base.facts),
         outputs=AdapterVersions(store.adapter, "sft" if document.prefers else ""),
@@ -87,6 +89,7 @@ def training_run(
     from dlmbuild.store.manifest import now, read_manifest
     from dlmbuild.store.runs import attempt
     from dlmbuild.train.state import seconds_between_checkpoints
+    from dlmbuild.train.states import prune
 
     require_extra(*PACKAGES)
     for warning in keep_to_lock(document, project, base=place.params["base"], training=True):
@@ -98,10 +101,12 @@ def training_run(
     number = len(read_manifest(document.store.manifest, document.dlm_id)["training_runs"]) + 1
     started = now().replace(":", "").replace("-", "")
     log = document.store.logs / f"{job}-{number:06d}-{started}.jsonl"
+    kept = read_json(document.store.document)["training"]["cache"]
+    states = {"states": project.archive.home.states} if job == "train" and kept["enabled"] else {}
     with attempt(document.store, log, key=place.key, seed=plan["seed"]):
         run = run_job(
             job,
-            inputs={**inputs, "log": log, "checkpoints": place.kept},
+            inputs={**inputs, **states, "log": log, "checkpoints": place.kept},
             params={
                 "plan": plan,
                 "base_identity": place.params["base"],
@@ -112,6 +117,8 @@ def training_run(
             progress=place.progress,
             threads=plan["threads"],
         )
+    for path, _ in prune(project.archive.home.states, kept["max_bytes"], kept["prune_older_than_days"]):
+        path.unlink(missing_ok=True)
     return {
         "run": run,
         "pins": pins(TRAINING_PINS),

@@ -36,7 +36,7 @@ def run_job(name, *, inputs, params, out, log, file="", progress=silent, threads
     time.sleep(float(os.environ.get("FAKE_SECONDS", "0")))
     seen = hashlib.sha256(json.dumps([name, params.get("plan"), params.get("quant")], sort_keys=True).encode())
     for role, path in sorted(inputs.items()):
-        if role in ("log", "checkpoints"):
+        if role in ("log", "checkpoints", "states"):
             continue
         for part in sorted(path.rglob("*")) if path.is_dir() else [path]:
             seen.update(part.name.encode() + part.read_bytes())

@@ -40,6 +40,16 @@ def training(value: str) -> Edit:
     return text("training: {seed: 1}", f"training: {{seed: 1, {value}}}")
 
 
+def newer_training(value: str) -> Edit:
+    """For keys that version 16 has first."""
+
+    def edit(w: Workshop) -> None:
+        w.edit("tower", "dlm_version: 15", "dlm_version: 16")
+        training(value)(w)
+
+    return edit
+
+
 def newline(w: Workshop) -> None:
     path = w.folder / "tower.dlm"
     path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
@@ -175,6 +185,9 @@ TABLE: dict[str, tuple[Edit, set[str], set[str]]] = {
     "lora_alpha": (training("lora_alpha: 4"), CHECK | PLAN | ADAPTER, NOTHING),
     "lora_dropout": (training("lora_dropout: 0.2"), CHECK | PLAN | ADAPTER, NOTHING),
     "target_modules": (training("target_modules: [q_proj]"), CHECK | PLAN | ADAPTER, NOTHING),
+    "layers": (newer_training("layers: last 1"), CHECK | PLAN | ADAPTER, NOTHING),
+    "layers that are all there are": (newer_training("layers: last 2"), CHECK | PLAN, NOTHING),
+    "what is kept of frozen layers": (training("cache: {max_bytes: 5, enabled: false}"), CHECK | PLAN, NOTHING),
     "lr_scheduler": (training("lr_scheduler: constant"), CHECK | PLAN | ADAPTER, NOTHING),
     "warmup_ratio": (training("warmup_ratio: 0.1"), CHECK | PLAN | ADAPTER, NOTHING),
     "precision": (training("precision: bf16"), CHECK | PLAN | ADAPTER, NOTHING),

@@ -41,13 +41,23 @@ class Recipe:
     lora_r: int
     lora_alpha: int
     lora_dropout: float
+    layers: str
+    """"all", or "last N" where the layers below learn nothing."""
     lr_scheduler: str
     warmup_ratio: float
     sequence_len: int
     """Tokens."""
+    retention: float
+    """Weight of the divergence from what the base says by itself, in the loss; 0 leaves it out."""
+    retention_rows: int
+    """Texts of the base's own that go along with each batch, where it has a weight."""
     preference_learning_rate: float
     """Of the phase that trains on preferences, as the epochs that follow."""
     preference_epochs: int
+
+
+ONCE_UNKNOWN = {"layers": "all", "retention": 0.0, "retention_rows": 1}
+"""What a recipe meant that was written down (in a lock) before recipes had these fields."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from dlmbuild.base_models.registry import ONCE_UNKNOWN
 from dlmbuild.build.project import Document, Project
 from dlmbuild.build.reading import base_identity
 from dlmbuild.errors import LockError, Where
@@ -33,8 +34,9 @@ def planning_facts(document: Document, project: Project) -> dict[str, Any]:
     here, recipe = asdict(this_machine()), asdict(document.base.recipe)
     machine = _of_lock("hardware", lock, here, document, project)
     # A recipe is for one base: another base of the document has one of its own.
-    if lock.get("base", {}).get("name") == base_identity(project.base_folder(document.base))["name"]:
-        recipe |= _of_lock("recipe", lock, recipe, document, project)
+    same_base = lock.get("base", {}).get("name") == base_identity(project.base_folder(document.base))["name"]
+    if same_base and (locked := _of_lock("recipe", lock, recipe, document, project)):
+        recipe |= {**ONCE_UNKNOWN, **locked}
     return {"machine": machine if machine.keys() == here.keys() else here, "recipe": recipe}
 
 

@@ -28,7 +28,7 @@ from dlmbuild.io.digest import canonical_json
 from dlmbuild.lock import Mode
 from dlmbuild.store.layout import BaseFolder, Home, Store
 
-_HEADER_VERSION = "7"
+_HEADER_VERSION = "8"
 _REGISTRY = Path(base_models.__file__).with_name("registry.toml")
 
 
@@ -47,6 +47,8 @@ class Document(NamedTuple):
     """`given` and `policy`: the sources as the frontmatter has them. Empty where there are none."""
     evaluates: bool = False
     """Whether it says what its model must reach."""
+    retains: bool = False
+    """Whether its training holds the model to what the base says by itself."""
 
     @property
     def name(self) -> str:
@@ -165,7 +167,8 @@ class Project:
             return BrokenDocument(path, unreadable(self.folder / path, error, shown=path))
         store = self.archive.home.store(header["dlm_id"])
         shape = (header.get("prefers", False), header.get("sources", {}), header.get("evaluates", False))
-        document = Document(path, header["dlm_id"], reference, header["default_quant"], store, *shape)
+        retains = bool(header.get("retention", reference.recipe.retention))
+        document = Document(path, header["dlm_id"], reference, header["default_quant"], store, *shape, retains)
         if reference.landmark:
             self.noticed.setdefault(reference.landmark, uptodate.appearance(str(reference.landmark)))
         try:
@@ -208,6 +211,8 @@ class Project:
             header["prefers"] = True
         if found.evaluates:
             header["evaluates"] = True
+        if found.retention is not None:
+            header["retention"] = found.retention
         if found.sources:
             header["sources"] = {"given": found.sources, "policy": found.sources_policy}
         if reference.path is None:  # what lies on this disk is named by a path, which is not the document's

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from dlmbuild.doc.block import NUMBER, Block, Mark, Path, Position, UnreadableError, spelled
 from dlmbuild.doc.mistakes import Mistakes, nearest, shortened, shown
 from dlmbuild.doc.prompt import ends_a_block, what_is_lost
-from dlmbuild.doc.versions import EVALUATE_SINCE, NEWEST_VERSION, upgrade
+from dlmbuild.doc.versions import NEWEST_VERSION, SINCE, upgrade
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -62,9 +62,11 @@ def read_head(text: str, mistakes: Mistakes) -> Head:
         return head
     version = block.value.get("dlm_version")
     version = version if type(version) is int else NEWEST_VERSION
-    if version < EVALUATE_SINCE and ("evaluate",) in block.marks:
-        why, do = f"version {EVALUATE_SINCE} has it first", "take it out, run `dlm migrate --write`, and write it again"
-        mistakes.add(*block.marks["evaluate",].key, f"evaluate in version {version}", why=why, do=do)
+    for path, since in SINCE.items():
+        if version < since and path in block.marks:
+            what, why = f"{'.'.join(map(str, path))} in version {version}", f"version {since} has it first"
+            do = "take it out, run `dlm migrate --write`, and write it again"
+            mistakes.add(*block.marks[path].key, what, why=why, do=do)
     base = "" if ("base_model",) in block.spoilt else block.value.get("base_model")
     upgrade(block, mistakes)
     values = _validated(block, mistakes)

@@ -27,6 +27,8 @@ class Header:
     """Whether its adapter is trained on preferences."""
     evaluates: bool = False
     """Whether it says what its model must reach."""
+    retention: float | None = None
+    """How strongly it holds its model to what the base says by itself; None where the recipe decides."""
 
 
 def read_header(data: bytes, path: str) -> Header:
@@ -50,6 +52,7 @@ def read_header(data: bytes, path: str) -> Header:
         values.training.sources_policy,
         values.training.preference.enabled is not False and _has_preferences(text, head),
         any(wanted is not None for _, wanted in values.evaluate),
+        None if values.training.retention == "auto" else values.training.retention,
     )
 
 

@@ -7,6 +7,7 @@ Types are strict: text is never a number and `true` is never 1; a whole number m
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
@@ -24,7 +25,6 @@ MAX_SEQUENCE_LEN = 32768
 UNBUILT_BLOCKS = {
     "training.cpt": "schedules of continued pretraining",
     "training.gate": "a gate between adapters",
-    "training.cache": "a cache that has settings",
     "training.audio": "sound",
     "training.adapters": "named adapters",
 }
@@ -118,7 +118,7 @@ class Gate(Block):
 
 
 class Cache(Block):
-    """What is kept of tokenised rows."""
+    """What is kept of what frozen layers give for rows, for the next training: never anything that changes one."""
 
     enabled: bool = True
     max_bytes: Positive = 10 * 2**30
@@ -155,6 +155,15 @@ class Source(Block):
 AdapterName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
 
 
+def _layers(text: str) -> str:
+    if not re.fullmatch(r"auto|all|last [1-9][0-9]{0,3}", text):
+        raise ValueError
+    return text
+
+
+_LAYERS = '"auto", "all", or "last N" for the adapter to change the last N layers only'
+
+
 class Training(Block):
     """How the adapter is trained."""
 
@@ -163,6 +172,7 @@ class Training(Block):
     lora_alpha: Auto | Alpha = "auto"
     lora_dropout: Auto | Fraction = "auto"
     target_modules: Auto | Texts = "auto"
+    layers: Annotated[str, AfterValidator(_layers), Field(description=_LAYERS)] = "auto"
     sequence_len: Auto | Annotated[int, Field(ge=64, le=MAX_SEQUENCE_LEN)] = "auto"
     micro_batch_size: Auto | Batch = "auto"
     grad_accum: Auto | Batch = "auto"
@@ -174,6 +184,7 @@ class Training(Block):
     lr_scheduler: Literal["auto", "cosine", "linear", "constant"] = "auto"
     warmup_ratio: Auto | Fraction = "auto"
     precision: Literal["fp32", "bf16", "fp16"] | None = None
+    retention: Auto | Annotated[float, Field(ge=0, le=100)] = "auto"
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 42
     preference: OrNull[Preference] = Preference.model_construct()
     cpt: OrNull[Cpt] = Cpt.model_construct()

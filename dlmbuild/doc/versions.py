@@ -13,8 +13,8 @@ NEWEST_VERSION = 16
 ESCAPES_SINCE = 16
 """The version from which on a backslash makes text of a line that would be structure."""
 
-EVALUATE_SINCE = 16
-"""The version from which on a document says under `evaluate` what its model must reach."""
+SINCE: dict[Path, int] = {("evaluate",): 16, ("training", "layers"): 16, ("training", "retention"): 16}
+"""Key → the version that has it first, for those that older readers would not know."""
 
 _DPO = {
     "enabled": ("enabled",),

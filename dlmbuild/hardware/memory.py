@@ -128,6 +128,8 @@ class Setup:
     targets: tuple[str, ...] = ()
     """The linear layers with an adapter, by the last part of their names."""
     rank: int = 0
+    layers: int = 0
+    """How many of the last layers are trained; 0 for all. What lies below is dropped once it has been computed."""
     method: str = "lora"
     """lora, dora, or full: every parameter is trained."""
     size: int = _FP32
@@ -158,6 +160,7 @@ class Setup:
             micro_batch=rows,
             targets=tuple(name.rpartition(".")[2] for name in plan["target_modules"]),
             rank=plan["lora_r"],
+            layers=0 if plan["layers"] == "all" else int(plan["layers"].removeprefix("last ")),
             method="dora" if plan["adapter"] == "dora" else "lora",
             size=_SIZES[plan["precision"]],
             autocast=plan["device"] == "cuda" and plan["precision"] != "fp32",
@@ -201,7 +204,8 @@ class Estimate:
 def estimate(shape: Shape, setup: Setup, parameters: int = 0) -> Estimate:
     """The peak of a training. `parameters` is the base's real number of them, where it is known.
 
-    weights      parameters · size; 4-bit ones: linear layers of blocks at 0.516 or 0.5625 bytes, the rest at `size`
+    weights      parameters · size; 4-bit ones: linear layers of blocks at 0.516 or 0.5625 bytes, the rest at `size`;
+                 without the frozen layers, unless the peak stands where these are still there
     lora         Σ over adapted layers of rank · (in + out) · 4
     gradients    as much again as is trained
     optimizer    Adam's two moments, each as much again; 2 bytes for each parameter in 8 bits
@@ -217,15 +221,16 @@ def estimate(shape: Shape, setup: Setup, parameters: int = 0) -> Estimate:
     size = setup.size if setup.method == "full" else setup.adapter_size
     block = rows * kept_by_a_block(shape, setup)
     logits = rows * 3 * _FP32 * shape.vocab
-    kept = rows * setup.size * shape.hidden * shape.layers + block if setup.checkpointing else block * shape.layers
+    layers = setup.layers or shape.layers
+    kept = rows * setup.size * shape.hidden * layers + block if setup.checkpointing else block * layers
     # Small vocabularies: then the peak stands one block later, when the gradients of its widest tensors are at work.
     working = rows * setup.size * (4 * shape.feed_forward + 2 * shape.hidden)
     if setup.quantisation:  # a layer is made whole again while it computes
         working += setup.size * shape.hidden * shape.feed_forward
     cpu = setup.device != "cuda"
     heap = kept_by_a_block(shape, replace(setup, dropout=False)) / kept_by_a_block(shape, setup)
-    return Estimate(
-        weights=round(held),
+    found = Estimate(
+        weights=round(held * (1 - shape.in_blocks * (1 - layers / shape.layers) / parameters)),
         lora=0 if setup.method == "full" else trained,
         gradients=trained,
         optimizer=2 * trained // (size if setup.optimizer in _EIGHT_BIT else 1),
@@ -234,6 +239,7 @@ def estimate(shape: Shape, setup: Setup, parameters: int = 0) -> Estimate:
         allocator=round(HEAP_SLACK * heap * kept) if cpu else 0,
         overhead=CPU_RUNTIME + CPU_FIRST_STEP if cpu else CUDA_CONTEXT,
     )
+    return replace(found, weights=max(found.weights, round(held) + found.weights - found.tensors))
 
 
 def kept_by_a_block(shape: Shape, setup: Setup) -> int:
@@ -285,4 +291,4 @@ def _adapter(shape: Shape, setup: Setup) -> int:
     linears = shape.linears
     inside = sum(sum(linears[name]) for name in setup.targets if name in linears and name != "lm_head")
     head = sum(linears["lm_head"]) if "lm_head" in setup.targets else 0
-    return setup.rank * (shape.layers * inside + head)
+    return setup.rank * ((setup.layers or shape.layers) * inside + head)

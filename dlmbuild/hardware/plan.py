@@ -20,9 +20,11 @@ _RECIPE_FIELDS = (
     "lora_r",
     "lora_alpha",
     "lora_dropout",
+    "layers",
     "lr_scheduler",
     "warmup_ratio",
     "sequence_len",
+    "retention",
 )
 
 
@@ -52,6 +54,8 @@ def resolve_plan(
             field="sequence_len",
             do=f"set training.sequence_len to {base['context_length']} or less",
         )
+    plan["retention_rows"] = recipe["retention_rows"]
+    plan["layers"] = _layers(plan["layers"], base["layers"])
     _refuse_too_large(base, machine, plan["precision"])
     preference = training["preference"]
     if preference["enabled"]:
@@ -89,6 +93,24 @@ def refused_modules(training: Mapping[str, Any], base: Mapping[str, Any]) -> dic
                 else "write some of these, or delete the key: `auto` is all of them",
             )
     return refused
+
+
+def _layers(asked: str, there: int) -> str:
+    if asked == "all":
+        return asked
+    count = int(asked.removeprefix("last "))
+    if count > there:
+        raise HardwareError(
+            f"training.layers asks for the last {count} layers, the base has {there}",
+            field="layers",
+            do=f"write last {there // 3 or 1}, or any number up to {there}; or `all`",
+        )
+    return asked if count < there else "all"
+
+
+def first_trained(plan: Mapping[str, Any], layers: int) -> int:
+    """The first of a base's layers that a plan trains, from 0; what lies below stays as it was."""
+    return 0 if plan["layers"] == "all" else layers - int(plan["layers"].removeprefix("last "))
 
 
 def _precision(asked: str | None, machine: Machine) -> str:

@@ -10,6 +10,7 @@ JOBS = {
     "base": "dlmbuild.base_models.resolve:fetch_base",
     "gguf": "dlmbuild.export.conversion:convert_base",
     "quantize": "dlmbuild.export.quantize:quantize_base",
+    "retention": "dlmbuild.train.retention:make_retention_set",
     "train": "dlmbuild.train.sft:train",
     "prefer": "dlmbuild.train.preference:prefer",
     "selftest": "dlmbuild.train.selftest:five_steps",

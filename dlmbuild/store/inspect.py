@@ -47,6 +47,7 @@ def disk_use(home: Home, store: Store, base: BaseFolder) -> dict[str, int]:
         "exports": store.root / "exports",
         "cache": store.cache,
         "base": base.root,
+        "states of frozen layers": home.states,
         "objects and records of all documents": home.root,
     }
     seen: set[tuple[int, int]] = set()

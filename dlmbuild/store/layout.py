@@ -57,6 +57,11 @@ class Home(NamedTuple):
         return self.root / "sources"
 
     @property
+    def states(self) -> Path:
+        """What frozen layers give for rows (train/states.py): only a shortcut."""
+        return self.root / "states"
+
+    @property
     def notes(self) -> Path:
         """What builds with nothing to do looked at (build/uptodate.py): only a shortcut."""
         return self.root / "uptodate"
@@ -147,6 +152,11 @@ class BaseFolder(NamedTuple):
     @property
     def facts(self) -> Path:
         return self.root / "base.json"
+
+    @property
+    def retention(self) -> Path:
+        """What the base says by itself (train/retention.py)."""
+        return self.root / "retention.safetensors"
 
     def gguf(self, quant: str) -> Path:
         return self.root / f"base.{quant}.gguf"

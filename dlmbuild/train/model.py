@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dlmbuild.hardware.plan import first_trained
+
 
 def load_base(base: Path, plan: Mapping[str, Any], pad_id: int) -> Any:
     """The pretrained model of the folder `base`, in the plan's precision, ready for training."""
@@ -23,11 +25,13 @@ def load_base(base: Path, plan: Mapping[str, Any], pad_id: int) -> Any:
     return model
 
 
-def lora_config(plan: Mapping[str, Any]) -> Any:
-    """PEFT's configuration for the adapter that a plan asks for."""
+def lora_config(plan: Mapping[str, Any], layers: int) -> Any:
+    """PEFT's configuration for the adapter that a plan asks for, on a base of so many layers."""
     from peft import LoraConfig
 
+    first = first_trained(plan, layers)
     return LoraConfig(
+        layers_to_transform=list(range(first, layers)) if first else None,
         r=plan["lora_r"],
         lora_alpha=plan["lora_alpha"],
         lora_dropout=plan["lora_dropout"],

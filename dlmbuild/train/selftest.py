@@ -31,6 +31,7 @@ def five_steps(*, device: str, precision: str, threads: int, out: Path, progress
         "device": device,
         "gradient_checkpointing": False,
         "grad_accum": 1,
+        "layers": "all",
         "learning_rate": 1e-3,
         "lora_alpha": 16,
         "lora_dropout": 0.1,  # so that the random generators take part
@@ -40,6 +41,8 @@ def five_steps(*, device: str, precision: str, threads: int, out: Path, progress
         "num_epochs": 1,
         "optimizer": "adamw_torch",
         "precision": precision,
+        "retention": 0.0,
+        "retention_rows": 0,
         "seed": 7,
         "sequence_len": 128,
         "target_modules": ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"],

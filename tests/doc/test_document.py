@@ -62,6 +62,7 @@ def test_as_data() -> None:
             "lora_alpha": "auto",
             "lora_dropout": "auto",
             "target_modules": "auto",
+            "layers": "auto",
             "sequence_len": "auto",
             "micro_batch_size": "auto",
             "grad_accum": "auto",
@@ -72,6 +73,7 @@ def test_as_data() -> None:
             "warmup_ratio": "auto",
             "precision": None,
             "seed": 42,
+            "cache": {"enabled": True, "max_bytes": 10 << 30, "prune_older_than_days": 90},
             "preference": {
                 "enabled": True,
                 "method": "dpo",

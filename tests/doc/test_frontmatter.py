@@ -145,8 +145,6 @@ UNBUILT = [
     ("cpt: {schedule: dapt}", 6, 19, 'cpt.schedule is "dapt"'),
     ("cpt: {embed_warmup_steps: 3}", 6, 29, "cpt.embed_warmup_steps is 3"),
     ("gate: {steps: 300}", 6, 17, "gate.steps is 300"),
-    ("cache: {max_bytes: 5}", 6, 22, "cache.max_bytes is 5"),
-    ("cache: {prune_older_than_days: 5}", 6, 34, "cache.prune_older_than_days is 5"),
     ("audio: {auto_resample: true}", 6, 26, "audio.auto_resample is true"),
     ("adapters: {en: {}}", 6, 13, 'adapters is {"en": {}}'),
 ]
@@ -183,7 +181,7 @@ PUBLIC_DEFAULTS = """training:
 def test_defaults_of_what_is_not_built_may_be_written(with_keys: WithKeys) -> None:
     plain = as_data(parse_text(with_keys("# nothing"), "handbook.dlm"))
     assert as_data(parse_text(with_keys(PUBLIC_DEFAULTS), "handbook.dlm")) == plain
-    empty = "training:\n  preference:\n  cpt: {}\n  gate:\n  cache: {enabled: false}\n  audio: {}\n"
+    empty = "training:\n  preference:\n  cpt: {}\n  gate:\n  cache:\n  audio: {}\n"
     assert as_data(parse_text(with_keys(empty), "handbook.dlm")) == plain
 
 

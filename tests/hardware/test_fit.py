@@ -24,6 +24,7 @@ PLAN: dict[str, Any] = {
     "precision": "fp32",
     "sequence_len": 1024,
     "target_modules": ["q_proj", "v_proj"],
+    "layers": "all",
 }
 
 

@@ -13,7 +13,7 @@ from dlmbuild.hardware.plan import refused_modules, resolve_plan
 MACHINE = Machine("cpu", "avx2", 4, 16 << 30)
 GPU = replace(MACHINE, device="cuda")
 LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-BASE: dict[str, Any] = {"context_length": 2048, "parameters": 135_000_000, "linear_layers": LAYERS}
+BASE: dict[str, Any] = {"context_length": 2048, "layers": 30, "parameters": 135_000_000, "linear_layers": LAYERS}
 RECIPE = {
     "learning_rate": 2e-3,
     "num_epochs": 4,
@@ -22,14 +22,18 @@ RECIPE = {
     "lora_r": 8,
     "lora_alpha": 16,
     "lora_dropout": 0.0,
+    "layers": "all",
     "lr_scheduler": "linear",
     "warmup_ratio": 0.0,
     "sequence_len": 1024,
+    "retention": 0.0,
+    "retention_rows": 1,
 }
 WRITTEN: dict[str, Any] = {
     "lora_r": 4,
     "lora_alpha": 12,
     "lora_dropout": 0.1,
+    "layers": "last 10",
     "target_modules": ("v_proj", "q_proj", "v_proj"),
     "sequence_len": 128,
     "micro_batch_size": 3,
@@ -39,6 +43,7 @@ WRITTEN: dict[str, Any] = {
     "lr_scheduler": "cosine",
     "warmup_ratio": 0.25,
     "precision": "bf16",
+    "retention": 2.0,
     "seed": 7,
 }
 
@@ -82,7 +87,7 @@ def test_each_field_changes_the_plan_and_nothing_else_in_it(field: str) -> None:
 
 def test_every_field_of_the_document_is_in_the_plan_and_no_auto_is_left() -> None:
     found = plan()
-    elsewhere = {"preference", "sources", "sources_policy"}  # in a phase of its own, in rows
+    elsewhere = {"preference", "sources", "sources_policy", "cache"}  # in a phase of its own, in rows, in no result
     fields = set(Training.model_fields) - {key.rpartition(".")[2] for key in UNBUILT_BLOCKS} - elsewhere
     assert fields <= set(found)
     assert set(WRITTEN) | {"adapter", "optimizer"} == fields  # those two allow one value today

@@ -1,0 +1,105 @@
+"""Layers that a training leaves as they are give the same for a row each time: once is enough, over epochs and builds.
+
+What comes out of the last of them is computed for each row alone, without its neighbours in a batch, and handed to the
+first trained layer in their place. The model goes on making its own masks and positions, so nothing of it is known here
+but that a decoder has `layers`. Freezing lower layers: Howard and Ruder 2018, arXiv 1801.06146; Lee et al. 2019, arXiv
+1911.03090.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dlmbuild.errors import TrainingError
+from dlmbuild.io.progress import Progress
+from dlmbuild.train.states import States
+
+_TOLERANCE = 2e-2
+"""In logits, for a row in fp32 with and without its states kept; a wrong mask or position is off by more than 1."""
+
+
+class FrozenPrefix:
+    """The lowest `first` layers of a model, of which only what they give for each row is left."""
+
+    def __init__(self, model: Any, first: int, about: Mapping[str, Any], folder: Path | None) -> None:
+        """`about` is all that the states depend on beside a row's ids, `folder` where they are kept, if anywhere."""
+        self._model, self._first = model, first
+        self._states = States({**about, "layer": first}, folder)
+        self.computed = 0
+        """Rows whose states were not there yet."""
+
+    def take_over(self, rows: Sequence[Sequence[int]], progress: Progress) -> None:
+        """Compute what is missing for `rows` (token ids), and take the layers out of the model.
+
+        Raises TrainingError for a model that computes something else over kept states than as a whole.
+        """
+        import torch
+
+        decoder = self._model.get_decoder()
+        whole = self._logits(rows[0])
+        with torch.no_grad():
+            for number, ids in enumerate(rows):
+                if not self._states.has(ids):
+                    self._states.put(ids, self._compute(decoder, ids))
+                    self.computed += 1
+                    progress("computing what the frozen layers give", number + 1, len(rows))
+        layers = list(decoder.layers)
+        self._handover = _handover(layers[self._first - 1])
+        passed = [_handover(layer) for layer in layers[: self._first - 1]]
+        decoder.layers = torch.nn.ModuleList([*passed, self._handover, *layers[self._first :]])
+        self.give([rows[0]])
+        apart = (self._logits(rows[0]) - whole).abs().max().item()
+        if whole.dtype == torch.float32 and not apart <= _TOLERANCE:
+            raise TrainingError(
+                f"this base computes something else over kept states: logits are {apart:.2g} apart",
+                why="its upper layers use more of the lower ones than what the last of them gives",
+                do="set training.layers to all",
+            )
+
+    def give(self, rows: Sequence[Sequence[int]]) -> None:
+        """Say of which rows the next batch consists: they are filled up on the right, as the batch is."""
+        import torch
+
+        states = [self._states.get(ids).to(self._model.device) for ids in rows]
+        self._handover.states = torch.nn.utils.rnn.pad_sequence(states, batch_first=True)
+
+    def _logits(self, ids: Sequence[int]) -> Any:
+        import torch
+
+        with torch.no_grad():
+            return self._model(input_ids=torch.tensor([list(ids)], device=self._model.device), use_cache=False).logits
+
+    def _compute(self, decoder: Any, ids: Sequence[int]) -> Any:
+        import torch
+
+        layers = decoder.layers
+        last = _handover(layers[self._first])
+        decoder.layers = torch.nn.ModuleList([*layers[: self._first], last])
+        try:
+            decoder(input_ids=torch.tensor([list(ids)], device=self._model.device), use_cache=False)
+        finally:
+            decoder.layers = layers
+        return last.seen[0].cpu()
+
+
+def _handover(layer: Any) -> Any:
+    """A module in the place of `layer` that gives `states`, if there are any, and else what it is given."""
+    import torch
+
+    class Handover(torch.nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            # What a decoder asks its layers about themselves: their kind of attention, for example.
+            for name, value in vars(layer).items():
+                if isinstance(value, str | int | bool) and name != "training":
+                    setattr(self, name, value)
+            self.states: Any = None
+            self.seen: Any = None
+
+        def forward(self, hidden: Any, *_: Any, **__: Any) -> Any:
+            self.seen = hidden.detach()
+            return hidden if self.states is None else self.states
+
+    return Handover()

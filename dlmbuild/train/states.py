@@ -1,0 +1,92 @@
+"""Hidden states of rows, kept as files named by all that they depend on: one file for each row, shared by documents.
+
+A file holds the raw numbers and then the SHA-256 of them. Whoever finds it damaged computes it again, so nothing is
+flushed to the disk and nothing is locked: a file appears whole, under a name that says what is in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dlmbuild.io.digest import sha256_json
+
+_DIGEST = 32
+
+
+def prune(folder: Path, most_bytes: int, most_days: float) -> list[tuple[Path, int]]:
+    """The files that may go, with their sizes: those not used for so many days, and then the ones used longest ago."""
+    files = sorted(((path, path.stat()) for path in folder.glob("*/*")), key=lambda file: file[1].st_mtime)
+    left, oldest = sum(stat.st_size for _, stat in files), time.time() - most_days * 86_400
+    found = []
+    for path, stat in files:
+        if stat.st_mtime >= oldest and left <= most_bytes:
+            break
+        left -= stat.st_size
+        found.append((path, stat.st_size))
+    return found
+
+
+class States:
+    """States of rows of one base below one layer; in memory where there is no `folder`."""
+
+    def __init__(self, about: Mapping[str, Any], folder: Path | None) -> None:
+        self._about, self._folder = sha256_json(about), folder
+        self._width, self._dtype = about["width"], about["dtype"]
+        self._kept: dict[str, Any] = {}
+
+    def has(self, ids: Sequence[int]) -> bool:
+        """Whether a row's states are here, undamaged; then they count as used now."""
+        if self._read(ids) is None:
+            return False
+        if self._folder is not None:
+            os.utime(self._path(self._folder, ids))
+        return True
+
+    def get(self, ids: Sequence[int]) -> Any:
+        """The states of a row: a tensor of (tokens, width)."""
+        found = self._read(ids)
+        assert found is not None, "nobody else removes files while a training needs them"
+        return found
+
+    def put(self, ids: Sequence[int], states: Any) -> None:
+        """Keep the states of a row."""
+        import torch
+
+        name = self._name(ids)
+        if self._folder is None:
+            self._kept[name] = states
+            return
+        numbers = states.contiguous().view(torch.uint8).numpy().tobytes()
+        path = self._path(self._folder, ids)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{name}.{os.getpid()}")
+        temporary.write_bytes(numbers + hashlib.sha256(numbers).digest())
+        temporary.replace(path)
+
+    def _read(self, ids: Sequence[int]) -> Any:
+        import torch
+
+        name = self._name(ids)
+        if self._folder is None:
+            return self._kept.get(name)
+        try:
+            data = self._path(self._folder, ids).read_bytes()
+        except OSError:
+            return None
+        numbers, digest = data[:-_DIGEST], data[-_DIGEST:]
+        if hashlib.sha256(numbers).digest() != digest:
+            return None
+        flat = torch.frombuffer(bytearray(numbers), dtype=getattr(torch, self._dtype))
+        return flat.view(len(ids), self._width) if flat.numel() == len(ids) * self._width else None
+
+    def _path(self, folder: Path, ids: Sequence[int]) -> Path:
+        name = self._name(ids)
+        return folder / name[:2] / name
+
+    def _name(self, ids: Sequence[int]) -> str:
+        return sha256_json([self._about, list(ids)])

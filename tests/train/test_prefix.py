@@ -1,0 +1,105 @@
+"""A model over kept states of its lower layers computes what it computes as a whole."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dlmbuild.data.rows import Row
+from dlmbuild.train import sft
+from dlmbuild.train.prefix import FrozenPrefix
+from dlmbuild.train.states import prune
+from tests.families import FAMILIES, make_model
+from tests.tiny import make_tiny_base
+
+pytestmark = pytest.mark.model
+ROWS = [list(range(3, 40)), list(range(60, 20, -1)), [5, 6, 7]]
+
+
+def nothing(*_: Any, **__: Any) -> None:
+    """Progress that nobody watches."""
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_batch_over_kept_states_has_the_logits_of_the_whole_model(family: str, tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    make_model(tmp_path / "base", family)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.float32).eval()
+    ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in ROWS], batch_first=True)
+    mask = torch.nn.utils.rnn.pad_sequence([torch.ones(len(row)) for row in ROWS], batch_first=True)
+    with torch.no_grad():
+        whole = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+        first = model.config.num_hidden_layers - 1
+        prefix = FrozenPrefix(model, first, {"width": 64, "dtype": "float32"}, tmp_path / "states")
+        prefix.take_over(ROWS, nothing)
+        prefix.give(ROWS)
+        kept = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    assert prefix.computed == len(ROWS)
+    for row, (one, other) in enumerate(zip(kept, whole, strict=True)):
+        length = len(ROWS[row])
+        assert torch.allclose(one[:length], other[:length], atol=1e-3)
+
+
+def _losses(tmp_path: Path, name: str, **more: Any) -> list[float]:
+    plan = {
+        **{"adapter": "lora", "attention": "sdpa", "device": "cpu", "gradient_checkpointing": False, "grad_accum": 2},
+        **{"learning_rate": 1e-2, "lora_alpha": 16, "lora_dropout": 0.0, "lora_r": 4, "lr_scheduler": "linear"},
+        **{"micro_batch_size": 2, "num_epochs": 3, "optimizer": "adamw_torch", "precision": "fp32", "seed": 7},
+        **{"sequence_len": 128, "target_modules": ["q_proj", "up_proj"], "threads": 1, "warmup_ratio": 0.0},
+        "layers": "last 1",
+    }
+    out = tmp_path / name
+    out.mkdir()
+    rows = [Row("prose", tuple(ids), given) for ids, given in zip(ROWS * 2, (1, 20, 1, 30, 2, 2), strict=True)]
+    sft.fit(
+        rows,
+        0,
+        base=tmp_path / "base",
+        log=tmp_path / f"{name}.jsonl",
+        checkpoints=tmp_path / "checkpoints",
+        plan=plan,
+        base_identity={"name": "tiny", "revision": "1", "files": {}},
+        checkpoint_seconds=float("inf"),
+        out=out,
+        progress=nothing,
+        **more,
+    )
+    lines = map(json.loads, (tmp_path / f"{name}.jsonl").read_text().splitlines())
+    return [line["loss"] for line in lines if "loss" in line]
+
+
+def test_losses_are_those_of_a_training_that_computes_every_layer_each_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_tiny_base(tmp_path / "base")
+    kept = _losses(tmp_path, "kept", states=tmp_path / "states")
+    again = _losses(tmp_path, "again", states=tmp_path / "states")
+    alone = _losses(tmp_path, "alone")
+    assert kept == again == alone
+    weights = [(tmp_path / name / "adapter_model.safetensors").read_bytes() for name in ("kept", "again", "alone")]
+    assert weights[0] == weights[1] == weights[2]
+    monkeypatch.setattr(sft, "frozen_prefix", lambda *_: None)
+    plain = _losses(tmp_path, "plain")
+    assert kept == pytest.approx(plain, abs=1e-4)
+    assert kept[-1] < kept[0]
+
+
+def test_files_that_were_not_used_for_long_go_first(tmp_path: Path) -> None:
+    import os
+    import time
+
+    now = time.time()
+    for name, days in (("a", 100.0), ("b", 50.0), ("c", 2.0), ("d", 1.0)):
+        path = tmp_path / name / name
+        path.parent.mkdir()
+        path.write_bytes(b"12345")
+        os.utime(path, (now - days * 86_400,) * 2)
+    assert [path.name for path, _ in prune(tmp_path, 100, 90)] == ["a"]
+    assert [path.name for path, _ in prune(tmp_path, 10, 90)] == ["a", "b"]
+    assert [path.name for path, _ in prune(tmp_path, 4, 90)] == ["a", "b", "c", "d"]
+    assert prune(tmp_path / "nowhere", 1, 1) == []
