@@ -1,7 +1,8 @@
 """One folder of sources, walked: which files count, what their digests are, and what was left out and why.
 
 Folders are opened one inside the other and no link is followed on the way, so that nothing that happens meanwhile leads
-the walk out of its root. A folder that did not change costs a listing and a `stat` for each of its files.
+the walk out of its root. A folder that did not change costs a `stat` for itself and for each of its files: whoever adds,
+deletes or renames something in it sets its times, as nobody can set them back (see utimensat(2) of ctime).
 """
 
 from __future__ import annotations
@@ -10,14 +11,13 @@ import errno
 import os
 import stat
 from collections import Counter
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from dlmbuild.doc.frontmatter import MAX_CHARACTERS
 from dlmbuild.doc.ignore import excluded_by_default
 from dlmbuild.doc.source_config import Config, read_config
 from dlmbuild.doc.source_file import ChangedError, examine, shown_name
-from dlmbuild.doc.source_memory import Memory, Names, settled, signature
+from dlmbuild.doc.source_memory import Folder, Memory, settled, signature
 from dlmbuild.doc.source_rules import BY_DEFAULT, Rules
 from dlmbuild.errors import DlmError, DocumentError, InvalidDocument, Where
 from dlmbuild.io.digest import sha256_json
@@ -30,6 +30,7 @@ _MAX_PATH = 3800
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CONFIG = ("training.yaml", "ignore")
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+_UNKNOWN = ("", "")
 _FORBIDDEN = (errno.EACCES, errno.EPERM)
 
 
@@ -59,7 +60,8 @@ class Tree:
         self.linked: dict[str, str] = {}
         """Path from the root → the file that a link of this path leads to."""
         self.skipped: Counter[str] = Counter()
-        self.sizes: dict[str, int] = {}
+        self.sizes: list[int] = []
+        """Of the files, in their order."""
         self.folders: set[str] = set()
         """Those that were listed: "" for the root, `a/b/` for one below it."""
         self.seen: list[str] = []
@@ -86,27 +88,52 @@ class Tree:
         fd = os.open(self.root, _FOLDER)
         try:
             found = os.stat(name, dir_fd=fd, follow_symlinks=False)
-            names: Names = {name: rules.why_not(name, name, folder=False) or self._memory.digests("").get(name, [])}
-            if type(names[name]) is str:
-                self.skipped[names[name]] += 1
+            known = self._memory.folder("")
+            why = rules.why_not(name, name, folder=False)
+            if why:
+                self.skipped[why] += 1
+                now = Folder(rules.id, "", {name: why}, [], [], "")
             else:
-                self._file(name, found, fd, "", names[name], names, 1.0)
+                before, result = (known.digests() if known else {}).get(name, _UNKNOWN)
+                now = self._count(fd, "", 1.0, Folder(rules.id, "", {}, [name], [result], before), [found])
         finally:
             os.close(fd)
-        self._memory.note_names("", rules.id, names)
+        self._memory.note_folder("", now)
         self._memory.save({""})
 
     def _folder(self, fd: int, prefix: str, rules: Rules, depth: int) -> None:
+        self.folders.add(prefix)
+        known, now = self._memory.folder(prefix), None
+        own = os.fstat(fd)
+        if known and known.own == signature(own) and known.rules == rules.id and not self._look_only:
+            now = self._as_before(fd, prefix, known, rules)
+        if now is None:
+            now, rules = self._listed(fd, prefix, known, rules, signature(own) if settled(own) else "")
+        if now is not known:
+            self._memory.note_folder(prefix, now)
+        for name in sorted(name for name, why in now.names.items() if not why):
+            self._enter(fd, name[:-1], prefix, rules, depth)
+
+    def _as_before(self, fd: int, prefix: str, known: Folder, rules: Rules) -> Folder | None:
+        """Look at the files of a folder that has the names that are known; None if that cannot be."""
+        try:
+            found = [os.stat(name, dir_fd=fd, follow_symlinks=False) for name in known.files]
+        except OSError:
+            return None
+        for name, why in known.names.items():
+            if why:
+                self.skipped[f"{why} (folders)" if name.endswith("/") else why] += 1
+        return self._count(fd, prefix, rules.weight, known, found)
+
+    def _listed(self, fd: int, prefix: str, known: Folder | None, rules: Rules, own: str) -> tuple[Folder, Rules]:
+        """List a folder and look at its files: what is known of it now, and the rules below it."""
         with os.scandir(fd) as listing:
             entries = list(listing)
-        self.folders.add(prefix)
         if any(entry.name == ".dlm" for entry in entries):
-            rules = self._configured(fd, prefix, rules)
-        weight = rules.weight if rules.weights else 1.0
-        known = self._memory.names(prefix, rules.id)
-        before = known or self._memory.digests(prefix)
-        names: Names = {}
-        inner: list[str] = []
+            rules, own = self._configured(fd, prefix, rules), ""
+        digests = known.digests() if known else {}
+        judged = {**dict.fromkeys(digests, ""), **known.names} if known and known.rules == rules.id else {}
+        now, found, stats = Folder(rules.id, own, {}, [], [], ""), [], []
         for entry in entries:
             name = entry.name
             if name == ".dlm":
@@ -114,39 +141,40 @@ class Tree:
             if entry.is_file(follow_symlinks=False):
                 if self._look_only:
                     continue
-                value = known.get(name)
-                if value is None:
-                    value = _bad_name(name) or rules.why_not(name, prefix + name, folder=False) or before.get(name, [])
-                names[name] = value
-                if type(value) is str:
-                    self.skipped[value] += 1
+                why = judged.get(name)
+                if why is None:
+                    why = _bad_name(name) or rules.why_not(name, prefix + name, folder=False)
+                if why:
+                    now.names[name] = why
+                    self.skipped[why] += 1
                     continue
                 try:
-                    found = entry.stat(follow_symlinks=False)
+                    found.append(entry.stat(follow_symlinks=False))
                 except FileNotFoundError:
-                    del names[name]  # it is gone meanwhile
+                    continue  # it is gone meanwhile
                 except PermissionError:
                     self.skipped["not readable"] += 1
-                else:
-                    self._file(name, found, fd, prefix, value, names, weight)
+                    now = now._replace(own="")
+                    continue
+                before, result = digests.get(name, _UNKNOWN)
+                now.files.append(name)
+                now.results.append(result)
+                stats.append(before)
             elif entry.is_dir(follow_symlinks=False):
                 key = name + "/"
-                why = known.get(key)
-                if type(why) is not str:
+                why = judged.get(key)
+                if why is None:
                     why = _bad_name(name) or rules.why_not(name, prefix + key, folder=True)
-                names[key] = why
+                now.names[key] = why
                 if why:
                     self.skipped[f"{why} (folders)"] += 1
-                else:
-                    inner.append(name)
-            elif entry.is_symlink():
-                if not self._look_only:
-                    self._link(entry, fd, prefix, rules)
             else:
-                self.skipped["not a plain file"] += 1
-        self._memory.note_names(prefix, rules.id, names)
-        for name in sorted(inner):
-            self._enter(fd, name, prefix, rules, depth)
+                now = now._replace(own="")
+                if not entry.is_symlink():
+                    self.skipped["not a plain file"] += 1
+                elif not self._look_only:
+                    self._link(entry, fd, prefix, rules)
+        return self._count(fd, prefix, rules.weight, now._replace(stats="/".join(stats)), found), rules
 
     def _enter(self, fd: int, name: str, prefix: str, rules: Rules, depth: int) -> None:
         path = f"{prefix}{name}/"
@@ -166,58 +194,48 @@ class Tree:
         finally:
             os.close(inner)
 
-    def _file(
-        self, name: str, found: os.stat_result, fd: int, prefix: str, value: Any, names: Names, weight: float
-    ) -> None:
-        path = prefix + name
-        self.seen.append(path)
-        # The common case, ten thousand times in a row: the stat is as it was.
-        if (
-            len(value) == 5
-            and value[3] == found.st_ctime_ns
-            and value[2] == found.st_mtime_ns
-            and value[1] == found.st_size
-            and value[0] == found.st_ino
-            and found.st_size <= self._limit
-        ):
-            result = value[4]
-        else:
-            result, settled_stat = self._examine(name, found, fd, path)
-            if result is None:
-                del names[name]
-                return
-            names[name] = [*settled_stat, result] if settled_stat else []
-        if len(result) == 64:
-            self.files[path] = result
-            self.sizes[path] = found.st_size
-            if weight != 1.0:
-                self.weights[path] = weight
-        else:
-            self.skipped[result] += 1
+    def _count(self, fd: int, prefix: str, weight: float, known: Folder, found: Sequence[os.stat_result]) -> Folder:
+        """Count a folder's files, whose stats are `found`: what is known of them now, the same if nothing changed."""
+        paths = [prefix + name for name in known.files]
+        self.seen += paths
+        sizes = [one.st_size for one in found]
+        if known.stats != signature(*found) or (sizes and max(sizes) > self._limit):
+            stats, results = known.stats.split("/"), list(known.results)
+            for at, one in enumerate(found):
+                if stats[at] != signature(one) or one.st_size > self._limit:
+                    stats[at], results[at] = self._examine(known.files[at], one, fd, paths[at])
+            known = known._replace(results=results, stats="/".join(stats))
+        for path, size, result in zip(paths, sizes, known.results, strict=True):
+            if len(result) == 64:
+                self.files[path] = result
+                self.sizes.append(size)
+                if weight != 1.0:
+                    self.weights[path] = weight
+            elif result:
+                self.skipped[result] += 1
+        return known
 
-    def _examine(
-        self, name: str, found: os.stat_result, fd: int | None, path: str
-    ) -> tuple[str | None, list[int] | None]:
-        """The file's digest or why it does not count, and its stat if that can be relied on; (None, None) if gone."""
+    def _examine(self, name: str, found: os.stat_result, fd: int | None, path: str) -> tuple[str, str]:
+        """A file's signature, "" for none to rely on, and its digest or why it does not count; "" if it is gone."""
         for _ in range(3):
+            if not stat.S_ISREG(found.st_mode):
+                return "", "not a plain file"
             try:
                 certain = settled(found)
                 result = examine(name, found, self._limit, dir_fd=fd)
                 # What depends on the limit is found out anew each time, which costs nothing.
-                return result, signature(found) if certain and found.st_size <= self._limit else None
+                return signature(found) if certain and found.st_size <= self._limit else "", result
             except ChangedError:
                 pass
             except OSError as error:
                 if error.errno in _FORBIDDEN:
-                    return "not readable", None
+                    return "", "not readable"
                 if error.errno not in _GONE:
                     raise _unreadable(error, f"{self._shown}/{shown_name(path)}") from None
             try:
                 found = os.stat(name, dir_fd=fd, follow_symlinks=False)
             except OSError:
-                return None, None
-            if not stat.S_ISREG(found.st_mode):
-                return "not a plain file", None
+                return "", ""
         raise DocumentError(
             "the file changes while it is read",
             where=Where(f"{self._shown}/{shown_name(path)}"),
@@ -244,10 +262,10 @@ class Tree:
             return
         result = "not a plain file"
         if stat.S_ISREG(found.st_mode):
-            result = self._examine(target, found, None, path)[0] or "a link"
+            result = self._examine(target, found, None, path)[1] or "a link"
         if len(result) == 64:
             self.files[path], self.linked[path] = result, target
-            self.sizes[path] = found.st_size
+            self.sizes.append(found.st_size)
             if rules.weight != 1.0:
                 self.weights[path] = rules.weight
         else:

@@ -100,7 +100,8 @@ def find_sources(
         known = Memory(memory and memory / f"{sha256_json([own, at])[:32]}.jsonl", own)
         rules = Rules.of_document(tuple(source["include"]), tuple(source["exclude"]))
         # Under rules that were tried before, the patterns are known to be good.
-        wrong = [] if known.names("", rules.id) else list(_bad_patterns(at, source))
+        tried = known.folder("")
+        wrong = [] if tried and tried.rules == rules.id else list(_bad_patterns(at, source))
         if wrong:
             errors += wrong
             rules = Rules.of_document((), ())
@@ -114,17 +115,10 @@ def find_sources(
         errors += tree.errors
         if errors:
             continue
-        files: dict[str, str] = {}
-        top, linked, most = tree.root.rstrip("/"), tree.linked, source["max_files"]
-        for name in sorted(tree.files):
-            place = linked.get(name) or f"{top}/{name}"
-            if place in taken:
-                tree.skipped["the document itself" if place == own else "already in another source"] += 1
-            elif len(files) == most:
-                tree.skipped["over max_files"] += 1
-            else:
-                taken.add(place)
-                files[name] = tree.files[name]
+        files = {name: tree.files[name] for name in sorted(tree.files)}
+        most, others = source["max_files"], [own, *(root for place, root in roots.items() if place != at)]
+        if most or tree.linked or any(_below(roots[at], other) or _below(other, roots[at]) for other in others):
+            files = _not_taken(files, tree, taken, own, most)
         found.append(_found(str(source["path"]), str(_place(str(source["path"]), anchor)), tree, files))
     if errors:
         raise InvalidDocument(errors)
@@ -163,9 +157,30 @@ def _place(path: str, anchor: Path) -> Path:
     return anchor / os.path.expanduser(path)  # noqa: PTH111 - pathlib's raises for a user that nobody knows
 
 
+def _not_taken(files: Mapping[str, str], tree: Tree, taken: set[str], own: str, most: int | None) -> dict[str, str]:
+    """Those of a tree's files that are not in `taken`, and from now on are."""
+    kept: dict[str, str] = {}
+    top = tree.root.rstrip("/")
+    for name, digest in files.items():
+        place = tree.linked.get(name) or f"{top}/{name}"
+        if place in taken:
+            tree.skipped["the document itself" if place == own else "already in another source"] += 1
+        elif len(kept) == most:
+            tree.skipped["over max_files"] += 1
+        else:
+            taken.add(place)
+            kept[name] = digest
+    return kept
+
+
+def _below(path: str, folder: str) -> bool:
+    """Whether a path leads to a folder or below it; neither has links."""
+    return f"{path}/".startswith(f"{folder.rstrip('/')}/")
+
+
 def _found(path: str, named: str, tree: Tree, files: Mapping[str, str]) -> Found:
     weights = {name: weight for name, weight in tree.weights.items() if name in files}
-    total = sum(tree.sizes[name] for name in files)
+    total = sum(size for name, size in zip(tree.files, tree.sizes, strict=True) if name in files)
     linked = {name: target for name, target in tree.linked.items() if name in files}
     looked_at = [*sorted(tree.folders), *tree.seen]
     return Found(path, tree.root, files, weights, linked, dict(sorted(tree.skipped.items())), total, named, looked_at)
@@ -186,7 +201,7 @@ def _root(at: int, path: str, policy: str, anchor: Path) -> str:
         ) from None
     if not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):
         raise SourceError(key, f"{name} is {shown(path)}, which is neither a folder nor a plain file", do="mend it")
-    if policy == "strict" and not f"{root}/".startswith(f"{os.path.realpath(anchor)}/".replace("//", "/")):
+    if policy == "strict" and not _below(root, os.path.realpath(anchor)):
         raise SourceError(
             key,
             f"{name} is {shown(path)}, which leads out of the document's folder",
@@ -201,7 +216,7 @@ def _links(roots: Sequence[str]) -> Callable[[str], str]:
 
     def target(path: str) -> str:
         real = os.path.realpath(path)
-        return "" if any(f"{real}/".startswith(f"{root.rstrip('/')}/") for root in roots) else real
+        return "" if any(_below(real, root) for root in roots) else real
 
     return target
 

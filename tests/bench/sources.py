@@ -41,8 +41,8 @@ def main(count: int = FILES) -> None:
         for path in (root / "docs").rglob("*.md"):
             forget(path)
         cold = check(root, fresh=True)
-        edited = min(check(root, edit=number) for number in range(5))
-        null = min(check(root) for _ in range(5))
+        edited = min(check(root, edit=number) for number in range(15))
+        null = min(check(root) for _ in range(15))
     assert (full.files, cold.files, edited.files, null.files) == (count, count, 1, 0)
     for name, took in (
         ("in full", full),

@@ -578,6 +578,42 @@ def test_a_file_with_old_times_and_new_content_is_read(project: Project, opened:
     assert project.find("docs") != first
 
 
+def test_a_folder_with_old_times_and_new_names_is_listed(project: Project) -> None:
+    folder = project.write("docs/in/a.md").parent
+    settle()
+    times = folder.stat()
+    assert project.files("docs") == ["in/a.md"]
+    project.write("docs/in/b.md")
+    os.utime(folder, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert project.files("docs") == ["in/a.md", "in/b.md"]
+
+
+def test_folders_are_listed_again_only_when_their_names_change(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.md", "in/b.md", "in/c.bin", "in/d.pyc", "in/build/e.md", "odd/f.md", "set/g.md", "set/.dlm/ignore"):
+        project.write(f"docs/{name}", b"\0" if name.endswith("bin") else "text")
+    (project.root / "docs/odd/link").symlink_to("f.md")
+    settle()
+    first = project.find("docs")
+    listed: list[str] = []
+    scandir = os.scandir
+
+    def counting(fd: int) -> Any:
+        listed.append(os.readlink(f"/proc/self/fd/{fd}"))  # noqa: PTH115
+        return scandir(fd)
+
+    monkeypatch.setattr(os, "scandir", counting)
+    assert project.find("docs") == first
+    # What a link leads to and what settings say can change without a trace in the folder.
+    assert [Path(path).name for path in listed] == ["odd", "set"]
+    listed.clear()
+    project.write("docs/in/b.md", "other text")
+    (project.root / "docs/a.md").rename(project.root / "docs/z.md")
+    assert project.find("docs")[0].files.keys() == {"z.md", "in/b.md", "odd/f.md", "set/g.md"}
+    assert [Path(path).name for path in listed] == ["docs", "odd", "set"]
+
+
 def test_a_file_written_just_now_is_not_believed(project: Project, opened: list[str]) -> None:
     for number in range(20):
         project.write("docs/a.md", f"{number:02}")
@@ -634,7 +670,7 @@ def edits(project: Project, random_: random.Random) -> Iterator[None]:
     for _ in range(12):
         name = random_.choice(names)
         path = project.root / "docs" / name
-        match random_.randrange(5):
+        match random_.randrange(7):
             case 0 | 1:
                 project.write(f"docs/{name}", random_.choice(["one", "two", "", "\0"]))
             case 2:
@@ -645,14 +681,24 @@ def edits(project: Project, random_: random.Random) -> Iterator[None]:
             case 4:
                 text = random_.choice(["include: ['*.py']", "exclude: [a]", "exclude_defaults: false", "weights: {}"])
                 project.write(f"docs/{random_.choice(['', 'd/'])}.dlm/training.yaml", text)
+            case 5:
+                times = path.parent.stat() if path.parent.exists() else None
+                path.unlink(missing_ok=True)
+                if times:
+                    os.utime(path.parent, ns=(times.st_atime_ns, times.st_mtime_ns))
+            case 6:
+                path.unlink(missing_ok=True)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.symlink_to(project.root.parent / "outside")
         if random_.random() < 0.3:
             settle()
         yield
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(16))
 def test_memory_never_changes_what_is_found(project: Project, seed: int) -> None:
     (project.root / "docs").mkdir()
+    (project.root.parent / "outside").write_text("from outside")
     memory = project.memory
     for _ in edits(project, random.Random(seed)):
         project.memory = memory
