@@ -10,24 +10,36 @@ from __future__ import annotations
 import gc
 import re
 from array import array
+from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 
-from dlmbuild.doc.fences import COLONS, INDENT, Fence, read_fence
-from dlmbuild.doc.headers import SPACE, Block, Spans, pattern, read_pairs, read_triples, refuse_headers
+from dlmbuild.doc.fences import ATTRIBUTES, INDENT, Fence, read_fence
+from dlmbuild.doc.headers import SPACE, Block, Spans, read_pairs, read_triples, refuse_headers
+from dlmbuild.doc.lookalikes import COLONS, NUMBER_SIGNS, pattern
 from dlmbuild.doc.markers import LIKE_A_MARKER, Marker, read_marker
-from dlmbuild.doc.mistakes import Mistakes, shortened
+from dlmbuild.doc.mistakes import Mistakes, shortened, shown
 from dlmbuild.doc.sections import Body, Instruction, Media, Preference, Prose, Section
 
-_STRUCTURE = rf"""(?x)\n(?:
+_STRUCTURE = rf"""(?x)\n(?![!-9;-\[\]-_a-}}]|\ {{4}}\ *+\S)(?:
         ::(?P<plain>prose|instruction|preference)::(?=\n|\Z)
       | (?P<blank>[^\S\n]++)(?=\n|\Z)
       | \ {{0,3}}(?P<code>`{{3,}}+(?=[^`\n]*+(?:\n|\Z))|~{{3,}}+)
       | {INDENT}(?P<fence>[{COLONS}])
 """
-"""Whatever begins a line and may be more than the text of a section. The group that took part says what it is."""
-_ESCAPED = rf"      | {SPACE}{{0,3}}(?P<escape>\\)\\*+(?=[{COLONS}]|\#\#\#|```|~~~)"
+"""Whatever begins a line and may be more than the text of a section. The group that took part says what it is.
+
+What stands first is for speed alone: most lines begin with what none of these does.
+"""
+_OTHER_ENDS = "\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"
+"""What editors may show as the end of a line."""
+_BEHIND_ONE = (
+    rf"[{_OTHER_ENDS}](?P<line>[^\S\n{_OTHER_ENDS}]*+(?:::(?:{'|'.join(ATTRIBUTES)})\b[^\n{_OTHER_ENDS}]*?::"
+    rf"|\#\#\#[ \t]+(?:Q|A|Prompt|Chosen|Rejected)(?:[ \t]+!probe)?))[ \t]*+(?=[\n{_OTHER_ENDS}]|\Z)"
+)
+"""A section fence or a header that only seems to stand on a line of its own."""
+_ESCAPED = rf"      | {SPACE}{{0,3}}(?P<escape>\\)\\*+(?=[{COLONS}]|[{NUMBER_SIGNS}]{{3}}|```|~~~)"
 """The beginning of a line that is text because of its first backslash, which is left out, from version 16 on."""
 
 
@@ -63,12 +75,14 @@ class _Reader:
         self._backslashes = array("Q")
         self._code, self._removed = Spans(), Spans()
         self._block = Block(text, Fence(0, "prose"), start, line, self._code, self._removed)
-        self._counted = start, line
+        self._begun = self._counted = start, line
 
     def body(self) -> Body:
         text, spans = self._text, self._spans
         self._scan()
         self._finish(len(text))
+        if any(end in text for end in _OTHER_ENDS):
+            self._refuse_other_ends()
         # One end of line belongs to the `---` and one to the end of the file.
         if spans and spans[0][0] == self._start < len(text) and text[self._start] == "\n":
             spans[0] = self._start + 1, spans[0][1]
@@ -123,6 +137,17 @@ class _Reader:
         if section:
             self._sections.append(section)
             self._spans.append((block.start, block.end))
+
+    def _refuse_other_ends(self) -> None:
+        self._counted = self._begun
+        for match in pattern(_BEHIND_ONE).finditer(self._text, self._start):
+            at, line = match.start(), self._line(match.start())
+            code = bisect_right(self._code.starts, at) - 1
+            if code < 0 or self._code.ends[code] <= at:
+                col = at - self._text.rfind("\n", 0, at)
+                what = f"the character U+{ord(match[0][0]):04X} before {shown(match['line'].strip())}"
+                why = "it ends no line, so that this is text, which some editors show as a line of its own"
+                self._mistakes.add(line, col, what, why=why, do="write a line end in its place, or delete it")
 
     def _refuse_unclosed(self, opened: re.Match[str]) -> None:
         line, col = self._line(opened.start() + 1), opened.start("code") - opened.start()

@@ -7,10 +7,10 @@ linear in the length of a line.
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from dlmbuild.doc.lookalikes import COLONS, INVISIBLE, TWO_COLONS, pattern, seen_as
 from dlmbuild.doc.mistakes import Mistakes, nearest, shortened, shown
 
 ATTRIBUTES: dict[str, dict[str, bool]] = {
@@ -22,20 +22,15 @@ ATTRIBUTES: dict[str, dict[str, bool]] = {
 }
 """Section type → its attributes, and whether each must be there."""
 
-INVISIBLE = "\u00ad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff"
-"""Characters that show nothing, as the inside of a regular expression's class."""
-COLONS = ":\u02d0\u02f8\u0589\u05c3\u0703\u0704\u16ec\u1803\u1809\u205a\u2236\u2237\ua4fd\ua789\ufe13\ufe30\ufe55\uff1a"
-"""Characters that look like a colon, or like two."""
-
-_AS_ASCII = {ord(colon): ":" for colon in COLONS} | {0x2237: "::"}
-_HIDDEN = re.compile(f"[{INVISIBLE}]+")
 INDENT = rf"[{INVISIBLE}]*+(?:[^\S\n][{INVISIBLE}]*+){{0,3}}"
 """What may stand before a fence, which is then badly written. Behind four spaces a line is code, as in CommonMark."""
-_SPELT = re.compile(rf"{INDENT}::[A-Za-z]")
+_SPELT = rf"{INDENT}::[A-Za-z]"
+_COLON = f"[{COLONS}]"
 _NEARLY = re.compile(
-    r"""(:(?:\s*+:)*+) \s*+ ([^\W\d_][\w-]*+) \s*+ (\#[^\s:]*+)? \s*+ ((?:\w++\s*+=\s*+"[^"]*"\s*+)*+) ([:\s]*)""",
+    r"""(:(?:\s*+:)*+) \s*+ ([^\s:"=\#]++) \s*+ (\#[^\s:]*+)? \s*+ ((?:\w++\s*+=\s*+"[^"]*"\s*+)*+) ([:\s]*)""",
     re.VERBOSE,
 )
+_NAME = re.compile(r"[^\W\d_][\w-]*")
 _TYPE = re.compile(r"[A-Za-z0-9_-]+")
 _ADAPTER = re.compile(r"[a-z][a-z0-9_]{0,31}")
 _WORD = re.compile(r"[^\s:]*")
@@ -65,27 +60,34 @@ def read_fence(number: int, text: str, mistakes: Mistakes, *, escapes: bool = Fa
     Of what is wrong with a fence the first is noted.
     """
     show = how_to_show(escapes=escapes)
-    if _SPELT.match(text):
+    if pattern(_SPELT).match(text):
         return _spelt(number, text, mistakes, show)
-    bare = text if text.isascii() else _HIDDEN.sub("", text).translate(_AS_ASCII)
+    bare = text
+    if not (text.isascii() and text.isprintable()):
+        bare = pattern(f"[{INVISIBLE}]+").sub("", text)
+        bare = pattern(_COLON).sub(":", re.sub(f"[{TWO_COLONS}]", "::", bare))
     near = _NEARLY.fullmatch(bare.strip()) if bare.count(":") > 1 else None
     if near is None:
         return None
     opening, word, adapter, attributes, closing = near.groups()
     before, behind = opening.count(":"), closing.count(":")
-    word = unicodedata.normalize("NFKC", word)  # full-width letters are letters
-    kind: str | None = word.lower()
-    if kind in ATTRIBUTES:
+    seen = seen_as(word)
+    if seen in ATTRIBUTES:
+        kind: str | None = seen
         meant = before + behind > 1  # not `: image`, an item of a definition list
     else:
-        kind = nearest(word, ATTRIBUTES) or None
-        meant = (before == 2 and behind > 0) or (kind is not None and min(before, behind) > 1)
+        kind = nearest(seen, ATTRIBUTES) or None
+        a_name = word[0].isalpha() and _NAME.fullmatch(seen) is not None
+        meant = (before == 2 and behind > 0 and a_name) or (kind is not None and min(before, behind) > 1)
     if not meant:
         return None
     why = "it begins and ends with two plain colons, without white space around them"
+    if word.lower() != seen:
+        why = "names are written in plain letters"
     inside = (adapter or "") + (" " + attributes.strip() if attributes else "")
     do = f"write ::{kind or 'prose'}{shortened(inside)}::, or {show}"
-    col = next(at for at, char in enumerate(text, 1) if char in COLONS)
+    first = pattern(_COLON).search(text)
+    col = first.end() if first else 1
     mistakes.add(number, col, f"badly written section fence {shown(text.strip())}", why=why, do=do)
     return Fence(number, kind)
 

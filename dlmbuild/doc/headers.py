@@ -8,22 +8,24 @@ left off, never the indentation of its first line.
 from __future__ import annotations
 
 import re
+import unicodedata
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
-from functools import cache
 from typing import NamedTuple
 
-from dlmbuild.doc.fences import INVISIBLE, Fence, how_to_show
+from dlmbuild.doc.fences import Fence, how_to_show
+from dlmbuild.doc.lookalikes import INVISIBLE, NUMBER_SIGNS, pattern, seen_as
 from dlmbuild.doc.mistakes import Mistakes, shown
 from dlmbuild.doc.sections import Pair, Triple
 
 SPACE = rf"(?:[^\S\n]|[{INVISIBLE}])"
 _HEADING = (
-    rf"\n(?P<indent>[ {INVISIBLE}]{{0,3}})###(?!#)(?P<gap>{SPACE}*+)"
-    r"(?P<word>(?i:q|a|question|answer|prompt|chosen|rejected|[a-z])(?![A-Za-z]))(?P<rest>[^\n]*+)"
+    rf"\n(?P<indent>[ {INVISIBLE}]{{0,3}})(?P<signs>[{NUMBER_SIGNS}]{{3}})(?!#)(?P<gap>{SPACE}*+)"
+    r"(?P<word>(?i:q|a|question|answer|prompt|chosen|rejected|[a-z])(?![A-Za-z])"
+    r"|(?=\w*[^\W\d_])(?=\w*[^\Wa-zA-Z])\w++)(?P<rest>[^\n]*+)"
 )
-"""A heading that may be a header, or be a single letter."""
+"""A heading that may be a header or look like one, or be a single letter."""
 
 
 class _Grammar:
@@ -43,16 +45,12 @@ _PAIRS = _Grammar(("Q", "A"), {"q": "Q", "question": "Q", "a": "A", "answer": "A
 _TRIPLES = _Grammar(("Prompt", "Chosen", "Rejected"), {"prompt": "Prompt", "chosen": "Chosen", "rejected": "Rejected"})
 
 
-@cache
-def pattern(text: str) -> re.Pattern[str]:
-    """A pattern with sets of rare characters, which takes milliseconds to compile and is not always needed."""
-    return re.compile(text)
-
-
-_NEARLY_NOTHING = re.compile(rf"[\s\d.:?)#{INVISIBLE}]*([:!].*)?", re.DOTALL)
+_NEARLY_NOTHING = rf"(?s)[\s\d.:?)#{INVISIBLE}]*([:!].*)?"
 """What may follow a header's word and still be nothing but a badly written header: `### Q1`, `### q: How many?`."""
-_HIDDEN = re.compile(f"[{INVISIBLE}]")
+_HIDDEN = f"[{INVISIBLE}]"
 _TEXT = re.compile(r"\S")
+_LONGEST = 20
+"""Characters of a word that may be taken for one of a header."""
 _PIECES = 1 << 12
 """Of a text that are put together at a time: a hundred million of them would not fit into memory."""
 
@@ -260,14 +258,21 @@ def _headers(grammar: _Grammar, block: Block, headings: Iterable[re.Match[str]])
     for match in headings:
         line += block.whole.count("\n", counted, match.start() + 1)
         counted = match.start() + 1
-        name = grammar.meant.get(match["word"].lower())
+        name = grammar.meant.get(_seen(match["word"]))
         rest = match["rest"].strip()
         probes = grammar.probes and name == grammar.names[0]
         probe = probes and rest == "!probe" and match["rest"][0].isspace()
-        if name and (not rest or probe or _NEARLY_NOTHING.fullmatch(rest)):
-            spaced = match["gap"][:1] in (" ", "\t") and not _HIDDEN.search(match[0])
+        if name and (not rest or probe or pattern(_NEARLY_NOTHING).fullmatch(rest)):
+            spaced = match["gap"][:1] in (" ", "\t") and not pattern(_HIDDEN).search(match[0])
+            spaced = spaced and match["signs"] == "###"
             well_written = spaced and match["word"] == name and (not rest or probe)
             yield _Header(name, probe, line, len(match["indent"]) + 1, match, well_written)
+
+
+def _seen(word: str) -> str:
+    """What the word of a heading looks like; a letter with a mark, such as Å, is a letter of its own."""
+    marked = len(word) == 1 and unicodedata.decomposition(word)[:1].isalnum()
+    return word if marked or len(word) > _LONGEST else seen_as(word)
 
 
 def _refuse_near_miss(header: _Header, grammar: _Grammar, mistakes: Mistakes) -> None:

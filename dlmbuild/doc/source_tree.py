@@ -1,8 +1,8 @@
 """One folder of sources, walked: which files count, what their digests are, and what was left out and why.
 
 Folders are opened one inside the other and no link is followed on the way, so that nothing that happens meanwhile leads
-the walk out of its root. A folder that did not change costs a `stat` for itself and for each of its files: whoever adds,
-deletes or renames something in it sets its times, as nobody can set them back (see utimensat(2) of ctime).
+the walk out of its root. A folder that did not change costs a `stat` for itself and for each of its files: what is
+added, deleted or renamed in it shows in its ctime, which nobody can set.
 """
 
 from __future__ import annotations

@@ -275,3 +275,12 @@ def test_compat_passes_over_what_may_be_null_there(workshop: Workshop) -> None:
     write(workshop, HEAD.replace("base_model", f"{keys}base_model") + "text\n")
     out = workshop.dlm("check", "--compat").out
     assert out.count("elsewhere") == 1 and "nothing is written for lora_r" in out
+
+
+def test_what_only_looks_like_a_fence_is_never_text(workshop: Workshop) -> None:
+    lines = ["::1nstruction::", "\u1361\u1361prose\u1361\u1361", "::\u0440r\u043ese::", "x\u2028::prose::"]
+    document = workshop.document("book", body="\n".join(["::1", "std::vector::iterator", *lines]) + "\n")
+    found = json.loads(workshop.dlm("check", "--format", "json", code=1).out)
+    first = document.read_text().split("\n").index(lines[0]) + 1
+    places = {(error["line"], error["col"]) for error in found["documents"][0]["errors"] if error["line"] >= first}
+    assert sorted(places) == [(first, 1), (first + 1, 1), (first + 2, 1), (first + 3, 2)]

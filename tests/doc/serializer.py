@@ -80,8 +80,11 @@ def escaped(text: str) -> str:
 def nearly_headers(text: str) -> Iterator[re.Match[str]]:
     """The headings that are headers in some section, or badly written ones; code blocks are not looked at."""
     for match in re.finditer(headers._HEADING, text):
-        known = match["word"].lower() in (*headers._PAIRS.meant, *headers._TRIPLES.meant)
-        if known and (match["rest"].strip() == "!probe" or headers._NEARLY_NOTHING.fullmatch(match["rest"].strip())):
+        known = headers._seen(match["word"]) in (*headers._PAIRS.meant, *headers._TRIPLES.meant)
+        if known and (
+            match["rest"].strip() == "!probe"
+            or headers.pattern(headers._NEARLY_NOTHING).fullmatch(match["rest"].strip())
+        ):
             yield match
 
 

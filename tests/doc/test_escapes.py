@@ -21,6 +21,8 @@ HEAD = "---\ndlm_id: 01HZX3Q5J8K9M2N4P6R8T0V2W4\ndlm_version: 16\nbase_model: sm
         ("\\: x", ": x"),
         ("\\\uff1a\uff1aprose", "\uff1a\uff1aprose"),
         ("\\### Q", "### Q"),
+        ("\\\uff03\uff03\uff03 Q", "\uff03\uff03\uff03 Q"),
+        ("\\\u1361: x", "\u1361: x"),
         ("\\```", "```"),
         ("\\~~~ x", "~~~ x"),
         ("\\# x", "\\# x"),

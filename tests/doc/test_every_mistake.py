@@ -79,6 +79,7 @@ CASES: list[tuple[str, int, int, str]] = [
     (f'{HEAD}x\n::image path="a.png"::\n', 7, 15, 'the file "a.png" cannot be read'),
     # body
     (f"{HEAD}x\n  ```\n", 7, 3, "this code block is never closed"),
+    (f"{HEAD}x\u2028::prose::\n", 6, 2, 'the character U+2028 before "::prose::"'),
     # headers
     (f"{HEAD}x\n### Q\nq\n", 7, 1, "### Q in a ::prose:: section"),
     (questions("### A\na"), 7, 1, "### A without a ### Q before it"),

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import re
+import sys
+import unicodedata
 from collections.abc import Callable
 
 import pytest
@@ -21,6 +24,8 @@ WithBody = Callable[[str], Document]
         ("\t::prose::", 1, "white space before a section fence"),
         ("\u00a0::prose::", 1, "white space before a section fence"),
         ("\ufeff::prose::", 1, "white space before a section fence"),
+        ("\x01::prose::", 1, "white space before a section fence"),
+        ("\U000e0041::prose::", 1, "white space before a section fence"),
         ("::Instruction::", 3, 'unknown section type "Instruction"'),
         ("::INSTRUCTION::", 3, 'unknown section type "INSTRUCTION"'),
         ("::instuction::", 3, 'unknown section type "instuction"'),
@@ -80,6 +85,19 @@ def test_nearly_a_fence(found: Found, head: str, line: str, col: int, what: str)
         ":" * 80,
         "::",
         "::1::",
+        "::1",
+        "::1/128 is the machine itself",
+        "::2001:db8::",
+        "std::vector::iterator",
+        "std::image::load",
+        ":100:",
+        ":-)",
+        "::<T>::new()",
+        "::|::",
+        "::4d::",
+        "\u0903 image",
+        "\u1361\u1361",
+        ":: a.b ::",
         "    ::prose::",
         "> ::prose::",
         "- ::prose::",
@@ -113,6 +131,20 @@ def test_plain_text(with_body: WithBody, line: str) -> None:
         ("\u200b\u2060: :instruction::", 3, "::instruction::"),
         ("::\u0456nstruction::", 1, "::instruction::"),
         ("::\u200binstruction::", 1, "::instruction::"),
+        ("::\ufe0finstruction::", 1, "::instruction::"),
+        ("::1nstruction::", 1, "::instruction::"),
+        ("::1nstruction", 1, "::instruction::"),
+        ("::1nstruct10n::", 1, "::instruction::"),
+        ("::|mage::", 1, "::image::"),
+        ("::4udio::", 1, "::audio::"),
+        ("::1nstrution#en::", 1, "::instruction#en::"),
+        ("::\u0440\u0433\u043e\u0455\u0435::", 1, "::prose::"),
+        ("::\u03c1\u03c1\u03bf\u0455\u03b5::", 1, "::prose::"),
+        ("::\U0001d429\U0001d42b\U0001d428\U0001d42c\U0001d41e::", 1, "::prose::"),
+        ("::\u0440\u0301rose::", 1, "::prose::"),
+        ("::\uff29\uff2d\uff21\uff27\uff25::", 1, "::image::"),
+        ("\u2e2cinstruction\u2e2c", 1, "::instruction::"),
+        (':\u0903image path="\u0430.png"::', 1, '::image path="\u0430.png"::'),
     ],
 )
 def test_what_looks_like_a_fence(head: str, line: str, col: int, meant: str) -> None:
@@ -122,6 +154,30 @@ def test_what_looks_like_a_fence(head: str, line: str, col: int, meant: str) -> 
     assert error.where == Where("handbook.dlm", 7, col)
     assert error.what.startswith("badly written section fence")
     assert error.do == f"write {meant}, or put the line into a code block to show it"
+
+
+# Prototype ":" in Unicode's confusables.txt, version 15.1.
+CONFUSABLE = "\u0903\u0a83\uff1a\u0589\u0703\u0704\u16ec\ufe30\u1803\u1809\u205a\u05c3\u02f8\ua789\u2236\u02d0\ua4fd"
+NAMED = [
+    char
+    for char in map(chr, range(128, sys.maxunicode))
+    if re.search(r"(?<!SEMI)(?<!TAG )(?<!EQUALS )\bCOLON( SKEWED (LEFT|RIGHT))?$", unicodedata.name(char, ""))
+]
+
+
+@pytest.mark.parametrize("colon", sorted({*CONFUSABLE, *NAMED, "\u1361", "\u1366"}), ids=ascii)
+def test_whatever_looks_like_a_colon(found: Found, head: str, colon: str) -> None:
+    for line in (f"{colon}{colon}prose{colon}{colon}", f":{colon}prose::", f"::pr\u043ese{colon}:"):
+        (mistake,) = found(f"{head}text\n{line}\nmore text")
+        assert mistake[:2] == (7, 1 if line[2] != "p" or line[0] != ":" else mistake[1]), line
+
+
+@pytest.mark.parametrize("end", ["\x0b", "\x0c", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029"], ids=ascii)
+def test_a_fence_behind_what_ends_no_line(found: Found, head: str, end: str) -> None:
+    name = f"the character U+{ord(end):04X} before"
+    text = f"text\nmore{end}::instruction::{end}### Q !probe\n```\n{end}::prose::\n```\nx{end}::y::"
+    assert found(head + text) == [(7, 5, f'{name} "::instruction::"'), (7, 21, f'{name} "### Q !probe"')]
+    assert found(f'{head}a{end} ::image#x path="b"::') == [(6, 2, f'{name} "::image#x path=\\"b\\"::"')]
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,16 @@ The end.
             "### Question\nq\n### Answer\na",
             [(7, 1, 'badly written header "### Question"'), (9, 1, 'badly written header "### Answer"')],
         ),
+        ("### Q\nq\n### \u0410\na", [(9, 1, 'badly written header "### \u0410"')]),
+        (
+            "### \u051a\nq\n### \u0391nswer\na",
+            [(7, 1, 'badly written header "### \u051a"'), (9, 1, 'badly written header "### \u0391nswer"')],
+        ),
+        (
+            "### \uff31\nq\n\uff03\uff03\uff03 A\na",
+            [(7, 1, 'badly written header "### \uff31"'), (9, 1, 'badly written header "\uff03\uff03\uff03 A"')],
+        ),
+        ("### Q\nq\n### Answ3r\na", [(9, 1, 'badly written header "### Answ3r"')]),
         ("### Q !Probe\nq\n### A\na", [(7, 1, 'badly written header "### Q !Probe"')]),
         ("### Q!probe\nq\n### A\na", [(7, 1, 'badly written header "### Q!probe"')]),
         ("### Q\nq\n### A !probe\na", [(9, 1, 'badly written header "### A !probe"')]),

@@ -22,6 +22,9 @@ NASTY = [
     "```", "````", "~~~", "  ```x", "\\```",
     "<!-- dlm-auto-harvest: source=\"x\" -->", "---", "x", "    y", "", "### B",
     ":smile: hi", "\\alpha", "a\u2028b", "`` ` ``", "\ufeff::prose::", "### Q\u200b", ":", "#", "::", "\\",
+    "::1nstruction::", "\u1361\u1361prose::", "::\u0440r\u043ese::", "### \u0410", "\uff03\uff03\uff03 Q",
+    "\\\uff03\uff03\uff03 A",
+    "### \u0391nswer", "### \u00c5", "a\u2028b ::c::", "\ufe0f::image::", "::1",
 ]  # fmt: skip
 LINES = st.sampled_from(NASTY) | st.text(
     st.characters(exclude_categories=["Cs"], exclude_characters="\r\0"), max_size=8
