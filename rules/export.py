@@ -77,13 +77,18 @@ def _export(document: Document, quant: str, project: Project) -> Step:
     reports = {"parity": store.cache / "parity.json", "smoke": store.cache / f"smoke.{quant}.json"}
 
     def params() -> Mapping[str, Any]:
+        from dlmbuild.export.lineage import origin
+
         data, facts = read_json(store.document), read_json(base.facts)
         return {
             "dlm_id": document.dlm_id,
             "quant": quant,
             "export": {name: value for name, value in data["export"].items() if name != "default_quant"},
             "system_prompt": data["system_prompt"],
-            "base": {name: facts[name] for name in ("key", "revision", "source", "license", "context_length", "files")},
+            "base": {
+                **origin(facts, document.base),
+                **{name: facts[name] for name in ("context_length", "files")},
+            },
             "longest_row": read_json(store.root / "dataset.json")["counts"]["longest_row"],
         }
 
@@ -130,7 +135,7 @@ def _export(document: Document, quant: str, project: Project) -> Step:
     return Step(
         name=f"export:{document.name}:{quant}",
         doc=f"{document.name} as {quant}",
-        rule="export/2",
+        rule="export/3",
         inputs={**big, **reports, "adapter": store.adapter / "adapter.json"},
         params=params,
         reads=(store.document, base.facts, store.root / "dataset.json"),

@@ -21,13 +21,15 @@ def tasks(project: Project) -> Iterator[dict[str, Any]]:
 
 def _gguf(reference: Reference, folder: BaseFolder, project: Project) -> Step:
     def params() -> Mapping[str, Any]:
+        from dlmbuild.export.lineage import general, origin
         from dlmbuild.lock.capture import pins
 
         facts = read_json(folder.facts)
         converter = facts.get("converter")  # a base.json of before has none; the base is made anew then
         made_by = ("transformers", "torch", "xllamacpp") if converter else ("gguf",)
-        named = {"name": facts["key"], "pre": facts.get("pre_tokenizer", "")}
-        return {"base": facts["files"], **named, "converter": converter, "pins": pins(made_by)}
+        named = {"name": facts["key"], "general": general(origin(facts, reference))}
+        pre = facts.get("pre_tokenizer", "")
+        return {"base": facts["files"], **named, "pre": pre, "converter": converter, "pins": pins(made_by)}
 
     def work(place: Workplace) -> Mapping[str, Any]:
         from dlmbuild.jobs.local import require_extra, run_job
@@ -36,7 +38,7 @@ def _gguf(reference: Reference, folder: BaseFolder, project: Project) -> Step:
         return run_job(
             "gguf",
             inputs={"checkpoint": checkpoint(folder)},
-            params={"name": place.params["name"], "pre": place.params["pre"]},
+            params={name: place.params[name] for name in ("name", "general", "pre")},
             file="base.F16.gguf",
             out=place.out,
             log=folder.root / "gguf.log",
@@ -46,7 +48,7 @@ def _gguf(reference: Reference, folder: BaseFolder, project: Project) -> Step:
     return Step(
         name=f"gguf:{reference.key}",
         doc=f"{reference.text} as F16 GGUF",
-        rule="gguf/2",
+        rule="gguf/3",
         inputs={},
         params=params,
         reads=(folder.facts,),

@@ -14,6 +14,7 @@ from . import (
     evaluate,
     export,
     gguf,
+    hub,
     merge,
     ollama,
     pack,
@@ -40,6 +41,7 @@ STAGES = (
     merge,
     smoke,
     export,
+    hub,
     ollama,
     pack,
     evaluate,
@@ -57,7 +59,7 @@ def graph(found: Project) -> Iterator[Any]:
         named = [task for task in tasks if isinstance(task, dict)]
         taken = {task["name"] for task in named}
         if stage is not check:  # after the others: doit stops at the first that fails
-            blocked = _blocked(refused, found.quantisations if stage in (merge, smoke, export, ollama) else ())
+            blocked = _blocked(refused, found.quantisations if stage in (merge, smoke, export, hub, ollama) else ())
             named += [task for task in blocked if task["name"] not in taken]
         for task in named:
             if (

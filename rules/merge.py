@@ -23,6 +23,7 @@ def _merge(document: Document, quant: str, project: Project) -> Step:
     name = f"model.{quant}.gguf"
 
     def params() -> Mapping[str, Any]:
+        from dlmbuild.export.lineage import general, origin
         from dlmbuild.lock.capture import pins
 
         facts = read_json(base.facts)
@@ -30,6 +31,7 @@ def _merge(document: Document, quant: str, project: Project) -> Step:
             "quant": quant,
             "base": facts["files"],
             "name": f"{facts['key']}-{document.dlm_id}",
+            "general": general(origin(facts, document.base), document.dlm_id),
             "pins": pins(("libggml-python",)),
         }
 
@@ -49,8 +51,7 @@ def _merge(document: Document, quant: str, project: Project) -> Step:
             params={
                 "quant": quant,
                 "threads": this_machine().cores,
-                "name": place.params["name"],
-                "base": place.params["base"],
+                **{name: place.params[name] for name in ("name", "general", "base")},
             },
             file=name,
             out=place.out,
@@ -61,7 +62,7 @@ def _merge(document: Document, quant: str, project: Project) -> Step:
     return Step(
         name=f"merge:{document.name}:{quant}",
         doc=f"{document.name} merged, as {quant} GGUF",
-        rule="merge/2",
+        rule="merge/3",
         inputs={"adapter": store.adapter / "adapter.json", "base": base.gguf(quant), "f16": base.gguf("F16")},
         params=params,
         reads=(base.facts,),

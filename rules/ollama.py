@@ -15,28 +15,15 @@ from dlmbuild.build.step import Step, Workplace
 from dlmbuild.store.outputs import Files
 from dlmbuild.store.records import Record
 
+from .shorter import shorter
+
 
 def tasks(project: Project) -> Iterator[dict[str, Any] | Task]:
     """register the exports in a running Ollama and compare its answers"""
     for document in project.documents:
         for quant in project.quantisations:
             yield {"name": f"{document.name}:{quant}", **_ollama(document, quant, project).task()}
-        default = f"ollama:{document.name}:{document.default_quant}"
-        yield _alias(document.name, f"{document.name} as {document.default_quant}, in Ollama", [default])
-    for quant in project.quantisations:
-        exports = [f"ollama:{document.name}:{quant}" for document in project.documents]
-        yield _alias(quant, f"every document as {quant}, in Ollama", exports)
-    yield Task(
-        "ollama",
-        None,
-        doc="register the default exports in a running Ollama and compare its answers",
-        task_dep=[f"ollama:{document.name}" for document in project.documents],
-        has_subtask=True,
-    )
-
-
-def _alias(name: str, doc: str, tasks: list[str]) -> dict[str, Any]:
-    return {"name": name, "doc": doc, "actions": None, "task_dep": tasks}
+    yield from shorter("ollama", "in Ollama", project, "register the default exports in a running Ollama")
 
 
 def _ollama(document: Document, quant: str, project: Project) -> Step:

@@ -28,13 +28,18 @@ def _parity(document: Document, project: Project) -> Step:
     names = ("adapter.gguf", "reference.json", "parity.json")
 
     def params() -> Mapping[str, Any]:
+        from dlmbuild.export.lineage import general, origin
         from dlmbuild.lock.capture import pins
 
-        data = read_json(store.document)
+        data, facts = read_json(store.document), read_json(base.facts)
         return {
             "questions": [pair["question"] for pair in answered(data["sections"])],
             "system_prompt": data["system_prompt"],
-            "base": read_json(base.facts)["files"],
+            "base": facts["files"],
+            "general": {
+                "general.name": f"{facts['key']}-{document.dlm_id}",
+                **general(origin(facts, document.base), document.dlm_id),
+            },
             "least_agreement": LEAST_AGREEMENT,
             "pins": pins(("gguf", "xllamacpp")),
         }
@@ -48,7 +53,7 @@ def _parity(document: Document, project: Project) -> Step:
         folder = checkpoint(base)
         job = partial(run_job, out=place.out, progress=place.progress, log=store.logs / "parity.log")
         threads = this_machine().cores
-        named = {"base": place.params["base"]}
+        named = {name: place.params[name] for name in ("base", "general")}
         job("adapter_gguf", inputs={"adapter": adapter, "checkpoint": folder}, params=named, file="adapter.gguf")
         asked = {name: place.params[name] for name in ("questions", "system_prompt")}
         job("reference", inputs={"base": folder, "adapter": adapter}, params=asked, threads=threads)
@@ -66,7 +71,7 @@ def _parity(document: Document, project: Project) -> Step:
     return Step(
         name=f"parity:{document.name}",
         doc=f"the adapter of {document.name} as GGUF, compared with the trained model",
-        rule="parity/3",
+        rule="parity/4",
         inputs={"adapter": store.adapter / "adapter.json", "f16": base.gguf("F16")},
         params=params,
         reads=(store.document, base.facts),

@@ -154,6 +154,7 @@ def test_list_shows_each_group_with_a_line(workshop: Workshop) -> None:
             "evaluate",
             "export",
             "gguf",
+            "hub",
             "merge",
             "ollama",
             "pack",

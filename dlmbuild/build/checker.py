@@ -25,6 +25,7 @@ VERBS = frozenset(
         "merge",
         "smoke",
         "export",
+        "hub",
         "ollama",
         "pack",
         "evaluate",

@@ -12,6 +12,7 @@ from doit.action import PythonAction
 
 from dlmbuild.doc.names import QUANTISATIONS
 from dlmbuild.io.atomic import STAGING_SUFFIX
+from dlmbuild.store.outputs import Folder, made_before
 
 
 class Exported(NamedTuple):
@@ -31,6 +32,29 @@ class Exported(NamedTuple):
             left_over = path.name.startswith(".") and path.name.endswith(STAGING_SUFFIX)
             if (path.name in names or left_over) and (path.is_symlink() or not path.is_dir()):
                 yield path
+
+
+class CleanFolder(PythonAction):  # type: ignore[misc]
+    """An action for the `clean` of a task whose files lie in a folder that an index describes."""
+
+    def __init__(self, outputs: Folder) -> None:
+        self._outputs = outputs
+        super().__init__(self._clean)
+
+    def __str__(self) -> str:
+        return f"remove what is in {self._outputs.index_file.with_suffix('')}"
+
+    def _clean(self, dryrun: bool) -> None:
+        index = self._outputs.index_file
+        folder = index.parent / self._outputs.members
+        for path in (*(folder / Path(name).name for name in made_before(index)), index):
+            if path.is_file():
+                print("would remove" if dryrun else "removing", path)
+                if not dryrun:
+                    _remove(path)
+        for left in (folder, folder.parent) if not dryrun else ():
+            with contextlib.suppress(OSError):  # not there, or not empty
+                left.rmdir()
 
 
 class Clean(PythonAction):  # type: ignore[misc]

@@ -34,8 +34,8 @@ USUAL = QUANTISATIONS[:5]
 """Those that every document has tasks for; one of the others has them where it is asked for."""
 
 _TASKS = (
-    "check base plan dataset retention train prefer evaluate gguf quantize imatrix parity merge export smoke ollama "
-    "pack report bench"
+    "check base plan dataset retention train prefer evaluate gguf imatrix quantize parity merge export smoke hub "
+    "ollama pack report bench"
 )
 _COMMANDS = "list run info clean forget ignore help dumpdb strace tabcompletion reset-dep init prompt serve why"
 RESERVED: dict[str, str] = {

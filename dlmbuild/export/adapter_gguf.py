@@ -12,11 +12,13 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dlmbuild.base_models.decoder import Decoder, to_gguf_rows
 from dlmbuild.errors import ExportError, Where
 from dlmbuild.export.base_gguf import read_model
+from dlmbuild.export.lineage import general_entries
 from dlmbuild.io.gguf_file import Planned, create_gguf, f32_entry, string_entry, u32_entry
 from dlmbuild.io.json_file import read_json_object
 from dlmbuild.io.progress import Progress, silent
@@ -90,8 +92,10 @@ def require_base(adapter: Path, files: Mapping[str, str]) -> None:
         )
 
 
-def base_entries(adapter: Path) -> list[bytes]:
-    """What tells a reader of a GGUF which base an adapter belongs to; nothing where its configuration names none."""
+def described(adapter: Path, general: Mapping[str, str | int]) -> list[bytes]:
+    """What tells a reader of a GGUF what an adapter is: `general`, or else the base that its configuration names."""
+    if general:
+        return general_entries(general)
     config = read_json_object(adapter / CONFIG, ExportError)
     name, revision = config.get("base_model_name_or_path"), config.get("revision")
     if not isinstance(name, str) or not isinstance(revision, str):
@@ -101,8 +105,15 @@ def base_entries(adapter: Path) -> list[bytes]:
     return [u32_entry(f"{prefix}.count", 1), *named]
 
 
-def convert_adapter(adapter: Path, checkpoint: Path, out: Path, *, progress: Progress = silent) -> dict[str, Any]:
-    """Write the PEFT folder `adapter` as LoRA GGUF in F32 to the file `out`.
+def convert_adapter(
+    adapter: Path,
+    checkpoint: Path,
+    out: Path,
+    *,
+    general: Mapping[str, str | int] = MappingProxyType({}),
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Write the PEFT folder `adapter` as LoRA GGUF in F32 to the file `out`; `general` is what it says of itself.
 
     Returns {"tensors": count, "alpha": adapter.lora.alpha, "folded": number of pairs whose B carries a factor}. Raises
     ExportError for an adapter that is damaged, of another base, or more than llama.cpp's LoRA can express.
@@ -120,7 +131,7 @@ def convert_adapter(adapter: Path, checkpoint: Path, out: Path, *, progress: Pro
     entries = [
         string_entry("general.architecture", model.family.gguf),
         string_entry("general.type", "adapter"),
-        *base_entries(adapter),
+        *described(adapter, general),
         string_entry("adapter.type", "lora"),
         f32_entry("adapter.lora.alpha", alpha),
         u32_entry("general.quantization_version", 2),

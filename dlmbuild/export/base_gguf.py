@@ -6,8 +6,10 @@ and model cards is left out, so that the bytes depend on the content alone.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from dlmbuild.base_models.convertible import weights_of
@@ -15,6 +17,7 @@ from dlmbuild.base_models.decoder import Decoder, Weight, to_gguf_rows
 from dlmbuild.base_models.families import decoder_of_config
 from dlmbuild.errors import ExportError, Where
 from dlmbuild.export.kernels import pack_rows, pack_tensor
+from dlmbuild.export.lineage import general_entries
 from dlmbuild.export.quantize import quantisation_entries
 from dlmbuild.export.tensor_types import QUANTISATIONS
 from dlmbuild.export.vocabulary import general_name, vocabulary_entries
@@ -25,18 +28,25 @@ from dlmbuild.io.safetensors_file import StoredTensor
 
 
 def convert_base(
-    checkpoint: Path, out: Path, *, name: str, pre: str = "", progress: Progress = silent
+    checkpoint: Path,
+    out: Path,
+    *,
+    name: str,
+    general: Mapping[str, str | int] = MappingProxyType({}),
+    pre: str = "",
+    progress: Progress = silent,
 ) -> dict[str, Any]:
     """Write the checkpoint folder as F16 GGUF to the file `out`.
 
-    Weights of linear layers and embeddings become F16, norms stay F32. `name` becomes general.name, `pre` is the name
-    of the pre-tokenizer if it is known already. Returns {"tensors": count}. Raises ExportError for a model that
-    `families` does not know, a tokenizer that llama.cpp would read otherwise, and weights beyond the range of F16;
-    BaseModelError for an unknown pre-tokenizer.
+    Weights of linear layers and embeddings become F16, norms stay F32. `name` becomes general.name, `general` is what
+    else `lineage.general` says, `pre` the name of the pre-tokenizer if it is known already. Returns {"tensors": count}.
+    Raises ExportError for a model that `families` does not know, a tokenizer that llama.cpp would read otherwise, and
+    weights beyond the range of F16; BaseModelError for an unknown pre-tokenizer.
     """
     model = read_model(checkpoint)
     stored = weights_of(checkpoint, model, ExportError)
-    entries = _model_entries(model, general_name(checkpoint, name)) + vocabulary_entries(checkpoint, model.vocab, pre)
+    described = [string_entry("general.name", general_name(checkpoint, name)), *general_entries(general)]
+    entries = _model_entries(model, described) + vocabulary_entries(checkpoint, model.vocab, pre)
     entries += quantisation_entries(QUANTISATIONS["F16"].file_type)
     weights = model.weights()
     plan = [Planned(vector, "F32", (len(numbers),)) for vector, numbers in sorted(model.vectors.items())]
@@ -91,7 +101,7 @@ class CheckpointRows:
         return to_gguf_rows(rows, self.head_dim) if self.weight.permuted else rows
 
 
-def _model_entries(model: Decoder, name: str) -> list[bytes]:
+def _model_entries(model: Decoder, described: list[bytes]) -> list[bytes]:
     architecture = model.family.gguf
     measures: dict[str, Any] = {
         "block_count": model.layers,
@@ -108,7 +118,7 @@ def _model_entries(model: Decoder, name: str) -> list[bytes]:
     return [
         string_entry("general.architecture", architecture),
         string_entry("general.type", "model"),
-        string_entry("general.name", name),
+        *described,
         *(_entry(f"{architecture}.{key}", value) for key, value in {**measures, **model.metadata}.items()),
     ]
 

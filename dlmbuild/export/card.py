@@ -28,37 +28,14 @@ def model_card(
     system: str | None,
 ) -> str:
     """The text of the card. `base` and `smoke` are those of the export's manifest."""
-    source, found = base["source"], base["license"] or {}
-    metadata: dict[str, Any] = {}
-    if "id" in source:  # a folder of this machine is nothing that a hub could link
-        metadata |= {"base_model": source["id"], "base_model_relation": "finetune"}
-    metadata |= {"library_name": "gguf", "pipeline_tag": "text-generation"}
-    spdx = found.get("spdx")
-    if spdx in _HUB_LICENCES:
-        metadata["license"] = _HUB_LICENCES[spdx]
-    elif spdx or found.get("url"):
-        metadata["license"] = "other"
-        metadata |= {"license_name": spdx.removeprefix("LicenseRef-").lower()} if spdx else {}
-        metadata |= {"license_link": found["url"]} if found.get("url") else {}
-    metadata["tags"] = ["gguf", "lora", "dlmbuild"]
-    lines = [f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in metadata.items()]
-    name = source.get("id") or base["key"]
-    revision = f" at revision `{base['revision']}`" if "id" in source else ""
-    agreement = f"{smoke['agreeing']} of {smoke['positions']}" if "agreeing" in smoke else f"{smoke['agreement']:.1%}"
-    prompt = "It was trained with this system prompt:\n\n" + _quoted(system) if system else (
-        "It was trained without a system prompt of its own."
-    )  # fmt: skip
     return "\n".join(
         [
-            "---",
-            *lines,
-            "---",
-            "",
+            *metadata(base, relation="finetune", library="gguf"),
             f"# {base['key']}, tuned on a document",
             "",
-            f"{name}{revision}, tuned with LoRA on the document `{dlm_id}`, as {quant}. Made by dlmbuild.",
+            f"{parent(base)}, tuned with LoRA on the document `{dlm_id}`, as {quant}. Made by dlmbuild.",
             "",
-            f"At {agreement} compared positions the merged file chooses the token of the trained model.",
+            agreement(smoke),
             "",
             "| file | what it is |",
             "| --- | --- |",
@@ -67,7 +44,7 @@ def model_card(
             "| `Modelfile` | for Ollama |",
             "| `export_manifest.json` | the digest of each file, and what it was made from |",
             "",
-            f"An answer ends with {' or '.join(f'`{stop}`' for stop in stops)}. {prompt}",
+            ending(stops, system),
             "",
             "```sh",
             f"llama-server -m model.{quant}.gguf",
@@ -77,6 +54,48 @@ def model_card(
             "",
         ]
     )
+
+
+def metadata(base: Mapping[str, Any], *, relation: str, library: str) -> list[str]:
+    """The lines of a card's metadata block; `relation` is what the model is to its base."""
+    found, hub = base["license"] or {}, base["hub"]
+    known: dict[str, Any] = {}
+    if hub:  # a folder of this machine is nothing that a hub could link
+        known |= {"base_model": hub["id"], "base_model_relation": relation}
+    known |= {"library_name": library, "pipeline_tag": "text-generation"}
+    spdx = found.get("spdx")
+    if spdx in _HUB_LICENCES:
+        known["license"] = _HUB_LICENCES[spdx]
+    elif spdx or found.get("url"):
+        known["license"] = "other"
+        known |= {"license_name": spdx.removeprefix("LicenseRef-").lower()} if spdx else {}
+        known |= {"license_link": found["url"]} if found.get("url") else {}
+    known["tags"] = ["gguf", "lora", "dlmbuild"]
+    lines = [f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in known.items()]
+    return ["---", *lines, "---", ""]
+
+
+def parent(base: Mapping[str, Any]) -> str:
+    """What was tuned, in words."""
+    hub = base["hub"]
+    if hub is None:
+        return str(base["key"])
+    rounded = f" (its copy {base['revision']}, whose weights are rounded)" if hub["rounded"] else ""
+    return f"{hub['id']} at revision `{hub['revision']}`{rounded}"
+
+
+def agreement(smoke: Mapping[str, Any]) -> str:
+    """How near the merged file is to what was trained."""
+    share = f"{smoke['agreeing']} of {smoke['positions']}" if "agreeing" in smoke else f"{smoke['agreement']:.1%}"
+    return f"At {share} compared positions the merged file chooses the token of the trained model."
+
+
+def ending(stops: Sequence[str], system: str | None) -> str:
+    """What a runtime has to know that a file alone does not tell."""
+    prompt = "It was trained with this system prompt:\n\n" + _quoted(system) if system else (
+        "It was trained without a system prompt of its own."
+    )  # fmt: skip
+    return f"An answer ends with {' or '.join(f'`{stop}`' for stop in stops)}. {prompt}"
 
 
 def _quoted(text: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from dlmbuild.base_models import official
@@ -21,10 +22,11 @@ from dlmbuild.export.adapter_gguf import (
     WEIGHTS,
     Adaptable,
     LoraFactors,
-    base_entries,
+    described,
     read_factors,
     require_base,
 )
+from dlmbuild.export.lineage import general_entries
 from dlmbuild.export.quantize import StoredRows, copy_tensor, quantisation_entries
 from dlmbuild.export.tensor_types import QUANTISATIONS
 from dlmbuild.export.vocabulary import general_name
@@ -35,23 +37,28 @@ from dlmbuild.io.json_file import read_json_object
 from dlmbuild.io.progress import Progress, silent
 from dlmbuild.io.safetensors_file import create_safetensors, read_checkpoint
 
+_NO_KEYS: Mapping[str, str | int] = MappingProxyType({})
+
 
 def convert_base(
-    checkpoint: Path, out: Path, *, name: str, pre: str = "", progress: Progress = silent
+    checkpoint: Path,
+    out: Path,
+    *,
+    name: str,
+    general: Mapping[str, str | int] = _NO_KEYS,
+    pre: str = "",
+    progress: Progress = silent,
 ) -> dict[str, Any]:
     """Write the checkpoint folder as F16 GGUF to the file `out`, as `base_gguf.convert_base` does."""
     if is_known(checkpoint):
-        return base_gguf.convert_base(checkpoint, out, name=name, pre=pre, progress=progress)
+        return base_gguf.convert_base(checkpoint, out, name=name, general=general, pre=pre, progress=progress)
     progress("converting to F16 with llama.cpp's converter")
     with staging_folder(out.parent) as staging:
         made = staging / "base.gguf"
         words = ("--outtype", "f16", "--outfile", str(made), str(checkpoint))
         official.run("convert_hf_to_gguf.py", *words, progress=progress, pre=pre, error=ExportError)
-        tensors = _rewrite(
-            made,
-            out,
-            [string_entry("general.type", "model"), string_entry("general.name", general_name(checkpoint, name))],
-        )
+        named = string_entry("general.name", general_name(checkpoint, name))
+        tensors = _rewrite(made, out, [string_entry("general.type", "model"), named, *general_entries(general)])
     return {"tensors": tensors}
 
 
@@ -61,6 +68,7 @@ def convert_adapter(
     out: Path,
     *,
     base: Mapping[str, str] | None = None,
+    general: Mapping[str, str | int] = _NO_KEYS,
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """Write the PEFT folder `adapter` as LoRA GGUF in F32 to the file `out`, as `adapter_gguf.convert_adapter` does.
@@ -70,7 +78,7 @@ def convert_adapter(
     if base is not None:
         require_base(adapter, base)
     if is_known(checkpoint):
-        return adapter_gguf.convert_adapter(adapter, checkpoint, out, progress=progress)
+        return adapter_gguf.convert_adapter(adapter, checkpoint, out, general=general, progress=progress)
     progress("converting the adapter with llama.cpp's converter")
     config = read_json_object(adapter / CONFIG, ExportError)
     factors = read_factors(adapter, _adaptable(checkpoint))
@@ -82,7 +90,7 @@ def convert_adapter(
         made = staging / "adapter.gguf"
         words = ("--base", str(checkpoint), "--outtype", "f32", "--outfile", str(made), str(plain))
         official.run("convert_lora_to_gguf.py", *words, progress=progress, error=ExportError)
-        tensors = _rewrite(made, out, [string_entry("general.type", "adapter"), *base_entries(adapter)])
+        tensors = _rewrite(made, out, [string_entry("general.type", "adapter"), *described(adapter, general)])
     return {"tensors": tensors, "alpha": alpha}
 
 

@@ -65,7 +65,7 @@ def export_files(
             "license": modelfile.license,
             "parameters": modelfile.parameters,
         },
-        "base": {name: base[name] for name in ("key", "revision", "source", "license")},
+        "base": {name: base[name] for name in ("key", "revision", "source", "license", "hub")},
         "adapter": dict(adapter["files"]),
         "files": {name: {"sha256": sha, "bytes": (out / name).stat().st_size} for name, sha in files.items()},
         "pins": pins(EXPORT_PINS),

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from dlmbuild.base_models.convertible import is_known, weights_of
@@ -20,6 +21,7 @@ from dlmbuild.export.adapter_gguf import LoraFactors, lora_factors, require_base
 from dlmbuild.export.base_gguf import CheckpointRows, read_model
 from dlmbuild.export.conversion import merge_sources
 from dlmbuild.export.kernels import KERNEL_TYPES, pack_tensor
+from dlmbuild.export.lineage import general_entries
 from dlmbuild.export.quantize import copy_tensor
 from dlmbuild.export.tensor_types import quantisation
 from dlmbuild.export.vocabulary import general_name
@@ -31,6 +33,14 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+_OF_THE_FILE = (
+    "general.architecture",
+    "general.type",
+    "general.alignment",
+    "general.file_type",
+    "general.quantization_version",
+)
+"""Keys that a merged model has as its base; the other general ones say what the base is."""
 _CACHED_NUMBERS = 1 << 15
 """Numbers summed at a time: they and their products stay in a processor's own cache."""
 
@@ -43,6 +53,7 @@ def merge_quantized(
     out: Path,
     *,
     name: str,
+    general: Mapping[str, str | int] = MappingProxyType({}),
     threads: int,
     f16: Path | None = None,
     base: Mapping[str, str] | None = None,
@@ -51,10 +62,10 @@ def merge_quantized(
     """Write `base_quant`, the base quantised as `quant`, with the adapter inside to the file `out`.
 
     Weights that the adapter touches are merged from the checkpoint and given the type they have in `base_quant`; the
-    rest and the metadata are copied, general.name becomes `name`. A base that llama.cpp's converter made is merged from
-    `f16`, its GGUF. With `base`, the digests of the checkpoint's files, an adapter of another is refused. Returns
-    {"merged": count, "types": {type: tensors}}. Raises ExportError if the files do not belong together, or as
-    `convert_adapter` does.
+    rest and the metadata are copied, general.name becomes `name` and what describes the base becomes `general`. A base
+    that llama.cpp's converter made is merged from `f16`, its GGUF. With `base`, the digests of the checkpoint's files,
+    an adapter of another is refused. Returns {"merged": count, "types": {type: tensors}}. Raises ExportError if the
+    files do not belong together, or as `convert_adapter` does.
     """
     if base is not None:
         require_base(adapter, base)
@@ -74,8 +85,9 @@ def merge_quantized(
             Planned(key, header.tensors[key].type, header.tensors[key].shape)
             for key in sorted(header.tensors, key=block_order)
         ]
-        named = string_entry("general.name", general_name(checkpoint, name))
-        entries = [named if key == "general.name" else entry for key, entry in header.entries.items()]
+        named = [string_entry("general.name", general_name(checkpoint, name)), *general_entries(general)]
+        entries = [entry for key, entry in header.entries.items() if key in _OF_THE_FILE]
+        entries += named + [entry for key, entry in header.entries.items() if not key.startswith("general.")]
         total = sum(info.nbytes for info in header.tensors.values())
         done = 0
         with (

@@ -6,6 +6,7 @@ Format: https://github.com/huggingface/safetensors (8 bytes of header length, a 
 from __future__ import annotations
 
 import json
+import shutil
 import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -150,6 +151,22 @@ def read_checkpoint(folder: Path, error: type[DlmError]) -> dict[str, StoredTens
     if missing := sorted(set(weight_map) - set(tensors)):
         raise error(f"the tensor {missing[0]!r} is in none of the shards", where=where, do="fetch the base again")
     return tensors
+
+
+def copy_safetensors(source: Path, out: Path, metadata: Mapping[str, str], error: type[DlmError]) -> None:
+    """Write the tensors of `source` to the file `out`, with `metadata` instead of what the file says of itself.
+
+    Raises `error` as `read_safetensors` does.
+    """
+    read_safetensors(source, error)
+    with source.open("rb") as file:
+        length = struct.unpack("<Q", file.read(8))[0]
+        header = json.loads(file.read(length))
+        text = json.dumps({**header, "__metadata__": dict(sorted(metadata.items()))}, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)
+        with create_atomic(out) as copy:
+            copy.write(struct.pack("<Q", len(text)) + text)
+            shutil.copyfileobj(file, copy)
 
 
 @contextmanager

@@ -29,6 +29,8 @@ _DAYS_OF_NOTES = 30
 """How long the note of a build that had nothing to do is kept."""
 
 _VARIANT = re.compile(r"(export|merge|smoke|quantize):(.+)")
+_ASIDE = re.compile(r"(hub):(.+)")
+"""Made of an export, into a folder of the store: gone when that folder is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,9 @@ def garbage(home: Home, objects: Objects, kept_versions: int = KEPT_VERSIONS) ->
         store = Store(folder) if folder.parent.name == "store" else None
         wanted = {path.name for path in (folder / "exports").glob("*")} if store else exported
         for slot, key in read_built(folder).items():
-            variant = _VARIANT.fullmatch(slot)
+            variant, aside = _VARIANT.fullmatch(slot), _ASIDE.fullmatch(slot)
+            if aside and not (folder / aside[1] / aside[2]).is_dir():
+                continue
             if variant is None or variant[2] in wanted:
                 live.add(key)
             elif store:

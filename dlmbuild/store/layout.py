@@ -139,6 +139,11 @@ class Store(NamedTuple):
     def export(self, quant: str) -> Path:
         return self.root / "exports" / quant
 
+    @property
+    def hub(self) -> Path:
+        """A folder for each quantisation, ready to be uploaded to a model hub, and beside it what is in it."""
+        return self.root / "hub"
+
 
 class BaseFolder(NamedTuple):
     """The files of one base: `base.json`, a folder of checkpoint files per revision, and GGUFs made of it."""

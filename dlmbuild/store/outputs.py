@@ -72,6 +72,8 @@ class Folder(NamedTuple):
 
     index_file: Path
     members: str = ""
+    shared: bool = False
+    """Whether a person may keep files among the members: then only those go that the index before named as `files`."""
 
     @property
     def targets(self) -> Sequence[Path]:
@@ -90,10 +92,15 @@ class Folder(NamedTuple):
         members = self._members(outputs, folder)
         sweep_staging(folder)
         _place(members, objects)
-        for path in folder.iterdir() if self.members else ():
+        for path in self._others(folder):
             if path not in members and path.is_file():
                 path.unlink()
         _place({self.index_file: outputs[self.index_file.name]}, objects)
+
+    def _others(self, folder: Path) -> Sequence[Path]:
+        if self.shared:
+            return [folder / Path(name).name for name in made_before(self.index_file)]
+        return list(folder.iterdir()) if self.members else []
 
     def _folder(self, index: Path) -> Path:
         name = self.members or str(json.loads(index.read_bytes())["revision"])
@@ -103,6 +110,15 @@ class Folder(NamedTuple):
 
     def _members(self, outputs: Digests, folder: Path) -> dict[Path, str]:
         return {folder / name: sha256 for name, sha256 in outputs.items() if name != self.index_file.name}
+
+
+def made_before(index_file: Path) -> Sequence[str]:
+    """The names of the files that an index names; none for one that is not there or is damaged."""
+    try:
+        named = json.loads(index_file.read_bytes())["files"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return []
+    return sorted(named) if isinstance(named, dict) else []
 
 
 class AdapterVersions(NamedTuple):

@@ -9,11 +9,11 @@ from ruamel.yaml import YAML
 
 from dlmbuild.export.card import model_card
 
-HUB = {"kind": "hub", "id": "org/small", "revision": "abc"}
+HUB = {"id": "org/small", "revision": "abc", "rounded": False}
 
 
-def card(source: dict[str, Any], license: dict[str, str] | None, system: str | None = None) -> tuple[Any, str]:
-    base = {"key": "small", "revision": "abc", "source": source, "license": license}
+def card(hub: dict[str, Any] | None, license: dict[str, str] | None, system: str | None = None) -> tuple[Any, str]:
+    base = {"key": "small", "revision": "small-1.0", "license": license, "hub": hub}
     smoke = {"agreeing": 9, "positions": 10, "agreement": 0.9}
     _, head, text = model_card("01HZX3Q5J8K9M2N4P6R8T0V2W4", "Q8_0", base, smoke, ["<end>"], system).split("---\n", 2)
     return YAML(typ="safe").load(head), text
@@ -33,8 +33,14 @@ def test_a_base_of_the_hub() -> None:
 
 
 def test_a_base_of_this_machine_is_not_linked() -> None:
-    metadata, _ = card({"kind": "folder"}, None)
+    metadata, _ = card(None, None)
     assert metadata.keys() == {"library_name", "pipeline_tag", "tags"}
+
+
+def test_a_copy_with_rounded_weights_says_so() -> None:
+    metadata, text = card({**HUB, "rounded": True}, None)
+    assert metadata["base_model"] == "org/small"
+    assert "org/small at revision `abc` (its copy small-1.0, whose weights are rounded), tuned with LoRA" in text
 
 
 @pytest.mark.parametrize(

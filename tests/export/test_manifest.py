@@ -16,6 +16,7 @@ BASE = {
     "revision": "r1",
     "source": {"kind": "folder"},
     "license": {"spdx": "Apache-2.0", "url": "https://example.org"},
+    "hub": None,
     "context_length": 8192,
     "files": {},
 }
@@ -68,7 +69,7 @@ def test_every_file_with_its_digest_and_size(checkpoint: Path, tmp_path: Path) -
 def test_what_it_was_made_of(checkpoint: Path, tmp_path: Path) -> None:
     manifest = export(checkpoint, tmp_path / "out")
     assert manifest["dlm_id"] == SETTINGS["dlm_id"] and manifest["quant"] == "Q8_0"
-    assert manifest["base"] == {name: BASE[name] for name in ("key", "revision", "source", "license")}
+    assert manifest["base"] == {name: BASE[name] for name in ("key", "revision", "source", "license", "hub")}
     assert manifest["adapter"] == {"adapter_model.safetensors": "a" * 64}
     assert manifest["parity"] == {"agreement": 1.0} and manifest["smoke"] == {"agreement": 0.9}
 
