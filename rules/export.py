@@ -58,6 +58,7 @@ def _files(quant: str) -> tuple[str, ...]:
         f"model.{quant}.gguf",
         "Modelfile",
         "README.md",
+        "llama-server.sh",
         "export_manifest.json",
     )
 
@@ -122,14 +123,14 @@ def _export(document: Document, quant: str, project: Project) -> Step:
 
     def summary(record: Record) -> str:
         model, name = shlex.quote(document.name.lower()), shlex.quote(document.name)
-        modelfile, whole = (shlex.quote(str(folder / name)) for name in ("Modelfile", f"model.{quant}.gguf"))
+        modelfile, launch = (shlex.quote(str(folder / name)) for name in ("Modelfile", "llama-server.sh"))
         return (
             f"\n{document.name} as {quant} is in {folder}\n"
             f"  model.{quant}.gguf  the whole model    base.{quant}.gguf + adapter.gguf  the same in two parts\n"
             f'  ask it:      dlm prompt --export {quant} {name} "…"\n'
             f"  in Ollama:   doit ollama:{name}:{quant}\n"
             f"               or: ollama create {model} -f {modelfile} && ollama run {model}\n"
-            f"  llama.cpp:   llama-server -m {whole}"
+            f"  llama.cpp:   sh {launch}"
         )
 
     return Step(

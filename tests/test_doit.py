@@ -189,7 +189,7 @@ def test_the_commands_of_a_summary_are_quoted(built: Workshop, tmp_path: Path) -
     out = moved.doit("export:Q4_K_M").out
     store = moved.store / "exports" / "Q4_K_M"
     (line,) = (line for line in out.splitlines() if "llama-server" in line)
-    assert shlex.split(line)[-2:] == ["-m", str(store / "model.Q4_K_M.gguf")]
+    assert shlex.split(line)[-2:] == ["sh", str(store / "llama-server.sh")]
     (line,) = (line for line in out.splitlines() if "ollama create" in line)
     assert str(store / "Modelfile") in shlex.split(line)
 

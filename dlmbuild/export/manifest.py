@@ -10,6 +10,7 @@ from dlmbuild.data.template import ChatTemplate
 from dlmbuild.export.card import model_card
 from dlmbuild.export.ollama.modelfile import Modelfile
 from dlmbuild.export.ollama.templates import go_template
+from dlmbuild.export.runtimes import llama_server
 from dlmbuild.io.digest import readable_json, sha256_file
 from dlmbuild.lock.capture import EXPORT_PINS, pins
 
@@ -28,7 +29,7 @@ def export_files(
     adds_bos: bool,
     out: Path,
 ) -> None:
-    """Write Modelfile, README.md (the model card) and export_manifest.json into `out`.
+    """Write Modelfile, llama-server.sh, README.md (the model card) and export_manifest.json into `out`.
 
     The GGUFs named by `digests` lie there already. `adds_bos` says whether a runtime puts the token that begins a text
     in front by itself, as the GGUFs ask for.
@@ -51,9 +52,12 @@ def export_files(
         template=go_template(template, adds_bos=adds_bos),
     )
     (out / "Modelfile").write_text(modelfile.text, "utf-8")
+    alias = f"{base['key']}-{settings['dlm_id']}"
+    script = llama_server.launch_script(quant, alias, modelfile.parameters, in_parts="adapter.gguf" in digests)
+    (out / llama_server.NAME).write_text(script, "utf-8")
     card = model_card(settings["dlm_id"], quant, base, smoke, modelfile.stops, modelfile.system)
     (out / "README.md").write_text(card, "utf-8")
-    files = {**digests, **{name: sha256_file(out / name) for name in ("Modelfile", "README.md")}}
+    files = {**digests, **{name: sha256_file(out / name) for name in ("Modelfile", "README.md", llama_server.NAME)}}
     manifest = {
         "dlm_id": settings["dlm_id"],
         "quant": quant,

@@ -61,7 +61,11 @@ def test_every_file_with_its_digest_and_size(checkpoint: Path, tmp_path: Path) -
     out = tmp_path / "out"
     manifest = export(checkpoint, out)
     others = {path.name for path in out.iterdir()} - {"export_manifest.json"}
-    assert set(manifest["files"]) == others == {"model.Q8_0.gguf", "adapter.gguf", "Modelfile", "README.md"}
+    assert (
+        set(manifest["files"])
+        == others
+        == {"model.Q8_0.gguf", "adapter.gguf", "Modelfile", "README.md", "llama-server.sh"}
+    )
     for name, said in manifest["files"].items():
         assert said == {"sha256": sha256_file(out / name), "bytes": (out / name).stat().st_size}
 
