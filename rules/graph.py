@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from dlmbuild.build.project import Project
+from dlmbuild.doc.names import RUNTIMES
 
 from . import (
     base,
@@ -23,6 +24,7 @@ from . import (
     prefer,
     quantize,
     retention,
+    runtime,
     smoke,
     train,
 )
@@ -42,6 +44,7 @@ STAGES = (
     smoke,
     export,
     hub,
+    runtime,
     ollama,
     pack,
     evaluate,
@@ -59,7 +62,8 @@ def graph(found: Project) -> Iterator[Any]:
         named = [task for task in tasks if isinstance(task, dict)]
         taken = {task["name"] for task in named}
         if stage is not check:  # after the others: doit stops at the first that fails
-            blocked = _blocked(refused, found.quantisations if stage in (merge, smoke, export, hub, ollama) else ())
+            quantised = found.quantisations if stage in (merge, smoke, export, hub, ollama) else ()
+            blocked = _blocked(refused, RUNTIMES if stage is runtime else quantised)
             named += [task for task in blocked if task["name"] not in taken]
         for task in named:
             if (
@@ -71,12 +75,12 @@ def graph(found: Project) -> Iterator[Any]:
         yield from (task for task in tasks if not isinstance(task, dict))
 
 
-def _blocked(refused: list[check.Refusal], quantisations: Sequence[str]) -> Iterator[dict[str, Any]]:
+def _blocked(refused: list[check.Refusal], variants: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Tasks of what is refused: whatever is asked of it ends at its check, which says what is wrong."""
     for refusal in refused:
-        for variant in ("", *(f":{quant}" for quant in quantisations)):
+        for ending in ("", *(f":{variant}" for variant in variants)):
             yield {
-                "name": refusal.name + variant,
+                "name": refusal.name + ending,
                 "doc": refusal.doc,
                 "actions": None,
                 "task_dep": [f"check:{refusal.name}"],

@@ -162,6 +162,7 @@ def test_list_shows_each_group_with_a_line(workshop: Workshop) -> None:
             "plan",
             "prefer",
             "quantize",
+            "runtime",
             "smoke",
             "train",
         ]

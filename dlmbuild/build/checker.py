@@ -26,6 +26,7 @@ VERBS = frozenset(
         "smoke",
         "export",
         "hub",
+        "runtime",
         "ollama",
         "pack",
         "evaluate",

@@ -35,13 +35,16 @@ USUAL = QUANTISATIONS[:5]
 
 _TASKS = (
     "check base plan dataset retention train prefer evaluate gguf imatrix quantize parity merge export smoke hub "
-    "ollama pack report bench"
+    "runtime ollama pack report bench"
 )
+RUNTIMES = ("mlx", "vllm")
+"""Those that an adapter is written for in a layout of their own."""
 _COMMANDS = "list run info clean forget ignore help dumpdb strace tabcompletion reset-dep init prompt serve why"
 RESERVED: dict[str, str] = {
     **dict.fromkeys(_TASKS.split(), "a task"),
     **dict.fromkeys(_COMMANDS.split(), "a command"),
     **dict.fromkeys(QUANTISATIONS, "a quantisation"),
+    **dict.fromkeys(RUNTIMES, "a runtime"),
 }
 """Name → what `doit NAME` would mean instead."""
 

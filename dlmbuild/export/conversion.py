@@ -81,12 +81,12 @@ def convert_adapter(
         return adapter_gguf.convert_adapter(adapter, checkpoint, out, general=general, progress=progress)
     progress("converting the adapter with llama.cpp's converter")
     config = read_json_object(adapter / CONFIG, ExportError)
-    factors = read_factors(adapter, _adaptable(checkpoint))
+    factors = read_factors(adapter, adaptable(checkpoint))
     alpha = float(config["lora_alpha"])
     with staging_folder(out.parent) as staging:
         plain = staging / "adapter"
         plain.mkdir()
-        _write_plain(plain, factors, alpha)
+        write_plain(plain, factors, alpha)
         made = staging / "adapter.gguf"
         words = ("--base", str(checkpoint), "--outtype", "f32", "--outfile", str(made), str(plain))
         official.run("convert_lora_to_gguf.py", *words, progress=progress, error=ExportError)
@@ -120,7 +120,7 @@ def merge_sources(
     return {name: StoredRows(f16, header.tensors[name]) for name in factors}, factors
 
 
-def _adaptable(checkpoint: Path) -> dict[str, Adaptable]:
+def adaptable(checkpoint: Path) -> dict[str, Adaptable]:
     """The modules that an adapter may change, taken from the names of the weights: those inside numbered blocks."""
     return {
         name.removesuffix(".weight"): Adaptable(name, tensor.shape, any(part.isdigit() for part in name.split(".")))
@@ -129,21 +129,29 @@ def _adaptable(checkpoint: Path) -> dict[str, Adaptable]:
     }
 
 
-def _write_plain(folder: Path, factors: dict[str, LoraFactors], alpha: float) -> None:
-    """The adapter as a PEFT folder in which every pair is scaled by alpha / rank."""
+def write_plain(
+    folder: Path, factors: Mapping[str, LoraFactors], alpha: float, config: Mapping[str, Any] = MappingProxyType({})
+) -> None:
+    """Write an adapter as a PEFT folder in which every pair has the same rank and is scaled by alpha / rank.
+
+    Smaller ranks are filled up with zeros. `config` is what else PEFT's configuration says.
+    """
     import numpy as np
 
     arrays = {}
+    rank = max(pair.a.shape[0] for pair in factors.values())
     for weight, pair in factors.items():
         key = f"base_model.model.{weight.removesuffix('.weight')}"
-        factor = np.float32(pair.scale * pair.a.shape[0] / alpha)
-        arrays[f"{key}.lora_A.weight"], arrays[f"{key}.lora_B.weight"] = pair.a, pair.b * factor
+        missing = (0, rank - pair.a.shape[0])
+        b = pair.b * np.float32(pair.scale * rank / alpha)
+        arrays[f"{key}.lora_A.weight"] = np.pad(pair.a, (missing, (0, 0)))
+        arrays[f"{key}.lora_B.weight"] = np.pad(b, ((0, 0), missing))
     with create_safetensors(folder / WEIGHTS, {key: array.shape for key, array in arrays.items()}) as file:
         for _, array in sorted(arrays.items()):
             file.write(array.astype("<f4").tobytes())
-    ranks = {pair.a.shape[0] for pair in factors.values()}
-    config = {"peft_type": "LORA", "r": max(ranks), "lora_alpha": alpha, "base_model_name_or_path": "base"}
-    (folder / CONFIG).write_bytes(readable_json(config))
+    plain = {"peft_type": "LORA", "r": rank, "lora_alpha": alpha, "use_rslora": False}
+    plain |= {"rank_pattern": {}, "alpha_pattern": {}}
+    (folder / CONFIG).write_bytes(readable_json({"base_model_name_or_path": "base", **config, **plain}))
 
 
 def _rewrite(made: Path, out: Path, general: list[bytes]) -> int:

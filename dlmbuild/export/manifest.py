@@ -16,6 +16,18 @@ from dlmbuild.lock.capture import EXPORT_PINS, pins
 
 LEAST_CONTEXT = 4096
 """Tokens: what Ollama sets aside by default on a small machine."""
+SEED = 42
+
+
+def runtime_parameters(export: Mapping[str, Any], longest_row: int, context_length: int) -> dict[str, Any]:
+    """What every runtime is told besides the model; the Modelfile has the tokens to stop at, too."""
+    top_p = {"top_p": export["default_top_p"]} if export["default_top_p"] is not None else {}
+    context = _context(longest_row, context_length)
+    return {"temperature": export["default_temperature"] or 0.0, **top_p, "num_ctx": context, "seed": SEED}
+
+
+def _context(longest_row: int, context_length: int) -> int:
+    return min(max(LEAST_CONTEXT, 2 * longest_row), context_length)
 
 
 def export_files(
@@ -45,8 +57,8 @@ def export_files(
         stops=list(stops),
         temperature=wanted["default_temperature"] or 0.0,
         top_p=wanted["default_top_p"],
-        context=min(max(LEAST_CONTEXT, 2 * settings["longest_row"]), base["context_length"]),
-        seed=42,
+        context=_context(settings["longest_row"], base["context_length"]),
+        seed=SEED,
         system=settings["system_prompt"],
         license=" ".join(filter(None, (license.get("spdx"), license.get("url")))),
         template=go_template(template, adds_bos=adds_bos),

@@ -16,6 +16,8 @@ JOBS = {
     "selftest": "dlmbuild.train.selftest:five_steps",
     "calibrate": "dlmbuild.train.calibrate:calibrate",
     "accelerator": "dlmbuild.hardware.accelerator:accelerator",
+    "mlx": "dlmbuild.export.runtimes.mlx:write_adapter",
+    "vllm": "dlmbuild.export.runtimes.vllm:write_adapter",
     "adapter_gguf": "dlmbuild.export.conversion:convert_adapter",
     "merge": "dlmbuild.export.merge:merge_quantized",
     "reference": "dlmbuild.export.reference:reference_predictions",

@@ -29,7 +29,7 @@ _DAYS_OF_NOTES = 30
 """How long the note of a build that had nothing to do is kept."""
 
 _VARIANT = re.compile(r"(export|merge|smoke|quantize):(.+)")
-_ASIDE = re.compile(r"(hub):(.+)")
+_ASIDE = re.compile(r"(hub|runtime):(.+)")
 """Made of an export, into a folder of the store: gone when that folder is."""
 
 

@@ -140,6 +140,11 @@ class Store(NamedTuple):
         return self.root / "exports" / quant
 
     @property
+    def runtime(self) -> Path:
+        """A folder for each runtime that wants an adapter in a layout of its own."""
+        return self.root / "runtime"
+
+    @property
     def hub(self) -> Path:
         """A folder for each quantisation, ready to be uploaded to a model hub, and beside it what is in it."""
         return self.root / "hub"

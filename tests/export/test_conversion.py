@@ -20,9 +20,9 @@ def test_every_scale_is_brought_to_one_alpha(tmp_path: Path) -> None:
     make_tiny_base(tmp_path / "base")
     adapter = tmp_path / "adapter"
     make_tiny_adapter(adapter, tmp_path / "base", use_rslora=True, ranks={"q_proj": 16}, alpha_pattern={"up_proj": 3})
-    factors = read_factors(adapter, conversion._adaptable(tmp_path / "base"))
+    factors = read_factors(adapter, conversion.adaptable(tmp_path / "base"))
     (tmp_path / "plain").mkdir()
-    conversion._write_plain(tmp_path / "plain", factors, 8.0)
+    conversion.write_plain(tmp_path / "plain", factors, 8.0)
     held = load_file(tmp_path / "plain" / "adapter_model.safetensors")
     assert len(held) == 28
     assert json.loads((tmp_path / "plain" / "adapter_config.json").read_text())["lora_alpha"] == 8.0
@@ -34,7 +34,7 @@ def test_every_scale_is_brought_to_one_alpha(tmp_path: Path) -> None:
 
 def test_an_adapter_on_what_lies_outside_the_blocks_is_refused(tmp_path: Path) -> None:
     make_tiny_base(tmp_path / "base")
-    adaptable = conversion._adaptable(tmp_path / "base")
+    adaptable = conversion.adaptable(tmp_path / "base")
     assert adaptable["model.layers.1.mlp.up_proj"].linear and not adaptable["model.embed_tokens"].linear
     make_tiny_adapter(tmp_path / "adapter", tmp_path / "base")
     with pytest.raises(ExportError, match="belongs to another base"):

@@ -1,0 +1,84 @@
+"""runtime: an adapter in the layout that another runtime than llama.cpp loads, with a script that serves it."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from dlmbuild.build.clean import CleanFolder
+from dlmbuild.build.project import Document, Project
+from dlmbuild.build.reading import checkpoint, read_json
+from dlmbuild.build.step import Step, Workplace
+from dlmbuild.doc.names import RUNTIMES
+from dlmbuild.store.outputs import AdapterVersions, Folder
+from dlmbuild.store.records import Record
+
+
+def tasks(project: Project) -> Iterator[dict[str, Any]]:
+    """write the adapters as vLLM and MLX load them, with scripts that serve them"""
+    for document in project.documents:
+        for runtime in RUNTIMES:
+            clean = [CleanFolder(_outputs(document, runtime))]
+            yield {"name": f"{document.name}:{runtime}", **_runtime(document, runtime, project).task(), "clean": clean}
+        needed = [f"runtime:{document.name}:{runtime}" for runtime in RUNTIMES]
+        yield {"name": document.name, "doc": f"{document.name} for every runtime", "actions": None, "task_dep": needed}
+    for runtime in RUNTIMES:
+        needed = [f"runtime:{document.name}:{runtime}" for document in project.documents]
+        yield {"name": runtime, "doc": f"every document for {runtime}", "actions": None, "task_dep": needed}
+
+
+def _outputs(document: Document, runtime: str) -> Folder:
+    return Folder(document.store.runtime / f"{runtime}.json", runtime, shared=True)
+
+
+def _runtime(document: Document, runtime: str, project: Project) -> Step:
+    base, store = project.base_folder(document.base), document.store
+    folder = store.runtime / runtime
+
+    def params() -> Mapping[str, Any]:
+        from dlmbuild.export.manifest import runtime_parameters
+
+        data, facts = read_json(store.document), read_json(base.facts)
+        rows = read_json(store.root / "dataset.json")["counts"]["longest_row"]
+        return {
+            "runtime": runtime,
+            "files": facts["files"],
+            "base": os.path.relpath(checkpoint(base), folder),
+            "parameters": runtime_parameters(data["export"], rows, facts["context_length"]),
+        }
+
+    def work(place: Workplace) -> Mapping[str, Any]:
+        from dlmbuild.io.digest import readable_json, sha256_file
+        from dlmbuild.jobs.local import require_extra, run_job
+
+        require_extra("numpy", "gguf")
+        done = run_job(
+            runtime,
+            inputs={"adapter": AdapterVersions(store.adapter).current(), "checkpoint": checkpoint(base)},
+            params={name: place.params[name] for name in ("files", "base", "parameters")},
+            out=place.out,
+            log=store.logs / f"{runtime}.log",
+            progress=place.progress,
+        )
+        files = {path.name: {"sha256": sha256_file(path)} for path in sorted(place.out.iterdir())}
+        (place.out / f"{runtime}.json").write_bytes(readable_json({"files": files, "dlm_id": document.dlm_id}))
+        return done
+
+    def summary(record: Record) -> str:
+        return f"\n{document.name} for {runtime}:\n  sh {shlex.quote(str(folder / 'serve.sh'))}"
+
+    return Step(
+        name=f"runtime:{document.name}:{runtime}",
+        doc=f"the adapter of {document.name} for {runtime}",
+        rule="runtime/1",
+        inputs={"adapter": store.adapter / "adapter.json"},
+        params=params,
+        reads=(store.document, base.facts, store.root / "dataset.json"),
+        outputs=_outputs(document, runtime),
+        work=work,
+        summary=summary,
+        lock_file=store.lock_file,
+        archive=project.archive,
+    )
