@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlmbuild.cli.words import as_json
-from dlmbuild.errors import StoreError, UsageError
+from dlmbuild.errors import DlmError, StoreError, UsageError
 
 if TYPE_CHECKING:
     from dlmbuild.build.project import Document, Project
@@ -45,12 +45,48 @@ def run(arguments: argparse.Namespace) -> int:
     facts = describe(home, machine)
     facts["accelerator"] = _accelerator(machine, facts["packages"].get("torch", ""))
     facts["refused"] = refusals(machine, facts["accelerator"])
+    facts["ollama"] = _ollama()
     if adapters:
         facts["selftest"] = adapters
     if arguments.document:
         facts["document"] = _document(arguments.document, facts, arguments.calibrate)
+        facts["document"]["ollama"] = _refused_by_ollama(arguments.document, facts["ollama"])
     print(as_json(facts) if arguments.json else "\n".join(_text(facts)))
     return 0 if len(set(adapters)) < 2 else 1
+
+
+_PATIENCE_SECONDS = 1.0
+"""For an Ollama to say its version: one that runs does so in milliseconds."""
+
+
+def _ollama() -> dict[str, Any]:
+    """The Ollama that answers, or why none does."""
+    from dlmbuild.export.ollama.client import OllamaServer
+
+    try:
+        server = OllamaServer(_PATIENCE_SECONDS)
+        return {"address": server.address, "version": server.version, "adapters": server.takes_adapters}
+    except DlmError as error:
+        return {"version": None, "why": error.what, "do": error.do}
+    except ImportError:
+        return {"version": None, "why": "the Python package ollama is not here", "do": "pip install 'dlmbuild[ollama]'"}
+
+
+def _refused_by_ollama(named: str, found: Mapping[str, Any]) -> dict[str, Any]:
+    """The exports of a document that the Ollama here does not take: quantisation → why. Empty where none answers."""
+    from dlmbuild.build.project import find_document
+    from dlmbuild.build.reading import read_json
+    from dlmbuild.export.ollama.client import OllamaServer
+
+    _, document = find_document(named, Path.cwd())
+    manifests = sorted((document.store.root / "exports").glob("*/export_manifest.json"))
+    told = {}
+    for manifest in manifests if found["version"] else ():
+        try:
+            OllamaServer(_PATIENCE_SECONDS).require(template=read_json(manifest)["ollama"]["template"] is not None)
+        except DlmError as error:
+            told[manifest.parent.name] = f"{error.what}: {error.why}"
+    return told
 
 
 def _five_steps(machine: Machine, turn: str) -> str:
@@ -145,6 +181,7 @@ def _text(facts: Mapping[str, Any]) -> Iterator[str]:
     if missing:
         yield f"not here      {', '.join(missing)}"
         yield "              → pip install 'dlmbuild[train]'"
+    yield from _ollama_text(facts["ollama"], facts.get("document", {}).get("ollama", {}))
     yield f"home          {facts['home']}, {gib(facts['free'])} free"
     yield f"sha256        {facts['sha256_bytes_per_s'] / 1e9:.1f} GB/s"
     for turn, digest in enumerate(facts.get("selftest", ()), 1):
@@ -154,6 +191,18 @@ def _text(facts: Mapping[str, Any]) -> Iterator[str]:
     if "document" in facts:
         yield ""
         yield from _document_text(facts["document"])
+
+
+def _ollama_text(found: Mapping[str, Any], refused: Mapping[str, str]) -> Iterator[str]:
+    if not found["version"]:
+        yield f"ollama        {found['why']}"
+        yield f"              → {found['do']}"
+        return
+    apart = {True: "and those made of base and adapter", False: "and refuses base and adapter apart"}
+    also = apart.get(found["adapters"], "and does not say which version it is")
+    yield f"ollama        {found['version']} at {found['address']}: takes whole models, {also}"
+    for quant, why in refused.items():
+        yield f"              not {quant}: {why}"
 
 
 def _gpu(found: Mapping[str, Any]) -> str:

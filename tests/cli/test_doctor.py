@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from dlmbuild.build.project import Project
 from dlmbuild.errors import HardwareError
 from dlmbuild.hardware import detect
 from dlmbuild.lock.capture import pin
+from tests.ollama_server import FakeOllama
 from tests.tiny import make_tiny_base
 from tests.workshop import Workshop
 
@@ -138,3 +141,39 @@ def test_free_memory_of_a_container(monkeypatch: pytest.MonkeyPatch) -> None:
     assert detect.free_memory() == 8000 << 10
     files[str(group / "memory.max")] = "5000\n"
     assert detect.free_memory() == 4000
+
+
+@pytest.mark.parametrize(
+    ("version", "said"),
+    [
+        ("0.34.4", "takes whole models, and refuses base and adapter apart"),
+        ("0.33.0", "takes whole models, and those made of base and adapter"),
+        ("0.0.0", "takes whole models, and does not say which version it is"),
+    ],
+)
+def test_the_ollama_that_answers(built: Workshop, version: str, said: str) -> None:
+    with FakeOllama(built.store / "cache" / "reference.json", version) as server:
+        out = built.dlm("doctor", "tower", OLLAMA_HOST=server.host).out
+        assert f"ollama        {version} at http://{server.host}: {said}\n" in out and "not Q4_K_M" not in out
+        assert set(server.asked) == {"GET /api/version"}
+
+
+def test_an_ollama_that_refuses_the_export(built: Workshop) -> None:
+    with FakeOllama(built.store / "cache" / "reference.json", "0.4.7") as server:
+        out = built.dlm("doctor", "tower", OLLAMA_HOST=server.host).out
+        assert "not Q4_K_M: the Ollama at" in out and "needs 0.5.5 or newer" in out
+        found = json.loads(built.dlm("doctor", "tower", "--json", OLLAMA_HOST=server.host).out)
+        assert found["ollama"]["version"] == "0.4.7" and list(found["document"]["ollama"]) == ["Q4_K_M"]
+
+
+def test_no_ollama_is_told_without_waiting(workshop: Workshop) -> None:
+    out = workshop.dlm("doctor", OLLAMA_HOST="127.0.0.1:9").out
+    assert "ollama        no Ollama answers at http://127.0.0.1:9\n" in out and "→ start it (ollama serve)" in out
+    with socket.socket() as silent:  # takes connections and never answers
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        before = time.monotonic()
+        host = f"127.0.0.1:{silent.getsockname()[1]}"
+        assert f"the Ollama at http://{host} went away" in workshop.dlm("doctor", OLLAMA_HOST=host).out
+        assert time.monotonic() - before < 30
+    assert "OLLAMA_HOST is no address" in workshop.dlm("doctor", OLLAMA_HOST="127.0.0.1:port").out

@@ -19,16 +19,20 @@ _TIMEOUT_SECONDS = 600.0
 """Loading a large model takes minutes; without an end a dead connection would hold a build for ever."""
 _FILES_SINCE = (0, 5, 5)
 _JINJA_SINCE = (0, 30, 0)
+_NO_ADAPTERS_SINCE = (0, 34, 1)
 Version = tuple[int, int, int]
 
 
 class OllamaServer:
-    """One server. Every method raises ExportError for a server that is not there, refuses, or says nonsense."""
+    """One server. Every method raises ExportError for a server that is not there, refuses, or says nonsense.
 
-    def __init__(self) -> None:
+    `patience` is how many seconds an answer may take.
+    """
+
+    def __init__(self, patience: float = _TIMEOUT_SECONDS) -> None:
         import httpx
 
-        timeout = httpx.Timeout(_TIMEOUT_SECONDS, connect=5.0)
+        timeout = httpx.Timeout(patience, connect=min(patience, 5.0))
         try:
             import ollama  # which reads OLLAMA_HOST at once
 
@@ -47,6 +51,12 @@ class OllamaServer:
         """Its version as it says it."""
         with self._told("say its version"):
             return str(self._get("/api/version")["version"])
+
+    @property
+    def takes_adapters(self) -> bool | None:
+        """Whether it makes models of a base and an adapter apart; None for a version that does not tell."""
+        found = _numbers(self.version)
+        return None if found is None or found == (0, 0, 0) else found < _NO_ADAPTERS_SINCE
 
     def require(self, *, template: bool) -> None:
         """Refuse a version that cannot take the model; `template` says whether the model has one in Go's language."""
