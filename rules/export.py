@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -81,6 +82,7 @@ def _export(document: Document, quant: str, project: Project) -> Step:
         from dlmbuild.export.lineage import origin
 
         data, facts = read_json(store.document), read_json(base.facts)
+        draft = known.draft if (known := document.base.known) else ""
         return {
             "dlm_id": document.dlm_id,
             "quant": quant,
@@ -90,6 +92,7 @@ def _export(document: Document, quant: str, project: Project) -> Step:
                 **origin(facts, document.base),
                 **{name: facts[name] for name in ("context_length", "files")},
             },
+            "draft": os.path.relpath(project.archive.home.base(draft).root, folder) if draft else "",
             "longest_row": read_json(store.root / "dataset.json")["counts"]["longest_row"],
         }
 

@@ -76,6 +76,7 @@ class Row:
     context: int
     package: Package | None
     recipe: Recipe
+    draft: str = ""
 
 
 def load_registry() -> Mapping[str, Row]:

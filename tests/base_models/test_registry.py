@@ -27,6 +27,13 @@ def test_every_row_is_pinned_and_can_be_a_folder_name(key: str) -> None:
     assert not (known.gated and known.redistributable)
 
 
+@pytest.mark.parametrize("key", [key for key in ROWS if ROWS[key].draft])
+def test_every_draft_is_a_smaller_base_of_the_same_family(key: str) -> None:
+    known, draft = ROWS[key], ROWS[ROWS[key].draft]
+    assert draft.parameters <= known.parameters / 2 and not draft.draft
+    assert (draft.architecture, draft.id.partition("/")[0]) == (known.architecture, known.id.partition("/")[0])
+
+
 @pytest.mark.parametrize("key", ROWS)
 def test_every_recipe_is_one_that_can_be_trained(key: str) -> None:
     recipe = ROWS[key].recipe

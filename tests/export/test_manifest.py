@@ -27,6 +27,7 @@ SETTINGS: dict[str, Any] = {
     "system_prompt": None,
     "base": BASE,
     "longest_row": 100,
+    "draft": "",
 }
 
 
