@@ -23,13 +23,17 @@ def tasks(project: Project) -> Iterator[dict[str, Any] | Task]:
     """make folders of the exports that can be uploaded to a model hub"""
     for document in project.documents:
         for quant in project.quantisations:
-            clean = [CleanFolder(_outputs(document, quant))]
-            yield {"name": f"{document.name}:{quant}", **_hub(document, quant, project).task(), "clean": clean}
-    yield from shorter("hub", "for a hub", project, "make folders of the default exports for a model hub")
+            task = _hub(document, quant, project).task()
+            yield {"name": f"{document.name}:{quant}", **task, "clean": _clean(document, quant)}
+    yield from shorter("hub", "for a hub", project, "make folders of the default exports for a model hub", _clean)
 
 
 def _outputs(document: Document, quant: str) -> Folder:
     return Folder(document.store.hub / f"{quant}.json", quant, shared=True)
+
+
+def _clean(document: Document, quant: str) -> list[CleanFolder]:
+    return [CleanFolder(_outputs(document, quant))]
 
 
 def _hub(document: Document, quant: str, project: Project) -> Step:

@@ -15,22 +15,30 @@ from dlmbuild.doc.names import RUNTIMES
 from dlmbuild.store.outputs import AdapterVersions, Folder
 from dlmbuild.store.records import Record
 
+from .shorter import alias
+
 
 def tasks(project: Project) -> Iterator[dict[str, Any]]:
     """write the adapters as vLLM and MLX load them, with scripts that serve them"""
     for document in project.documents:
         for runtime in RUNTIMES:
-            clean = [CleanFolder(_outputs(document, runtime))]
-            yield {"name": f"{document.name}:{runtime}", **_runtime(document, runtime, project).task(), "clean": clean}
+            task = _runtime(document, runtime, project).task()
+            yield {"name": f"{document.name}:{runtime}", **task, "clean": _clean(document, runtime)}
         needed = [f"runtime:{document.name}:{runtime}" for runtime in RUNTIMES]
-        yield {"name": document.name, "doc": f"{document.name} for every runtime", "actions": None, "task_dep": needed}
+        clean = [action for runtime in RUNTIMES for action in _clean(document, runtime)]
+        yield alias(document.name, f"{document.name} for every runtime", needed, clean)
     for runtime in RUNTIMES:
         needed = [f"runtime:{document.name}:{runtime}" for document in project.documents]
-        yield {"name": runtime, "doc": f"every document for {runtime}", "actions": None, "task_dep": needed}
+        clean = [action for document in project.documents for action in _clean(document, runtime)]
+        yield alias(runtime, f"every document for {runtime}", needed, clean)
 
 
 def _outputs(document: Document, runtime: str) -> Folder:
     return Folder(document.store.runtime / f"{runtime}.json", runtime, shared=True)
+
+
+def _clean(document: Document, runtime: str) -> list[CleanFolder]:
+    return [CleanFolder(_outputs(document, runtime))]
 
 
 def _runtime(document: Document, runtime: str, project: Project) -> Step:

@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from doit.task import Task
 
-from dlmbuild.build.project import Project
+from dlmbuild.build.project import Document, Project
+from dlmbuild.doc.names import QUANTISATIONS
 
 
-def shorter(verb: str, where: str, project: Project, doc: str) -> Iterator[dict[str, Any] | Task]:
+def shorter(
+    verb: str, where: str, project: Project, doc: str, clean: Callable[[Document, str], Iterable[Any]] = lambda *of: ()
+) -> Iterator[dict[str, Any] | Task]:
     """Tasks without actions: `verb:doc` and `verb` stand for the default quantisations, `verb:Q` for every document.
 
-    `where` says what becomes of an export, `doc` what the group does.
+    `where` says what becomes of an export, `doc` what the group does; `clean` gives the actions that remove what was
+    made of a document at a quantisation. The group removes all of it.
     """
-    for document in project.documents:
-        default = f"{verb}:{document.name}:{document.default_quant}"
-        yield _alias(document.name, f"{document.name} as {document.default_quant}, {where}", [default])
+    documents = project.documents
+    for document in documents:
+        usual = document.default_quant
+        needed = [f"{verb}:{document.name}:{usual}"]
+        yield alias(document.name, f"{document.name} as {usual}, {where}", needed, clean(document, usual))
     for quant in project.quantisations:
-        exports = [f"{verb}:{document.name}:{quant}" for document in project.documents]
-        yield _alias(quant, f"every document as {quant}, {where}", exports)
+        needed = [f"{verb}:{document.name}:{quant}" for document in documents]
+        removed = [action for document in documents for action in clean(document, quant)]
+        yield alias(quant, f"every document as {quant}, {where}", needed, removed)
     # doit would let the group stand for all of its tasks.
-    needed = [f"{verb}:{document.name}" for document in project.documents]
-    yield Task(verb, None, doc=doc, task_dep=needed, has_subtask=True)
+    needed = [f"{verb}:{document.name}" for document in documents]
+    removed = [action for document in documents for quant in QUANTISATIONS for action in clean(document, quant)]
+    yield Task(verb, None, doc=doc, task_dep=needed, has_subtask=True, clean=removed)
 
 
-def _alias(name: str, doc: str, tasks: list[str]) -> dict[str, Any]:
-    return {"name": name, "doc": doc, "actions": None, "task_dep": tasks}
+def alias(name: str, doc: str, tasks: list[str], clean: Iterable[Any] = ()) -> dict[str, Any]:
+    """A task that stands for others."""
+    return {"name": name, "doc": doc, "actions": None, "task_dep": tasks, "clean": list(clean)}

@@ -111,8 +111,8 @@ def test_what_else_lies_in_the_folder_stays(built: Workshop) -> None:
     assert names(folder) == ["mine.txt"] and not (folder.parent / "Q4_K_M.json").exists()
     (folder / "mine.txt").unlink()
     built.doit(TASK)
+    assert built.doit("clean", "-n", "hub:tower").out.count("would remove") == 6
     built.doit("clean", "hub")
-    built.doit("clean", TASK)
     assert not folder.parent.exists()
     built.dlm("gc", "--delete")
     assert built.doit(TASK).steps == [TASK]
