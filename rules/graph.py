@@ -50,6 +50,7 @@ STAGES = (
     evaluate,
 )
 """In the order in which they follow each other."""
+_OF_A_BASE = (base, retention, gguf, quantize)
 
 
 def graph(found: Project) -> Iterator[Any]:
@@ -66,9 +67,7 @@ def graph(found: Project) -> Iterator[Any]:
             blocked = _blocked(refused, RUNTIMES if stage is runtime else quantised)
             named += [task for task in blocked if task["name"] not in taken]
         for task in named:
-            if (
-                stage not in (check, base, retention, gguf, quantize) and "meta" in task
-            ):  # what a document's own steps make
+            if stage not in (check, *_OF_A_BASE) and "meta" in task:  # what a document's own steps make
                 # Its check before all else, the base as well: nothing is fetched for a document with mistakes.
                 task["task_dep"] = [f"check:{task['name'].partition(':')[0]}"]
             yield {"basename": verb, **task}
