@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from dlmbuild.doc.mistakes import Mistakes, shortened, shown
@@ -34,6 +34,10 @@ _WORDS: dict[str, Any] = {
     **{sign + word: float(sign + "inf") for sign in ("", "+", "-") for word in (".inf", ".Inf", ".INF")},
     **dict.fromkeys((".nan", ".NaN", ".NAN"), float("nan")),
 }
+_TEXT_ELSEWHERE = re.compile(r"[-+]?0[0-9]*[89][0-9]*|[-+]\.[0-9].*|[-+]?[0-9.]+[eE][0-9]+|[-+]?[0-9]+[eE].*")
+"""Numbers that are text in YAML 1.1: `08`, `+.5`, `1e3`."""
+_NO_ENDS = "\x85\u2028\u2029"
+"""What YAML 1.1, and with it the scanner, takes for the end of a line. In YAML 1.2 these are characters as others."""
 _MANY_DIGITS = 200
 """A longer number is of no use to anybody, and Python's int and float refuse in the end."""
 
@@ -54,16 +58,18 @@ class UnreadableError(Exception):
 class Block:
     """A mapping written in YAML: `value` as dict, tuple, str, int, float, bool and None, `marks` by path.
 
-    `spoilt` holds the paths that have a mistake already: their values mean nothing. Raises UnreadableError.
+    `spoilt` holds the paths that have a mistake already: their values mean nothing. `is_text` says which paths lead to
+    text: what is text in YAML 1.1 is text there. Raises UnreadableError.
     """
 
-    def __init__(self, source: str, first_line: int, mistakes: Mistakes) -> None:
+    def __init__(self, source: str, first_line: int, mistakes: Mistakes, is_text: Callable[[Path], bool]) -> None:
         self.value: dict[str, Any] = {}
         self.marks: dict[Path, Mark] = {}
         self.spoilt: set[Path] = set()
         self._source = source
         self._first_line = first_line
         self._mistakes = mistakes
+        self._is_text = is_text
         self._line_starts = [0, *(match.end() for match in re.finditer("\n", source))]
         self._read(self._events(source))
 
@@ -90,16 +96,21 @@ class Block:
         from ruamel.yaml.reader import ReaderError
 
         at = self._place(0)
+        hidden = _stand_ins(source)
+        shown = {new: old for old, new in hidden.items()}
         try:
-            for event in YAML(typ="safe", pure=True).parse(source):
+            for event in YAML(typ="safe", pure=True).parse(source.translate(hidden)):
                 at = self._at(event)
+                if hidden and type(event).__name__ == "ScalarEvent":
+                    event.value = event.value.translate(shown)
                 yield event
         except ReaderError as error:
             what = f"the character U+{error.character:04X} in YAML"
             self._refuse(self._place(error.position), what, why="it is not text", do="delete it")
         except MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
-            why = shortened(str(error.problem or error.context).replace("\n", " "))
+            spelt = {new: f"U+{old:04X}" for old, new in hidden.items()}
+            why = shortened(str(error.problem or error.context).replace("\n", " ").translate(spelt))
             do = "indent with spaces, put a space after each colon, and quote text that holds : or #"
             self._refuse(self._place(mark.index) if mark else at, "this is not YAML", why=why, do=do)
         except (ValueError, OverflowError) as error:  # an escape such as "\UFFFFFFFF" takes the scanner down
@@ -153,8 +164,10 @@ class Block:
         text: str = event.value
         if _NOT_TEXT.search(text):
             self._spoil(path, event, "an escape for something that is not a character", do="delete it")
+        if event.style or (_TEXT_ELSEWHERE.fullmatch(text) and self._is_text(path)):
+            return text
         # The digits of an identity may happen to spell a number; it is text all the same.
-        return text if event.style or path == ("dlm_id",) else _core_schema(text)
+        return text if path == ("dlm_id",) else _core_schema(text)
 
     def _mark(self, value: Event, shown: Event, key: Position) -> Mark:
         at = self._at(shown)
@@ -176,7 +189,6 @@ class Block:
         return self._line_starts[at[0] - self._first_line] + at[1] - 1
 
     def _place(self, index: int) -> Position:
-        # Not the mark's own line, which also counts U+2028 and U+0085 as ends of lines.
         row = bisect_right(self._line_starts, index) - 1
         return self._first_line + row, index - self._line_starts[row] + 1
 
@@ -188,6 +200,14 @@ def spelled(path: Iterable[str | int]) -> str:
 
 def _is_absent(event: Event) -> bool:
     return type(event).__name__ == "ScalarEvent" and not event.value and not event.style
+
+
+def _stand_ins(source: str) -> dict[int, int]:
+    """For the characters that end no line: others for the scanner, which the source does not have."""
+    found = [end for end in _NO_ENDS if end in source]
+    used = set(source) if found else set()
+    free = (code for code in range(0x10000, 0x110000) if chr(code) not in used)
+    return {ord(end): next(free) for end in found}
 
 
 def _core_schema(text: str) -> Any:

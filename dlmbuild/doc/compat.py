@@ -31,7 +31,7 @@ _FENCE = re.compile(r'::[A-Za-z0-9_#-]+::|::[a-z][a-z0-9_]*( [a-z][a-z0-9_]*="[^
 _OTHER_ENDS = re.compile(r"[\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
 _YAML_1_1 = re.compile(
     r"(yes|no|on|off)|=|<<|[-+]?0[0-7_]+|0o[0-7]+|[-+]?0b[01_]+|[-+]0x[\da-f_]+|0x[\da-f]*_[\da-f_]*"
-    r"|[-+]?\d[\d_]*_[\d_.]*|[-+]?\d[\d_]*\.\d+_[\d_]*|[-+]?\d+(:[0-5]?\d)+(\.\d*)?"
+    r"|[-+]?\d[\d_]*_[\d_.]*|[-+]?\d[\d_]*\._+|\.\d[\d_]*_[\d_]*|[-+]?\d[\d_]*\.\d+_[\d_]*|[-+]?\d+(:[0-5]?\d)+(\.\d*)?"
     r"|\d{4}-\d\d-\d\d|\d{4}-\d\d?-\d\d?([Tt]|[ \t]+)\d.*",
     re.IGNORECASE | re.ASCII,
 )
@@ -59,6 +59,9 @@ def _frontmatter(found: Reading) -> Iterator[Note]:
             f"it knows {PUBLIC_VERSION} versions and refuses this document",
         )
     lines = found.body.text.split("\n", found.head.body_line)
+    for number, written in enumerate(lines[: found.head.body_line - 1], 1):
+        for other in _OTHER_ENDS.finditer(written):
+            yield number, other.start() + 1, f"the character U+{ord(other[0]):04X}", "it ends a line with it"
     for path, mark in marks.items():
         line, col = mark.value
         word = lines[line - 1][col - 1 : mark.end[1] - 1] if mark.end[0] == line else ""

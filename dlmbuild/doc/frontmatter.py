@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from math import isinf
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from dlmbuild.doc.block import NUMBER, Block, Mark, Path, Position, UnreadableError, spelled
 from dlmbuild.doc.mistakes import Mistakes, nearest, shortened, shown
@@ -57,7 +57,7 @@ def read_head(text: str, mistakes: Mistakes) -> Head:
         mistakes.add(2, 1, "the frontmatter is too long", why=why, do="move text into the body")
         return head
     try:
-        block = Block(source, 2, mistakes)
+        block = Block(source, 2, mistakes, _is_text)
     except UnreadableError:
         return head
     version = block.value.get("dlm_version")
@@ -72,6 +72,20 @@ def read_head(text: str, mistakes: Mistakes) -> Head:
     values = _validated(block, mistakes)
     base = base if isinstance(base, str) else ""
     return Head(values, block.marks, head.body, body_line, version, base, *_sources(block))
+
+
+def _is_text(path: Path) -> bool:
+    from dlmbuild.doc.schema import field_of
+
+    try:
+        declared = field_of(path)[1]
+    except KeyError:
+        return False
+    return _holds_text(declared.annotation)
+
+
+def _holds_text(kind: Any) -> bool:
+    return kind is str or any(_holds_text(inner) for inner in get_args(kind))
 
 
 def _check_opener(text: str, mistakes: Mistakes) -> None:

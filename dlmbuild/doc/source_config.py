@@ -83,7 +83,7 @@ def _text(data: bytes, mistakes: Mistakes) -> str:
 
 def _training(text: str, mistakes: Mistakes) -> Config:
     try:
-        block = Block(text, 1, mistakes)
+        block = Block(text, 1, mistakes, lambda path: path[0] in ("include", "exclude", "metadata"))
     except UnreadableError:
         return Config()
     for key in block.value:

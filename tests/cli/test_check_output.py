@@ -256,6 +256,13 @@ def test_a_name_that_is_no_text_can_be_written_as_json(workshop: Workshop) -> No
         ("system_prompt: 0.5_5\n", "book.dlm:4:16: elsewhere: system_prompt: 0.5_5: it reads YAML 1.1"),
         ("system_prompt: 2020-01-01\n", "book.dlm:4:16: elsewhere: system_prompt: 2020-01-01: it reads YAML 1.1"),
         ("system_prompt: 2020-1-1 1:00:00\n", "book.dlm:4:16: elsewhere: system_prompt: 2020-1-1 1:00:00: it reads"),
+        ("system_prompt: .5_\n", "book.dlm:4:16: elsewhere: system_prompt: .5_: it reads YAML 1.1"),
+        ("training: {seed: 3} # a \x85 b\n", "book.dlm:4:25: elsewhere: the character U+0085: it ends a line with it"),
+        (
+            "training: {sources: [{path: ., include: ['a\u2028b', '*']}]}\n",
+            "book.dlm:4:44: elsewhere: the character U+2028: it ends a line with it",
+        ),
+        ("# seed\u2029training: {seed: 3}\n", "book.dlm:4:7: elsewhere: the character U+2029: it ends a line with it"),
         ("system_prompt: -1:30\n", "book.dlm:4:16: elsewhere: system_prompt: -1:30: it reads YAML 1.1"),
     ],
 )
@@ -264,10 +271,35 @@ def test_compat_tells_what_yaml_and_the_keys_mean_there(workshop: Workshop, keys
     assert told in workshop.dlm("check", "--compat").out
 
 
-@pytest.mark.parametrize("word", ["y", "N", "2020-1-1", "1.5", "0x1f", "-12", "true", "no way", "12:30 or later"])
+@pytest.mark.parametrize(
+    "word", ["y", "N", "2020-1-1", "1.5", "0x1f", "-12", "true", "no way", "12:30 or later", "08", "1e3", "+.5"]
+)
 def test_compat_passes_over_what_both_read_alike(workshop: Workshop, word: str) -> None:
     write(workshop, HEAD.replace("---\n", f"---\nsystem_prompt: {word}\n", 1) + "text\n")
     assert "system_prompt" not in workshop.dlm("check", "--compat", code=None).out
+
+
+def test_a_character_that_ends_no_line_is_none_in_the_keys(workshop: Workshop) -> None:
+    for end in ("\x85", "\u2028", "\u2029"):
+        keys = f"# a comment{end}training: {{seed: 3}}\nsystem_prompt: 'a{end} b'\n"
+        write(workshop, HEAD.replace("base_model", f"{keys}base_model") + "text\n")
+        err = workshop.dlm("check", code=1).err
+        assert err.count("book.dlm:") == 1
+        assert f"book.dlm:5:16: system_prompt holds the character U+{ord(end):04X}" in err
+        write(workshop, HEAD.replace("base_model", f"export: |{end}  x\nbase_model") + "text\n")
+        err = workshop.dlm("check", code=1).err
+        assert "book.dlm:4:10: this is not YAML: expected chomping or indentation indicators, but found 'U" in err
+
+
+@pytest.mark.parametrize("word", ["08", "1e3", "+.5", "-.5", "1.5e3", "-019"])
+def test_what_is_text_there_is_text_here(workshop: Workshop, word: str) -> None:
+    (workshop.folder / word).mkdir()
+    (workshop.folder / word / word).write_text("text")
+    training = f"training: {{learning_rate: 1e-3, sources: [{{path: {word}, include: [{word}]}}]}}\n"
+    write(workshop, HEAD.replace("---\n", f"---\nsystem_prompt: {word}\n{training}", 1) + "text\n")
+    (document,) = json.loads(workshop.dlm("check", "--compat", "--format", "json").out)["documents"]
+    assert [list(source["files"]) for source in document["sources"]] == [[word]]
+    assert not [note for note in document["elsewhere"] if note["line"] < 4 and word in note["what"]]
 
 
 def test_compat_passes_over_what_may_be_null_there(workshop: Workshop) -> None:
