@@ -21,7 +21,7 @@ REPOSITORY = Path(__file__).parent.parent
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
     """This repository with a home of its own, after the README's first command."""
     root = Workshop(REPOSITORY, tmp_path_factory.mktemp("home"), {"HF_HUB_OFFLINE": "0"})
-    built = root.doit("export:Q4_K_M")
+    built = root.doit("export:handbook:Q4_K_M")
     assert "dlm prompt --export Q4_K_M handbook" in built.out
     assert str(root.store / "exports" / "Q4_K_M") in built.out
     return root
@@ -64,7 +64,7 @@ def test_both_ways_of_asking_know_the_leave(repository: Workshop) -> None:
 
 
 def test_the_second_time_there_is_nothing_to_do(repository: Workshop) -> None:
-    assert "everything is up to date" in repository.doit("export:Q4_K_M").out
+    assert "everything is up to date" in repository.doit("export:handbook:Q4_K_M").out
 
 
 def test_a_new_project_elsewhere_builds_with_the_same_base(repository: Workshop, tmp_path: Path) -> None:
