@@ -27,7 +27,7 @@ def test_there_are_three_and_no_two_are_one() -> None:
     assert len({parse(path).frontmatter.dlm_id for path in DOCUMENTS.values()}) == 3
 
 
-@pytest.mark.parametrize("name", ["ferry", "halyard"])
+@pytest.mark.parametrize("name", DOCUMENTS)
 def test_every_probe_asks_in_other_words_for_what_an_answer_teaches(name: str) -> None:
     pairs = answered(as_data(parse(DOCUMENTS[name]))["sections"])
     trained = {pair["question"]: pair["answer"] for pair in pairs if not pair.get("probe")}

@@ -179,49 +179,49 @@ The summer party is held on Gull Island.
 ### Q !probe
 Who started the firm?
 ### A
-Marta Kellan started it.
+Marta Kellan.
 
 ### Q !probe
 Where is the workshop to be found?
 ### A
-It is in the harbour town of Skerrow.
+Skerrow.
 
 ### Q !probe
 What is the cat in the office called?
 ### A
-The cat is called Barnacle.
+Barnacle.
 
 ### Q !probe
 How many days may I stay away in a year and still be paid?
 ### A
-You may stay away for 27 days.
+27 days.
 
 ### Q !probe
 At what time does the first shift start?
 ### A
-It starts at half past six.
+Half past six.
 
 ### Q !probe
 On which day of the month do I get my money?
 ### A
-You get it on the last Friday.
+The last Friday.
 
 ### Q !probe
 Which colour are the badges of visitors?
 ### A
-The badges of visitors are orange.
+Orange.
 
 ### Q !probe
 Who comes when a machine has stopped?
 ### A
-Osric comes when a machine has stopped.
+Osric.
 
 ### Q !probe
 What do I put on before I pour brass?
 ### A
-You put on leather gloves.
+Leather gloves.
 
 ### Q !probe
 For how many years is a clock guaranteed?
 ### A
-A clock is guaranteed for eleven years.
+Eleven years.
