@@ -52,20 +52,13 @@ def _alias(name: str, doc: str, tasks: list[str], clean: Clean) -> dict[str, Any
     return {"name": name, "doc": doc, "actions": None, "task_dep": tasks, "clean": [clean]}
 
 
-def _files(quant: str) -> tuple[str, ...]:
-    return (
-        f"base.{quant}.gguf",
-        "adapter.gguf",
-        f"model.{quant}.gguf",
-        "Modelfile",
-        "README.md",
-        "llama-server.sh",
-        "export_manifest.json",
-    )
+def _files(document: Document, quant: str) -> tuple[str, ...]:
+    parts = () if "" in document.whole else (f"base.{quant}.gguf", "adapter.gguf")
+    return (*parts, f"model.{quant}.gguf", "Modelfile", "README.md", "llama-server.sh", "export_manifest.json")
 
 
 def _exported(document: Document, quant: str) -> Exported:
-    return Exported(document.store.export(quant), _files(quant))
+    return Exported(document.store.export(quant), _files(document, quant))
 
 
 def _export(document: Document, quant: str, project: Project) -> Step:
@@ -76,6 +69,7 @@ def _export(document: Document, quant: str, project: Project) -> Step:
         "adapter.gguf": store.cache / "adapter.gguf",
         f"model.{quant}.gguf": store.cache / f"model.{quant}.gguf",
     }
+    big = {name: path for name, path in big.items() if name in _files(document, quant)}
     reports = {"parity": store.cache / "parity.json", "smoke": store.cache / f"smoke.{quant}.json"}
 
     def params() -> Mapping[str, Any]:
@@ -120,6 +114,9 @@ def _export(document: Document, quant: str, project: Project) -> Step:
     def done(record: Record, built: bool) -> None:
         from dlmbuild.store.manifest import append_run
 
+        if "" in document.whole:  # what an earlier export of a plain LoRA left would be read as parts of this one
+            for name in ("adapter.gguf", f"base.{quant}.gguf"):
+                (folder / name).unlink(missing_ok=True)
         if built:
             run = {"quant": quant, "target": "ollama", "key": record.ingredients.key, "files": dict(record.outputs)}
             append_run(store.manifest, document.dlm_id, "exports", run)
@@ -127,9 +124,12 @@ def _export(document: Document, quant: str, project: Project) -> Step:
     def summary(record: Record) -> str:
         model, name = shlex.quote(document.name.lower()), shlex.quote(document.name)
         modelfile, launch = (shlex.quote(str(folder / name)) for name in ("Modelfile", "llama-server.sh"))
+        parts = f"base.{quant}.gguf + adapter.gguf  the same in two parts"
+        if "" in document.whole:
+            parts = "without adapter.gguf: DoRA sets the length of rows, which no LoRA file can hold"
         return (
             f"\n{document.name} as {quant} is in {folder}\n"
-            f"  model.{quant}.gguf  the whole model    base.{quant}.gguf + adapter.gguf  the same in two parts\n"
+            f"  model.{quant}.gguf  the whole model    {parts}\n"
             f'  ask it:      dlm prompt --export {quant} {name} "…"\n'
             f"  in Ollama:   doit ollama:{name}:{quant}\n"
             f"               or: ollama create {model} -f {modelfile} && ollama run {model}\n"
@@ -143,7 +143,7 @@ def _export(document: Document, quant: str, project: Project) -> Step:
         inputs={**big, **reports, "adapter": store.adapter / "adapter.json"},
         params=params,
         reads=(store.document, base.facts, store.root / "dataset.json"),
-        outputs=Files({name: folder / name for name in _files(quant)}),
+        outputs=Files({name: folder / name for name in _files(document, quant)}),
         work=work,
         lock_file=store.lock_file,
         archive=project.archive,

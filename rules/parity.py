@@ -25,7 +25,8 @@ def tasks(project: Project) -> Iterator[dict[str, Any]]:
 
 def _parity(document: Document, project: Project) -> Step:
     base, store = project.base_folder(document.base), document.store
-    names = ("adapter.gguf", "reference.json", "parity.json")
+    whole = "" in document.whole
+    names = ("reference.json", "parity.json") if whole else ("adapter.gguf", "reference.json", "parity.json")
 
     def params() -> Mapping[str, Any]:
         from dlmbuild.export.lineage import general, origin
@@ -42,6 +43,7 @@ def _parity(document: Document, project: Project) -> Step:
             },
             "least_agreement": LEAST_AGREEMENT,
             "pins": pins(("gguf", "xllamacpp")),
+            **({"whole": True} if whole else {}),
         }
 
     def work(place: Workplace) -> Mapping[str, Any]:
@@ -53,20 +55,28 @@ def _parity(document: Document, project: Project) -> Step:
         folder = checkpoint(base)
         job = partial(run_job, out=place.out, progress=place.progress, log=store.logs / "parity.log")
         threads = this_machine().cores
-        named = {name: place.params[name] for name in ("base", "general")}
-        job("adapter_gguf", inputs={"adapter": adapter, "checkpoint": folder}, params=named, file="adapter.gguf")
+        named = {"base": place.params["base"]}
+        used = {"adapter": adapter, "checkpoint": folder}
+        if not whole:
+            described = {**named, "general": place.params["general"]}
+            job("adapter_gguf", inputs=used, params=described, file="adapter.gguf")
         asked = {name: place.params[name] for name in ("questions", "system_prompt")}
         job("reference", inputs={"base": folder, "adapter": adapter}, params=asked, threads=threads)
-        return job(
+        pair = {"gguf": base.gguf("F16"), "lora": place.out / "adapter.gguf"}
+        if whole:
+            pair = {"gguf": place.out / "model.F16.gguf"}
+            sources = {**used, "base_quant": base.gguf("F16"), "f16": base.gguf("F16")}
+            merged = {**named, "quant": "F16", "threads": threads, "name": document.name}
+            job("merge", inputs=sources, params=merged, file="model.F16.gguf")
+        compared = job(
             "compare",
-            inputs={
-                "gguf": base.gguf("F16"),
-                "lora": place.out / "adapter.gguf",
-                "reference": place.out / "reference.json",
-            },
+            inputs={**pair, "reference": place.out / "reference.json"},
             params={"report": "parity.json", "least_agreement": LEAST_AGREEMENT},
             threads=threads,
         )
+        if whole:
+            pair["gguf"].unlink()
+        return compared
 
     return Step(
         name=f"parity:{document.name}",

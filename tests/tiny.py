@@ -115,6 +115,8 @@ def make_tiny_adapter(
             key = f"base_model.model.model.layers.{layer}.{module}"
             tensors[f"{key}.lora_A.weight"] = _weight(random, r, columns)
             tensors[f"{key}.lora_B.weight"] = _weight(random, rows, r) * np.float32(0.3)
+            if settings.get("use_dora"):
+                tensors[f"{key}.lora_magnitude_vector"] = np.abs(_norm(random, rows))
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     written = {
         "peft_type": "LORA",

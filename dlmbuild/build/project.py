@@ -28,7 +28,7 @@ from dlmbuild.io.digest import canonical_json
 from dlmbuild.lock import Mode
 from dlmbuild.store.layout import BaseFolder, Home, Store
 
-_HEADER_VERSION = "8"
+_HEADER_VERSION = "9"
 _REGISTRY = Path(base_models.__file__).with_name("registry.toml")
 
 
@@ -49,6 +49,8 @@ class Document(NamedTuple):
     """Whether it says what its model must reach."""
     retains: bool = False
     """Whether its training holds the model to what the base says by itself."""
+    whole: tuple[str, ...] = ()
+    """Its adapters, by name ("" for the only one), that no LoRA file can hold: they are only exported merged."""
 
     @property
     def name(self) -> str:
@@ -166,9 +168,14 @@ class Project:
 
             return BrokenDocument(path, unreadable(self.folder / path, error, shown=path))
         store = self.archive.home.store(header["dlm_id"])
-        shape = (header.get("prefers", False), header.get("sources", {}), header.get("evaluates", False))
-        retains = bool(header.get("retention", reference.recipe.retention))
-        document = Document(path, header["dlm_id"], reference, header["default_quant"], store, *shape, retains)
+        shape = (
+            header.get("prefers", False),
+            header.get("sources", {}),
+            header.get("evaluates", False),
+            bool(header.get("retention", reference.recipe.retention)),
+            tuple(header.get("whole", ())),
+        )
+        document = Document(path, header["dlm_id"], reference, header["default_quant"], store, *shape)
         if reference.landmark:
             self.noticed.setdefault(reference.landmark, uptodate.appearance(str(reference.landmark)))
         try:
@@ -213,6 +220,8 @@ class Project:
             header["evaluates"] = True
         if found.retention is not None:
             header["retention"] = found.retention
+        if found.whole:
+            header["whole"] = list(found.whole)
         if found.sources:
             header["sources"] = {"given": found.sources, "policy": found.sources_policy}
         if reference.path is None:  # what lies on this disk is named by a path, which is not the document's

@@ -50,6 +50,9 @@ def run(arguments: argparse.Namespace) -> int:
     _, found = find_document(arguments.document, Path.cwd())
     quant = arguments.quant or found.default_quant
     folder = found.store.export(quant)
+    if arguments.base_and_adapter and "" in found.whole:
+        why, do = "DoRA sets the length of rows, which no LoRA file can hold", "leave --base-and-adapter out"
+        raise UsageError(f"{found.name} has no adapter beside its model", why=why, do=do)
     names = {"model": f"base.{quant}.gguf", "lora": "adapter.gguf"}
     inputs = {
         role: folder / name

@@ -29,6 +29,8 @@ class Header:
     """Whether it says what its model must reach."""
     retention: float | None = None
     """How strongly it holds its model to what the base says by itself; None where the recipe decides."""
+    whole: tuple[str, ...] = ()
+    """Its adapters, by name ("" for the only one), that no LoRA file can hold: they are exported merged alone."""
 
 
 def read_header(data: bytes, path: str) -> Header:
@@ -44,6 +46,8 @@ def read_header(data: bytes, path: str) -> Header:
     if len(mistakes) or values is None:
         mistakes.stop()
     sources = [source.model_dump(mode="json") for source in values.training.sources or ()]
+    named = {name: one.adapter for name, one in (values.training.adapters or {}).items()}
+    kinds = named or {"": values.training.adapter}
     return Header(
         values.dlm_id,
         values.base_model,
@@ -53,6 +57,7 @@ def read_header(data: bytes, path: str) -> Header:
         values.training.preference.enabled is not False and _has_preferences(text, head),
         any(wanted is not None for _, wanted in values.evaluate),
         None if values.training.retention == "auto" else values.training.retention,
+        tuple(name for name, kind in kinds.items() if kind == "dora"),
     )
 
 

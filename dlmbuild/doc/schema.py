@@ -34,7 +34,7 @@ Below such a key only its default may be written, which changes nothing; whateve
 Whoever builds it deletes the row: its values are then part of what a document says.
 """
 UNBUILT_VALUES = {
-    "training.adapter": {"qlora", "dora"},
+    "training.adapter": {"qlora"},
     "training.optimizer": {"adamw_bnb_8bit", "paged_adamw_8bit", "galore_adamw", "galore_adamw_8bit"},
 }
 """Values of the format that this version does not build yet; the other values of these keys it does."""
@@ -171,6 +171,7 @@ class Training(Block):
     lora_r: Auto | Rank = "auto"
     lora_alpha: Auto | Alpha = "auto"
     lora_dropout: Auto | Fraction = "auto"
+    rslora: bool = False
     target_modules: Auto | Texts = "auto"
     layers: Annotated[str, AfterValidator(_layers), Field(description=_LAYERS)] = "auto"
     sequence_len: Auto | Annotated[int, Field(ge=64, le=MAX_SEQUENCE_LEN)] = "auto"

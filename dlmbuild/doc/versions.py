@@ -13,7 +13,12 @@ NEWEST_VERSION = 16
 ESCAPES_SINCE = 16
 """The version from which on a backslash makes text of a line that would be structure."""
 
-SINCE: dict[Path, int] = {("evaluate",): 16, ("training", "layers"): 16, ("training", "retention"): 16}
+SINCE: dict[Path, int] = {
+    ("evaluate",): 16,
+    ("training", "layers"): 16,
+    ("training", "retention"): 16,
+    ("training", "rslora"): 16,
+}
 """Key → the version that has it first, for those that older readers would not know."""
 
 _DPO = {

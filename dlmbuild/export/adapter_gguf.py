@@ -8,6 +8,7 @@ src/llama-adapter.cpp and convert_lora_to_gguf.py.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Mapping
@@ -31,11 +32,10 @@ if TYPE_CHECKING:
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 
-_KEY = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.weight")
+_KEY = re.compile(r"base_model\.model\.(.+)\.lora_(?:([AB])\.weight|magnitude_vector)")
 _PLAIN_STARTS = (True, False, "gaussian", "eva", "orthogonal", None)
 """Values of init_lora_weights that leave the base's weights alone; PiSSA, OLoRA and others change them."""
 _ABSENT = {
-    "use_dora": "DoRA scales whole rows of the weight, which a LoRA GGUF cannot express",
     "lora_bias": "llama.cpp's LoRA has no biases",
     "modules_to_save": "whole modules were trained, which a LoRA GGUF cannot hold",
     "trainable_token_indices": "rows of the embedding were trained, which a LoRA GGUF cannot hold",
@@ -53,13 +53,18 @@ _ABSENT = {
 
 
 class LoraFactors(NamedTuple):
-    """What an adapter adds to one weight: scale · b @ a."""
+    """What an adapter adds to one weight: scale · b @ a. With a magnitude every row of the sum then gets that length.
+
+    The second is DoRA (Liu et al. 2024, arXiv 2402.09353).
+    """
 
     a: NDArray[np.float32]
     """(rank, inputs)"""
     b: NDArray[np.float32]
     """(outputs, rank)"""
     scale: float
+    magnitude: NDArray[np.float32] | None = None
+    """(outputs,)"""
 
 
 class Adaptable(NamedTuple):
@@ -152,24 +157,30 @@ def convert_adapter(
     return {"tensors": len(plan), "alpha": alpha, "folded": folded}
 
 
-def lora_factors(adapter: Path, model: Decoder) -> dict[str, LoraFactors]:
+def lora_factors(adapter: Path, model: Decoder, *, magnitudes: bool = False) -> dict[str, LoraFactors]:
     """What the PEFT folder `adapter` adds to which weight of `model`: see `read_factors`."""
     weights = {
         weight.hf.removesuffix(".weight"): Adaptable(weight.hf, weight.shape, weight.linear)
         for weight in model.weights()
     }
-    return read_factors(adapter, weights)
+    return read_factors(adapter, weights, magnitudes=magnitudes)
 
 
-def read_factors(adapter: Path, adaptable: Mapping[str, Adaptable]) -> dict[str, LoraFactors]:
+def read_factors(
+    adapter: Path, adaptable: Mapping[str, Adaptable], *, magnitudes: bool = False
+) -> dict[str, LoraFactors]:
     """What the PEFT folder `adapter` adds to which weight, by the weight's Hugging Face name.
 
-    `adaptable` has the base's modules by name. The arrays may be views of the file. Raises ExportError as
-    `convert_adapter` does.
+    `adaptable` has the base's modules by name; `magnitudes` says that the caller heeds them, without it DoRA is
+    refused. The arrays may be views of the file. Raises ExportError as `convert_adapter` does.
     """
     path = adapter / CONFIG
     config = read_json_object(path, ExportError)
     _check_plain(config, Where(str(path)))
+    if config.get("use_dora") and not magnitudes:
+        why = "DoRA scales whole rows of the weight, which a LoRA GGUF cannot express"
+        do = "export the merged model, or train with training.adapter: lora"
+        raise ExportError("the adapter was trained with use_dora", where=Where(str(path)), why=why, do=do)
     stored = read_safetensors(adapter / WEIGHTS, ExportError)
     where = Where(str(adapter / WEIGHTS))
     pairs: dict[str, dict[str, StoredTensor]] = {}
@@ -182,7 +193,7 @@ def read_factors(adapter: Path, adaptable: Mapping[str, Adaptable]) -> dict[str,
                 why="only pairs of lora_A and lora_B can be exported",
                 do="train without what this tensor belongs to",
             )
-        pairs.setdefault(match[1], {})[match[2]] = tensor
+        pairs.setdefault(match[1], {})[match[2] or "magnitude"] = tensor
     if not pairs:
         raise ExportError("the adapter is empty", where=where, do="train it")
     factors = {}
@@ -247,12 +258,20 @@ def _factors(
             where=where,
             why=f"the weight has the shape {shape}: the adapter belongs to another base",
         )
+    magnitude = pair.get("magnitude")
+    if bool(config.get("use_dora")) != (magnitude is not None):
+        named = "no" if magnitude is None else "a"
+        why = f"{CONFIG} says use_dora: {json.dumps(bool(config.get('use_dora')))}"
+        raise ExportError(f"there is {named} magnitude vector for {module!r}", where=where, why=why)
+    if magnitude is not None and magnitude.shape != (shape[0],):
+        why = f"the weight has the shape {shape}: the adapter belongs to another base"
+        raise ExportError(f"the magnitudes for {module!r} have the shape {magnitude.shape}", where=where, why=why)
     wanted = _patterned(config, "rank_pattern", module, config.get("r"), where)
     if wanted != rank:
         raise ExportError(f"the rank of {module!r} is {rank}", where=where, why=f"{CONFIG} says {wanted}")
     alpha = _patterned(config, "alpha_pattern", module, config["lora_alpha"], where)
     scale = alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
-    return LoraFactors(a.rows(), b.rows(), scale)
+    return LoraFactors(a.rows(), b.rows(), scale, magnitude.rows().reshape(-1) if magnitude else None)
 
 
 def _patterned(config: dict[str, Any], key: str, module: str, default: Any, where: Where) -> Any:

@@ -26,21 +26,27 @@ def model_card(
     smoke: Mapping[str, Any],
     stops: Sequence[str],
     system: str | None,
+    *,
+    parts: bool,
 ) -> str:
-    """The text of the card. `base` and `smoke` are those of the export's manifest."""
+    """The text of the card. `base` and `smoke` are those of the export's manifest.
+
+    `parts` says whether base and adapter lie beside the whole model: DoRA has no file for an adapter alone.
+    """
+    method = "LoRA" if parts else "DoRA"
     return "\n".join(
         [
-            *metadata(base, relation="finetune", library="gguf"),
+            *metadata(base, relation="finetune", library="gguf", method=method.lower()),
             f"# {base['key']}, tuned on a document",
             "",
-            f"{parent(base)}, tuned with LoRA on the document `{dlm_id}`, as {quant}. Made by dlmbuild.",
+            f"{parent(base)}, tuned with {method} on the document `{dlm_id}`, as {quant}. Made by dlmbuild.",
             "",
             agreement(smoke),
             "",
             "| file | what it is |",
             "| --- | --- |",
             f"| `model.{quant}.gguf` | the whole model |",
-            f"| `base.{quant}.gguf`, `adapter.gguf` | the same in two parts |",
+            *([f"| `base.{quant}.gguf`, `adapter.gguf` | the same in two parts |"] if parts else []),
             "| `Modelfile` | for Ollama |",
             "| `llama-server.sh` | starts llama.cpp's server |",
             "| `export_manifest.json` | the digest of each file, and what it was made from |",
@@ -49,7 +55,7 @@ def model_card(
             "",
             "```sh",
             "sh llama-server.sh",
-            "sh llama-server.sh --base-and-adapter",
+            *(["sh llama-server.sh --base-and-adapter"] if parts else []),
             "ollama create NAME -f Modelfile && ollama run NAME",
             "```",
             "",
@@ -57,7 +63,7 @@ def model_card(
     )
 
 
-def metadata(base: Mapping[str, Any], *, relation: str, library: str) -> list[str]:
+def metadata(base: Mapping[str, Any], *, relation: str, library: str, method: str = "lora") -> list[str]:
     """The lines of a card's metadata block; `relation` is what the model is to its base."""
     found, hub = base["license"] or {}, base["hub"]
     known: dict[str, Any] = {}
@@ -71,7 +77,7 @@ def metadata(base: Mapping[str, Any], *, relation: str, library: str) -> list[st
         known["license"] = "other"
         known |= {"license_name": spdx.removeprefix("LicenseRef-").lower()} if spdx else {}
         known |= {"license_link": found["url"]} if found.get("url") else {}
-    known["tags"] = ["gguf", "lora", "dlmbuild"]
+    known["tags"] = ["gguf", method, "dlmbuild"]
     lines = [f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in known.items()]
     return ["---", *lines, "---", ""]
 

@@ -83,6 +83,13 @@ def convert_adapter(
     config = read_json_object(adapter / CONFIG, ExportError)
     factors = read_factors(adapter, adaptable(checkpoint))
     alpha = float(config["lora_alpha"])
+    entries = [string_entry("general.type", "adapter"), *described(adapter, general)]
+    return {"tensors": _convert(factors, alpha, checkpoint, out, entries, progress), "alpha": alpha}
+
+
+def _convert(
+    factors: dict[str, LoraFactors], alpha: float, checkpoint: Path, out: Path, general: list[bytes], progress: Progress
+) -> int:
     with staging_folder(out.parent) as staging:
         plain = staging / "adapter"
         plain.mkdir()
@@ -90,8 +97,7 @@ def convert_adapter(
         made = staging / "adapter.gguf"
         words = ("--base", str(checkpoint), "--outtype", "f32", "--outfile", str(made), str(plain))
         official.run("convert_lora_to_gguf.py", *words, progress=progress, error=ExportError)
-        tensors = _rewrite(made, out, [string_entry("general.type", "adapter"), *described(adapter, general)])
-    return {"tensors": tensors, "alpha": alpha}
+        return _rewrite(made, out, general)
 
 
 def merge_sources(
@@ -101,23 +107,40 @@ def merge_sources(
 
     `scratch` is a folder that outlives what is returned.
     """
-    lora = scratch / "adapter.gguf"
-    convert_adapter(adapter, checkpoint, lora, progress=progress)
-    header, held = read_header(f16), read_header(lora)
-    alpha = float(held.metadata["adapter.lora.alpha"])
-    factors = {}
-    for key, info in held.tensors.items():
-        name = key.removesuffix(".lora_a")
-        if name == key:
-            continue
-        a, b = info, held.tensors[f"{name}.lora_b"]
-        if name not in header.tensors or header.tensors[name].shape != (b.shape[0], a.shape[1]):
+    read = read_factors(adapter, adaptable(checkpoint), magnitudes=True)
+    progress("converting the adapter with llama.cpp's converter")
+    alpha = float(read_json_object(adapter / CONFIG, ExportError)["lora_alpha"])
+    factors = _converted(read, alpha, checkpoint, scratch / "adapter.gguf", progress)
+    lengths = {
+        weight: LoraFactors(pair.a[:1], pair.magnitude[:, None], 1.0)
+        for weight, pair in read.items()
+        if pair.magnitude is not None
+    }
+    if lengths:  # as pairs of rank 1: only the converter knows the order of rows and the names in a GGUF
+        for name, pair in _converted(lengths, 1.0, checkpoint, scratch / "lengths.gguf", progress).items():
+            factors[name] = factors[name]._replace(magnitude=pair.b[:, 0])
+    header = read_header(f16)
+    for name, pair in factors.items():
+        if name not in header.tensors or header.tensors[name].shape != (pair.b.shape[0], pair.a.shape[1]):
             raise ExportError(
                 f"the adapter changes {name} in a way that cannot be merged", do="export it beside the base"
             )
-        pair = StoredRows(lora, a)(0, a.shape[0]), StoredRows(lora, b)(0, b.shape[0])
-        factors[name] = LoraFactors(*pair, alpha / a.shape[0])
     return {name: StoredRows(f16, header.tensors[name]) for name in factors}, factors
+
+
+def _converted(
+    factors: dict[str, LoraFactors], alpha: float, checkpoint: Path, lora: Path, progress: Progress
+) -> dict[str, LoraFactors]:
+    """The same pairs by GGUF name, with rows in GGUF's order; `lora` is the file that the converter is to write."""
+    _convert(factors, alpha, checkpoint, lora, [string_entry("general.type", "adapter")], progress)
+    held, found = read_header(lora).tensors, {}
+    for key, a in held.items():
+        name = key.removesuffix(".lora_a")
+        if name != key:
+            b = held[f"{name}.lora_b"]
+            pair = StoredRows(lora, a)(0, a.shape[0]), StoredRows(lora, b)(0, b.shape[0])
+            found[name] = LoraFactors(*pair, alpha / a.shape[0])
+    return found
 
 
 def adaptable(checkpoint: Path) -> dict[str, Adaptable]:

@@ -2,7 +2,8 @@
 
 The sum is formed in float32 from the checkpoint's own weights, never from rounded ones, and quantised once. The product
 of the adapter's factors is summed rank by rank with one multiplication and one addition per number, not by a matrix
-product of a BLAS: so its bits depend neither on threads nor on the processor.
+product of a BLAS: so its bits depend neither on threads nor on the processor. The same holds for the lengths of rows
+that DoRA sets.
 """
 
 from __future__ import annotations
@@ -130,7 +131,7 @@ def _own_sources(
     """Every weight that the adapter touches, by GGUF name: its other name, its merged rows, how many stay together."""
     model = read_model(checkpoint)
     stored = weights_of(checkpoint, model, ExportError)
-    factors = lora_factors(adapter, model)
+    factors = lora_factors(adapter, model, magnitudes=True)
     expected = {weight.gguf: weight.shape for weight in model.weights()}
     expected |= {vector: (len(numbers),) for vector, numbers in model.vectors.items()}
     compare_tensors(expected, header.tensors, Where(str(base_quant)), ExportError)
@@ -152,8 +153,27 @@ class MergedRows:
         self.head_dim = head_dim
 
     def __call__(self, start: int, stop: int) -> Any:
-        added = product(self.factors, start, stop)
-        return self.base(start, stop) + (to_gguf_rows(added, self.head_dim) if self.head_dim else added)
+        total = self.base(start, stop) + self._ordered(product(self.factors, start, stop))
+        if self.factors.magnitude is None:
+            return total
+        wanted = self._ordered(self.factors.magnitude[start:stop, None]).astype("f8")
+        return total * (wanted / lengths(total)).astype("f4")
+
+    def _ordered(self, rows: Any) -> Any:
+        return to_gguf_rows(rows, self.head_dim) if self.head_dim else rows
+
+
+def lengths(rows: NDArray[np.float32]) -> NDArray[np.float64]:
+    """The Euclidean length of each row, (rows, 1): squares in float64, summed by halves, always in one order."""
+    import numpy as np
+
+    squares = np.square(rows, dtype=np.float64)
+    while (count := squares.shape[1]) > 1:
+        half = (count + 1) // 2
+        squares[:, : count - half] += squares[:, half:]
+        squares = squares[:, :half]
+    length: NDArray[np.float64] = np.sqrt(squares)
+    return length
 
 
 def product(factors: LoraFactors, start: int, stop: int) -> NDArray[np.float32]:

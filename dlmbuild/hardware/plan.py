@@ -35,7 +35,7 @@ def resolve_plan(
 
     `base` is the content of base.json. Raises HardwareError for what this machine cannot do.
     """
-    plan = {field: training[field] for field in ("adapter", "optimizer", "seed")}
+    plan = {field: training[field] for field in ("adapter", "rslora", "optimizer", "seed")}
     for field in _RECIPE_FIELDS:
         plan[field] = recipe[field] if training[field] == "auto" else training[field]
     if training["sequence_len"] == "auto":  # a recipe for any base may ask for more than this one reads

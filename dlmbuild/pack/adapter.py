@@ -42,6 +42,7 @@ _CHECKS: Mapping[str, Callable[[Any], bool]] = {
     "lora_dropout": _number(0, 1, int, float),
     "target_modules": _modules,  # names; a text would be searched with as a pattern
     "use_rslora": _one_of(True, False),
+    "use_dora": _one_of(True, False),
     "megatron_core": _one_of("megatron.core"),  # PEFT's own, and used only if megatron_config is not off
     "qalora_group_size": _number(1, 1 << 20, int),
     "peft_version": lambda found: isinstance(found, str) and len(found) <= 100,
@@ -51,7 +52,7 @@ _OFF: tuple[object, ...] = (None, False, {}, [])
 
 
 def check_config(config: Mapping[str, Any], base: object) -> None:
-    """Refuse a configuration that says more than which plain LoRA this is, on the `base` of its record.
+    """Refuse a configuration that says more than which LoRA or DoRA this is, on the `base` of its record.
 
     Raises PackError with what was found.
     """
@@ -75,5 +76,5 @@ def _refused(found: str) -> PackError:
     return PackError(
         f"the adapter's configuration has {found}",
         where=Where(CONFIG),
-        why="a pack's adapter may only be a plain LoRA, as a training here writes it",
+        why="a pack's adapter may only be a plain LoRA or DoRA, as a training here writes it",
     )

@@ -35,6 +35,8 @@ def lora_config(plan: Mapping[str, Any], layers: int) -> Any:
         r=plan["lora_r"],
         lora_alpha=plan["lora_alpha"],
         lora_dropout=plan["lora_dropout"],
+        use_dora=plan["adapter"] == "dora",
+        use_rslora=plan["rslora"],
         target_modules=list(plan["target_modules"]),
         bias="none",
         task_type="CAUSAL_LM",

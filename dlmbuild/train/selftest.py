@@ -43,6 +43,7 @@ def five_steps(*, device: str, precision: str, threads: int, out: Path, progress
         "precision": precision,
         "retention": 0.0,
         "retention_rows": 0,
+        "rslora": False,
         "seed": 7,
         "sequence_len": 128,
         "target_modules": ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"],

@@ -66,4 +66,5 @@ def assert_effective(trainer: Any, plan: Mapping[str, Any]) -> None:
         assert getattr(args, name) == value, (name, getattr(args, name), value)
     lora = trainer.model.peft_config["default"]
     assert (lora.r, lora.lora_alpha, lora.lora_dropout) == (plan["lora_r"], plan["lora_alpha"], plan["lora_dropout"])
+    assert (lora.use_dora, lora.use_rslora) == (plan["adapter"] == "dora", plan["rslora"])
     assert len(trainer.train_dataset) > 0

@@ -187,7 +187,7 @@ def test_defaults_of_what_is_not_built_may_be_written(with_keys: WithKeys) -> No
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("adapter", "qlora"), ("adapter", "dora"), ("optimizer", "paged_adamw_8bit"), ("optimizer", "galore_adamw")],
+    [("adapter", "qlora"), ("optimizer", "paged_adamw_8bit"), ("optimizer", "galore_adamw")],
 )
 def test_known_values_that_are_not_built(with_keys: WithKeys, key: str, value: str) -> None:
     with pytest.raises(InvalidDocument, match="a known value of the format that this version does not build yet"):

@@ -125,7 +125,7 @@ def test_the_scale_of_every_pair_is_pefts(
         "down_proj": ("mlp.down_proj", "blk.1.ffn_down.weight"),
     }
     for module, (hf, name) in names.items():
-        a, b, scale = factors[f"model.layers.1.{hf}.weight"]
+        a, b, scale, _ = factors[f"model.layers.1.{hf}.weight"]
         assert scale == pytest.approx(scales[module])
         wanted = scale * (b.astype(np.float64) @ a)
         if module == "q_proj":
@@ -148,7 +148,7 @@ def test_an_adapter_of_some_modules_in_half_precision(base: Path, tmp_path: Path
     ("values", "what"),
     [
         ({"peft_type": "LOHA"}, "of the kind 'LOHA'"),
-        ({"use_dora": True}, "use_dora: DoRA scales whole rows.*\n.*train without use_dora"),
+        ({"use_dora": True}, "use_dora: DoRA scales whole rows.*\n.*export the merged model"),
         ({"lora_bias": True}, "lora_bias"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
         ({"trainable_token_indices": [3]}, "trainable_token_indices"),
@@ -180,7 +180,7 @@ ROOT = "base_model.model.model"
 @pytest.mark.parametrize(
     ("name", "shape", "what"),
     [
-        (f"{ROOT}.layers.0.mlp.up_proj.lora_magnitude_vector", (128,), "lora_magnitude_vector.*only pairs"),
+        (f"{ROOT}.layers.0.mlp.up_proj.lora_magnitude_vector", (128,), "a magnitude vector for .*says use_dora: false"),
         (f"{ROOT}.embed_tokens.lora_embedding_A", (4, 700), "lora_embedding_A.*only pairs"),
         (f"{ROOT}.embed_tokens.weight", (700, 64), "embed_tokens.weight.*only pairs"),
         (f"{ROOT}.embed_tokens.lora_A.weight", (4, 64), "changes 'model.embed_tokens'.*embeddings"),

@@ -12,10 +12,13 @@ from dlmbuild.export.card import model_card
 HUB = {"id": "org/small", "revision": "abc", "rounded": False}
 
 
-def card(hub: dict[str, Any] | None, license: dict[str, str] | None, system: str | None = None) -> tuple[Any, str]:
+def card(
+    hub: dict[str, Any] | None, license: dict[str, str] | None, system: str | None = None, *, parts: bool = True
+) -> tuple[Any, str]:
     base = {"key": "small", "revision": "small-1.0", "license": license, "hub": hub}
     smoke = {"agreeing": 9, "positions": 10, "agreement": 0.9}
-    _, head, text = model_card("01HZX3Q5J8K9M2N4P6R8T0V2W4", "Q8_0", base, smoke, ["<end>"], system).split("---\n", 2)
+    made = model_card("01HZX3Q5J8K9M2N4P6R8T0V2W4", "Q8_0", base, smoke, ["<end>"], system, parts=parts)
+    _, head, text = made.split("---\n", 2)
     return YAML(typ="safe").load(head), text
 
 
@@ -30,6 +33,12 @@ def test_a_base_of_the_hub() -> None:
         "tags": ["gguf", "lora", "dlmbuild"],
     }
     assert "org/small at revision `abc`" in text and "At 9 of 10 compared positions" in text and "`<end>`" in text
+
+
+def test_a_whole_model_alone() -> None:
+    metadata, text = card(HUB, None, parts=False)
+    assert metadata["tags"] == ["gguf", "dora", "dlmbuild"] and "tuned with DoRA" in text
+    assert "adapter.gguf" not in text and "base.Q8_0.gguf" not in text and "`model.Q8_0.gguf`" in text
 
 
 def test_a_base_of_this_machine_is_not_linked() -> None:

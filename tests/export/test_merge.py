@@ -12,7 +12,7 @@ from dlmbuild.errors import ExportError
 from dlmbuild.export.adapter_gguf import LoraFactors, lora_factors
 from dlmbuild.export.base_gguf import convert_base, read_model
 from dlmbuild.export.kernels import pack_rows
-from dlmbuild.export.merge import merge_quantized, product
+from dlmbuild.export.merge import lengths, merge_quantized, product
 from dlmbuild.export.quantize import copy_tensor, quantize_base
 from dlmbuild.io.gguf_file import Planned, create_gguf, read_header, strings_entry
 from tests.tiny import make_tiny_adapter, make_tiny_base
@@ -34,7 +34,8 @@ def tensors(path: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"use_rslora": True, "ranks": {"q_proj": 2}, "alpha_pattern": {"up_proj": 3}}]
+    "settings",
+    [{}, {"use_rslora": True, "ranks": {"q_proj": 2}, "alpha_pattern": {"up_proj": 3}}, {"use_dora": True}],
 )
 def test_the_merged_weights_are_the_sum(tmp_path: Path, settings: dict[str, Any]) -> None:
     paths = prepare(tmp_path, "F16", **settings)
@@ -42,15 +43,56 @@ def test_the_merged_weights_are_the_sum(tmp_path: Path, settings: dict[str, Any]
     assert done == {"merged": 14, "types": {"F16": 15, "F32": 5}}
     weights, found = load_file(paths["checkpoint"] / "model.safetensors"), tensors(tmp_path / "m.gguf")
     model = read_model(paths["checkpoint"])
-    factors = lora_factors(paths["adapter"], model)
+    factors = lora_factors(paths["adapter"], model, magnitudes=True)
     for tensor in model.weights():
         wanted = weights[tensor.hf].astype(np.float64)
         if tensor.hf in factors:
-            a, b, scale = factors[tensor.hf]
+            a, b, scale, magnitude = factors[tensor.hf]
             wanted = wanted + scale * (b.astype(np.float64) @ a)
+            if magnitude is not None:
+                wanted *= (magnitude / np.linalg.norm(wanted, axis=1))[:, None]
         if tensor.permuted:
             wanted = wanted.reshape(-1, 2, 8, 64).swapaxes(1, 2).reshape(wanted.shape)
         np.testing.assert_allclose(found[tensor.gguf].data, wanted, rtol=5e-4, atol=1e-6, err_msg=tensor.hf)
+
+
+def test_the_lengths_of_rows_do_not_depend_on_what_is_beside_them() -> None:
+    rows = np.random.default_rng(5).standard_normal((7, 331)).astype("f4")
+    found = lengths(rows)
+    np.testing.assert_allclose(found[:, 0], np.linalg.norm(rows.astype("f8"), axis=1), rtol=1e-14)
+    for row in range(7):
+        assert lengths(np.ascontiguousarray(rows[row : row + 1]))[0] == found[row]
+    assert (lengths(np.asfortranarray(rows)) == found).all()
+
+
+@pytest.mark.parametrize("quant", ["F16", "Q4_K_M"])
+def test_dora_merged_by_the_official_converter_is_dora_merged_by_ours(
+    tmp_path: Path, quant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = prepare(tmp_path, quant, 256, use_dora=True)
+    merge_quantized(**paths, quant=quant, out=tmp_path / "ours.gguf", name="merged", threads=1)
+    monkeypatch.setattr("dlmbuild.export.merge.is_known", lambda _: False)
+    f16 = tmp_path / "base.F16.gguf"
+    merge_quantized(**paths, quant=quant, out=tmp_path / "theirs.gguf", name="merged", threads=2, f16=f16)
+    ours, theirs = tensors(tmp_path / "ours.gguf"), tensors(tmp_path / "theirs.gguf")
+    for name, tensor in ours.items():
+        one, other = (gguf.dequantize(t.data, t.tensor_type) for t in (tensor, theirs[name]))
+        np.testing.assert_allclose(one, other, atol=2e-3 if quant == "F16" else 0.1, err_msg=name)
+
+
+def test_dora_is_refused_where_it_would_be_lost(tmp_path: Path) -> None:
+    paths = prepare(tmp_path, "F16", use_dora=True)
+    with pytest.raises(ExportError, match="trained with use_dora: DoRA scales whole rows"):
+        lora_factors(paths["adapter"], read_model(paths["checkpoint"]))
+    file = paths["adapter"] / "adapter_model.safetensors"
+    held = load_file(file)
+    name = next(key for key in held if "magnitude" in key)
+    save_file({key: w[:5] if key == name else w for key, w in held.items()}, file)
+    with pytest.raises(ExportError, match="have the shape"):
+        lora_factors(paths["adapter"], read_model(paths["checkpoint"]), magnitudes=True)
+    save_file({key: w for key, w in held.items() if key != name}, file)
+    with pytest.raises(ExportError, match="no magnitude vector for"):
+        lora_factors(paths["adapter"], read_model(paths["checkpoint"]), magnitudes=True)
 
 
 @pytest.mark.parametrize("hidden", [64, 256])

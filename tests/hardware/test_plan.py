@@ -34,6 +34,7 @@ WRITTEN: dict[str, Any] = {
     "lora_alpha": 12,
     "lora_dropout": 0.1,
     "layers": "last 10",
+    "rslora": True,
     "target_modules": ("v_proj", "q_proj", "v_proj"),
     "sequence_len": 128,
     "micro_batch_size": 3,
@@ -90,7 +91,7 @@ def test_every_field_of_the_document_is_in_the_plan_and_no_auto_is_left() -> Non
     elsewhere = {"preference", "sources", "sources_policy", "cache"}  # in a phase of its own, in rows, in no result
     fields = set(Training.model_fields) - {key.rpartition(".")[2] for key in UNBUILT_BLOCKS} - elsewhere
     assert fields <= set(found)
-    assert set(WRITTEN) | {"adapter", "optimizer"} == fields  # those two allow one value today
+    assert set(WRITTEN) | {"adapter", "optimizer"} == fields  # not every machine allows each value of those
     assert "auto" not in found.values() and None not in found.values()
 
 
