@@ -84,6 +84,7 @@ def training_run(
     from dlmbuild.build.forecast import require_memory
     from dlmbuild.hardware.detect import this_machine
     from dlmbuild.hardware.doctor import determinism_here
+    from dlmbuild.hardware.quantised import libraries
     from dlmbuild.jobs.local import require_extra, run_job
     from dlmbuild.lock.capture import TRAINING_PINS, pins
     from dlmbuild.store.manifest import now, read_manifest
@@ -92,6 +93,7 @@ def training_run(
     from dlmbuild.train.states import prune
 
     require_extra(*PACKAGES)
+    require_extra(*libraries(plan), extra="qlora")
     for warning in keep_to_lock(document, project, base=place.params["base"], training=True):
         watcher().note(name, warning)
     if warning := require_memory(document, project, plan):

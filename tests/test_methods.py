@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -109,3 +110,50 @@ def test_rslora_belongs_to_version_16(shop: Workshop) -> None:
     shop.document("tower", more="training: {rslora: true}\n")
     err = shop.doit("check", code=1).err
     assert "tower.dlm:5:12: training.rslora in version 15: version 16 has it first" in err
+
+
+bitsandbytes = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="pip install 'dlmbuild[qlora]'")
+
+
+@bitsandbytes
+def test_qlora_with_an_optimizer_in_8_bits_trains_on_a_cpu_and_is_exported_on_the_untouched_base(
+    shop: Workshop, tmp_path: Path
+) -> None:
+    ready(shop, "{adapter: qlora, optimizer: adamw_bnb_8bit, learning_rate: 1e-2}")
+    ran = shop.doit("export:F16")
+    assert "exports join it with the weights as they are, never with rounded ones" in ran.out
+    assert agreement(shop, "parity.json") == agreement(shop, "smoke.F16.json") == 1.0
+    assert "bitsandbytes" in json.loads(adapter(shop, "pinned_versions.json").read_bytes())
+    weights = adapter(shop, "adapter_model.safetensors").read_bytes()
+    again = Workshop(shop.folder, tmp_path / "again")
+    again.doit("train")
+    assert adapter(again, "adapter_model.safetensors").read_bytes() == weights
+    ready(shop, "{adapter: lora, optimizer: adamw_torch, learning_rate: 1e-2}")
+    shop.doit("train")
+    assert adapter(shop, "adapter_model.safetensors").read_bytes() != weights  # the base was really rounded
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "do"),
+    [
+        ("optimizer", "paged_adamw_8bit", "write optimizer: adamw_bnb_8bit"),
+        ("optimizer", "galore_adamw", "write adamw_torch, or adamw_bnb_8bit"),
+    ],
+)
+def test_what_a_cpu_cannot_do_is_refused_before_anything_loads(shop: Workshop, key: str, value: str, do: str) -> None:
+    ready(shop, f"{{{key}: {value}}}")
+    ran = shop.doit("train", code=1)
+    told = ran.out + ran.err
+    assert f"tower.dlm:5:{14 + len(key)}: training.{key} is " in told and do in told and "Traceback" not in told
+    assert not any(step.startswith(("train", "dataset")) for step in ran.steps)
+
+
+@pytest.mark.skipif(find_spec("bitsandbytes") is not None, reason="bitsandbytes is installed")
+@pytest.mark.parametrize("asked", ["adapter: qlora", "optimizer: adamw_bnb_8bit"])
+def test_what_is_not_installed_is_refused_before_anything_loads(shop: Workshop, asked: str) -> None:
+    ready(shop, f"{{{asked}}}")
+    ran = shop.doit("train", code=1)
+    told = ran.out + ran.err
+    assert f"tower.dlm:5:{14 + asked.index(':')}: training." in told
+    assert "the package bitsandbytes is not installed" in told and "pip install 'dlmbuild[qlora]'" in told
+    assert not any(step.startswith(("train", "dataset")) for step in ran.steps)

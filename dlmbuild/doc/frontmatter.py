@@ -136,7 +136,7 @@ def _validated(block: Block, mistakes: Mistakes) -> Frontmatter | None:
     else:
         _check_prompt(values.system_prompt or "", block, mistakes)
         excluded = list(contradictions(values))
-    for path, why, do in [*((path, why, "") for path, why in unbuilt(block.value, Frontmatter)), *excluded]:
+    for path, why, do in [*unbuilt(block.value, Frontmatter), *excluded]:
         if not _spoilt(path, block) and not any(key[: len(path)] == path for key in wrong):
             _refuse_value(path, block.marks[path].value, block, mistakes, why=why, do=do)
     return values

@@ -33,11 +33,13 @@ UNBUILT_BLOCKS = {
 Below such a key only its default may be written, which changes nothing; whatever asks for more is refused.
 Whoever builds it deletes the row: its values are then part of what a document says.
 """
-UNBUILT_VALUES = {
-    "training.adapter": {"qlora"},
-    "training.optimizer": {"adamw_bnb_8bit", "paged_adamw_8bit", "galore_adamw", "galore_adamw_8bit"},
-}
-"""Values of the format that this version does not build yet; the other values of these keys it does."""
+_GALORE = (
+    "GaLore projects the gradients of whole weights, and those of an adapter's factors are that small already; its "
+    "state could be read back only by unpickling"
+)
+_NO_GALORE = (_GALORE, "write adamw_torch, or adamw_bnb_8bit for a smaller state")
+REFUSED_VALUES = {"training.optimizer": {"galore_adamw": _NO_GALORE, "galore_adamw_8bit": _NO_GALORE}}
+"""Values of the format that no training of an adapter has a use for → why, and what to do."""
 
 Auto = Literal["auto"]
 Fraction = Annotated[float, Field(ge=0, le=0.5)]
@@ -300,8 +302,8 @@ def homes(block: type[Block] = Frontmatter, home: str = "") -> Iterator[tuple[st
             yield from homes(found, f"{home}.{name}".lstrip("."))
 
 
-def unbuilt(values: Mapping[Any, Any], block: type[Block], path: Path = ()) -> Iterator[tuple[Path, str]]:
-    """What asks for something that this version does not build: the path of a key, and why it is wrong.
+def unbuilt(values: Mapping[Any, Any], block: type[Block], path: Path = ()) -> Iterator[tuple[Path, str, str]]:
+    """What asks for something that is not built: the path of a key, why it is wrong, and what to do if that is known.
 
     A key that says its default changes nothing, and neither does `enabled: false`: both may be there. Values that are
     wrong in themselves may be among those that are found; what the block does not declare is passed over.
@@ -316,9 +318,9 @@ def unbuilt(values: Mapping[Any, Any], block: type[Block], path: Path = ()) -> I
         if inner and not deeper:
             yield from unbuilt(value if isinstance(value, dict) else {}, inner, here)
         elif row and value not in (field.default, None, ()) and not (key == "enabled" and value is False):
-            yield here, f"this version does not build {row} yet"
-        elif isinstance(value, str) and value in UNBUILT_VALUES.get(name, ()):
-            yield here, "a known value of the format that this version does not build yet"
+            yield here, f"this version does not build {row} yet", ""
+        elif isinstance(value, str) and value in REFUSED_VALUES.get(name, ()):
+            yield here, *REFUSED_VALUES[name][value]
 
 
 def contradictions(values: Frontmatter) -> Iterator[tuple[Path, str, str]]:

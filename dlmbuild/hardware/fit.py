@@ -68,18 +68,19 @@ def _milder(plan: Mapping[str, Any], longest: int) -> Iterator[dict[str, Any]]:
 
 def refusals(machine: Machine, accelerator: Mapping[str, Any] | None) -> dict[str, str]:
     """What a document may ask for and is refused here → why. `accelerator` is what PyTorch says, if it was asked."""
-    from dlmbuild.doc.schema import UNBUILT_VALUES
+    from dlmbuild.doc.schema import REFUSED_VALUES
+    from dlmbuild.hardware.quantised import VALUES, refusal
 
     found = {}
-    for key, values in sorted(UNBUILT_VALUES.items()):
-        for value in sorted(values):
-            found[f"{key}: {value}"] = "this version does not build it yet"
+    for key, values in sorted(REFUSED_VALUES.items()):
+        for value, (why, _) in sorted(values.items()):
+            found[f"{key}: {value}"] = why
     if machine.device != "cuda":
         found["training.precision: fp16"] = f"slow, or not a number, on {machine.device}; leave it out"
     elif accelerator and accelerator.get("bf16") is False:
         found["training.precision: bf16"] = f"{accelerator.get('name', 'this GPU')} has no units for it; write fp16"
-    missing = "needs an NVIDIA GPU" if machine.device != "cuda" else "needs the package bitsandbytes"
-    if machine.device != "cuda" or (accelerator and not accelerator.get("bitsandbytes")):
-        for name in ("training.adapter: qlora", "training.optimizer: adamw_bnb_8bit"):
-            found[name] = "; ".join(filter(None, (found.get(name, ""), missing)))
+    rocm = bool(accelerator and accelerator.get("kind") == "rocm")
+    for key, value in VALUES:
+        if wrong := refusal(key, value, "rocm" if rocm else machine.device):
+            found[f"training.{key}: {value}"] = f"{wrong.why}; {wrong.do}"
     return found

@@ -11,6 +11,7 @@ from typing import Any
 from dlmbuild.doc.mistakes import nearest, shown
 from dlmbuild.errors import DocumentError, HardwareError
 from dlmbuild.hardware.detect import Machine
+from dlmbuild.hardware.quantised import require_quantised
 
 _RECIPE_FIELDS = (
     "learning_rate",
@@ -35,6 +36,7 @@ def resolve_plan(
 
     `base` is the content of base.json. Raises HardwareError for what this machine cannot do.
     """
+    require_quantised(training, machine.device)
     plan = {field: training[field] for field in ("adapter", "rslora", "optimizer", "seed")}
     for field in _RECIPE_FIELDS:
         plan[field] = recipe[field] if training[field] == "auto" else training[field]

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from dlmbuild.errors import TrainingError
+from dlmbuild.hardware.quantised import libraries
 from dlmbuild.io.digest import readable_json, sha256_file
 from dlmbuild.lock.capture import TRAINING_PINS, pins
 from dlmbuild.train.determinism import random_state
@@ -31,7 +32,7 @@ def write_version(
     _write_config(trainer.model, base, out)
     _write_state(trainer, out)
     (out / "training_run.json").write_bytes(readable_json({"run": run, "plan": dict(plan), "base": dict(base)}))
-    (out / "pinned_versions.json").write_bytes(readable_json(pins(TRAINING_PINS)))
+    (out / "pinned_versions.json").write_bytes(readable_json(pins((*TRAINING_PINS, *libraries(plan)))))
     files = ("adapter_config.json", "adapter_model.safetensors")
     described = {"base": dict(base), "files": {name: sha256_file(out / name) for name in files}}
     (out / "adapter.json").write_bytes(readable_json(described))

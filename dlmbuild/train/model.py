@@ -17,12 +17,31 @@ def load_base(base: Path, plan: Mapping[str, Any], pad_id: int) -> Any:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[plan["precision"]]
+    more = _in_four_bits(dtype, plan["device"]) if plan["adapter"] == "qlora" else {}
     model = transformers.AutoModelForCausalLM.from_pretrained(
-        base, dtype=dtype, attn_implementation=plan["attention"], local_files_only=True, trust_remote_code=False
+        base, dtype=dtype, attn_implementation=plan["attention"], local_files_only=True, trust_remote_code=False, **more
     )
+    if more:
+        from peft import prepare_model_for_kbit_training
+
+        checkpointing = plan["gradient_checkpointing"]
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=checkpointing)
     model.config.pad_token_id = pad_id
     model.config.use_cache = False
     return model
+
+
+def _in_four_bits(dtype: Any, device: str) -> dict[str, Any]:
+    """What transformers is told of a base in NF4 with scales that are quantised again, as QLoRA has it."""
+    from transformers import BitsAndBytesConfig
+
+    kind = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+    return {"quantization_config": kind, "device_map": {"": 0 if device == "cuda" else device}}
 
 
 def lora_config(plan: Mapping[str, Any], layers: int) -> Any:

@@ -24,7 +24,8 @@ def trainer_settings(plan: Mapping[str, Any], rows: int, checkpoints: Path) -> d
         "lr_scheduler_type": plan["lr_scheduler"],
         # Rounded down, unlike transformers: the first step of a warm-up is at rate 0, and it may be the only one.
         "warmup_steps": int(plan["warmup_ratio"] * steps),
-        "optim": plan["optimizer"] + "_fused",  # the same optimizer in one kernel
+        # In one kernel, where there is such a variant.
+        "optim": plan["optimizer"] + ("_fused" if plan["optimizer"] == "adamw_torch" else ""),
         "weight_decay": 0.0,
         "max_grad_norm": 1.0,
         "seed": plan["seed"],
@@ -67,4 +68,5 @@ def assert_effective(trainer: Any, plan: Mapping[str, Any]) -> None:
     lora = trainer.model.peft_config["default"]
     assert (lora.r, lora.lora_alpha, lora.lora_dropout) == (plan["lora_r"], plan["lora_alpha"], plan["lora_dropout"])
     assert (lora.use_dora, lora.use_rslora) == (plan["adapter"] == "dora", plan["rslora"])
+    assert getattr(trainer.model, "is_loaded_in_4bit", False) == (plan["adapter"] == "qlora")
     assert len(trainer.train_dataset) > 0

@@ -224,5 +224,6 @@ def frozen_prefix(
         "device": torch.cuda.get_device_name() if plan["device"] == "cuda" else plan["device"],
         "kernels": torch.backends.cpu.get_cpu_capability(),
         "threads": plan["threads"],
+        **({"bits": "nf4"} if plan["adapter"] == "qlora" else {}),
     }
     return FrozenPrefix(model, first, about, folder)

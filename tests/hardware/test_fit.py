@@ -73,18 +73,31 @@ def test_on_a_gpu_the_precision_stays() -> None:
     assert [plan["sequence_len"] for plan in tried] == [100, 64]
 
 
-def test_what_is_refused_on_a_cpu_and_why() -> None:
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Whether bitsandbytes is."""
+    version = "0.50.2" if getattr(request, "param", True) else ""
+    monkeypatch.setattr("dlmbuild.hardware.quantised.pin", lambda _: version)
+
+
+def test_what_is_refused_on_a_cpu_and_why(installed: None) -> None:
     found = refusals(MACHINE, None)
-    assert "this version does not build it yet" in found["training.optimizer: galore_adamw"]
-    assert "needs an NVIDIA GPU" in found["training.adapter: qlora"]
+    assert "GaLore projects the gradients" in found["training.optimizer: galore_adamw"]
+    assert "nothing is paged" in found["training.optimizer: paged_adamw_8bit"]
+    assert "training.adapter: qlora" not in found and "training.optimizer: adamw_bnb_8bit" not in found
     assert "not a number, on cpu" in found["training.precision: fp16"]
     assert "training.precision: bf16" not in found
 
 
-@pytest.mark.parametrize(("bitsandbytes", "bf16"), [(True, True), (False, False)])
-def test_what_is_refused_on_a_gpu(bitsandbytes: bool, bf16: bool) -> None:
-    facts = {"kind": "cuda", "name": "Tesla T4", "bf16": bf16, "bitsandbytes": bitsandbytes}
+@pytest.mark.parametrize(("installed", "bf16"), [(True, True), (False, False)], indirect=["installed"])
+def test_what_is_refused_on_a_gpu(installed: None, bf16: bool) -> None:
+    facts = {"kind": "cuda", "name": "Tesla T4", "bf16": bf16}
+    bitsandbytes = bf16
     found = refusals(replace(MACHINE, device="cuda"), facts)
     assert "training.precision: fp16" not in found
     assert ("Tesla T4 has no units" in found.get("training.precision: bf16", "")) == (not bf16)
-    assert ("needs the package bitsandbytes" in found.get("training.adapter: qlora", "")) == (not bitsandbytes)
+    for value in ("adapter: qlora", "optimizer: adamw_bnb_8bit", "optimizer: paged_adamw_8bit"):
+        told = found.get(f"training.{value}", "")
+        assert ("the package bitsandbytes is not installed" in told) == (not bitsandbytes)
+    rocm = refusals(replace(MACHINE, device="cuda"), {"kind": "rocm"})
+    assert "on NVIDIA GPUs and on CPUs, not on rocm" in rocm["training.adapter: qlora"]
