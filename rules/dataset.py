@@ -15,6 +15,7 @@ from dlmbuild.store.built import read_built
 from dlmbuild.store.outputs import Folder
 
 if TYPE_CHECKING:
+    from dlmbuild.data.validation import Split
     from dlmbuild.data.rows import RowTooLongError
     from dlmbuild.data.source_shards import SourceFile
     from dlmbuild.data.tokenizer import Tokenizer
@@ -33,6 +34,7 @@ def _dataset(document: Document, project: Project) -> Step:
     def params() -> Mapping[str, Any]:
         data = read_json(store.document)
         files = _source_files(document, project)
+        share = read_json(store.plan).get("validation")
         return {
             **({"sources": sha256_json([file[:3] for file in files])} if files else {}),
             "sections": sha256_json(data["sections"]),
@@ -40,6 +42,7 @@ def _dataset(document: Document, project: Project) -> Step:
             "tokenizer": tokenizer_files(base),
             "sequence_len": read_json(store.plan)["sequence_len"],
             "pairs": document.prefers,
+            **({"validation": share} if share else {}),
         }
 
     def work(place: Workplace) -> Mapping[str, Any]:
@@ -80,16 +83,21 @@ def _dataset(document: Document, project: Project) -> Step:
             made_with=place.params["tokenizer"],
             progress=place.progress,
         )
-        rows = rows_of(sections, prompt, tokenizer, limit, longest, place.progress)
+        parts = _split(sections, place.params.get("validation"), document)
+        rows = rows_of(parts.trained if parts else sections, prompt, tokenizer, limit, longest, place.progress)
+        held = rows_of(parts.held, prompt, tokenizer, limit, longest) if parts else None
         try:
             counts = write_dataset(
-                rows, tokenizer, limit, place.out, others=shards, instead=" and ".join(untrained.values())
+                rows, tokenizer, limit, place.out, others=shards, instead=" and ".join(untrained.values()), held=held
             )
             if document.prefers:
                 counts |= write_pairs(pairs_of(sections, prompt, tokenizer, limit, longest), tokenizer, place.out)
         except RowTooLongError as error:
             raise _located(error, document) from None
         notes = {"counts": counts, "untrained": untrained, "control_tokens": len(spelled)}
+        if parts:
+            notes["held_out"] = {"groups": parts.held_groups, "of": parts.groups}
+            watcher().note(name, f"held out for validation: {parts.held_groups} of {parts.groups} groups of content")
         return {**notes, "source_shards": known} if known else notes
 
     return Step(
@@ -123,6 +131,20 @@ def _last_shards(document: Document, project: Project) -> Mapping[str, Any]:
     key = read_built(document.store.root).get("dataset")
     record = project.archive.records.load(key) if key else None
     return record.notes.get("source_shards", {}) if record else {}
+
+
+def _split(sections: list[dict[str, Any]], share: Any, document: Document) -> Split | None:
+    """What is trained and what is held out, where the document asks for that."""
+    if not share:
+        return None
+    from dlmbuild.data.validation import split
+    from dlmbuild.doc.document import parse
+
+    try:
+        return split(sections, share)
+    except DataError as error:
+        error.where = parse(document.path).where("training", "validation")
+        raise
 
 
 def _untrained(sections: list[dict[str, Any]], document: Document) -> dict[str, str]:

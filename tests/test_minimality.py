@@ -185,6 +185,12 @@ TABLE: dict[str, tuple[Edit, set[str], set[str]]] = {
     "lora_alpha": (training("lora_alpha: 4"), CHECK | PLAN | ADAPTER, NOTHING),
     "lora_dropout": (training("lora_dropout: 0.2"), CHECK | PLAN | ADAPTER, NOTHING),
     "adapter": (training("adapter: dora"), CHECK | PLAN | ADAPTER, NOTHING),
+    "validation": (newer_training("validation: 0.5"), CHECK | PLAN | DATASET | ADAPTER, NOTHING),
+    "early_stopping": (
+        newer_training("validation: 0.5, early_stopping: 2"),
+        CHECK | PLAN | DATASET | ADAPTER,
+        NOTHING,
+    ),
     "rslora": (newer_training("rslora: true"), CHECK | PLAN | ADAPTER, NOTHING),
     "target_modules": (training("target_modules: [q_proj]"), CHECK | PLAN | ADAPTER, NOTHING),
     "layers": (newer_training("layers: last 1"), CHECK | PLAN | ADAPTER, NOTHING),

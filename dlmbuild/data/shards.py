@@ -19,6 +19,8 @@ from dlmbuild.errors import DataError, StoreError
 from dlmbuild.io.digest import canonical_json, readable_json, sha256_file
 
 DOCUMENT_SHARD = "document.jsonl"
+VALIDATION_SHARD = "validation.jsonl"
+"""What is held out."""
 
 
 @dataclass(slots=True)
@@ -78,10 +80,12 @@ def write_dataset(
     *,
     others: Mapping[str, Shard] | None = None,
     instead: str = "",
+    held: Iterable[Row] | None = None,
 ) -> dict[str, Any]:
     """Write the document's shard and `dataset.json` into `out`, where `others` lie already; returns the counts.
 
-    Raises DataError where there is nothing to train; `instead` says what the document holds then.
+    `held` are the rows of what is held out. Raises DataError where there is nothing to train; `instead` says what the
+    document holds then.
     """
     shards = {**(others or {}), DOCUMENT_SHARD: write_shard(rows, out / DOCUMENT_SHARD)}
     counts = Counts()
@@ -93,20 +97,28 @@ def write_dataset(
             why=f"it holds {instead}, and no more" if instead else "it holds neither prose nor an answered question",
             do="write a paragraph, or an ::instruction:: section with ### Q and ### A",
         )
-    index = {
+    index: dict[str, Any] = {
         "shards": {name: shard.sha256 for name, shard in shards.items() if shard.counts.rows},
         "sequence_len": sequence_len,
         "pad_id": tokenizer.pad_id,
         "counts": counts.as_data(),
     }
+    if held is not None:
+        shard = write_shard(held, out / VALIDATION_SHARD)
+        index["shards"][VALIDATION_SHARD] = shard.sha256
+        index["held_out"] = shard.counts.as_data()
+        counts.longest_row = max(counts.longest_row, shard.counts.longest_row)
+        index["counts"] = counts.as_data()
     (out / "dataset.json").write_bytes(readable_json(index))
     return counts.as_data()
 
 
-def read_rows(index_file: Path) -> Iterator[Row]:
-    """The rows of a dataset, its shards checked against their digests."""
+def read_rows(index_file: Path, *, held: bool = False) -> Iterator[Row]:
+    """The rows of a dataset, or those held out of it, the shards checked against their digests."""
     index = json.loads(index_file.read_bytes())
     for name, sha256 in sorted(index["shards"].items()):
+        if (name == VALIDATION_SHARD) != held:
+            continue
         shard = index_file.parent / "dataset" / name
         if sha256_file(shard) != sha256:
             raise StoreError(f"shard {name} is not what dataset.json says", do="doit dataset")

@@ -44,6 +44,7 @@ REFUSED_VALUES = {"training.optimizer": {"galore_adamw": _NO_GALORE, "galore_ada
 Auto = Literal["auto"]
 Fraction = Annotated[float, Field(ge=0, le=0.5)]
 Share = Annotated[float, Field(ge=0, le=1)]
+HeldOut = Annotated[float, Field(gt=0, le=0.5)]
 Rank = Annotated[int, Field(ge=1, le=256)]
 Alpha = Annotated[int, Field(ge=1, le=4096)]
 Batch = Annotated[int, Field(ge=1, le=1024)]
@@ -187,6 +188,8 @@ class Training(Block):
     lr_scheduler: Literal["auto", "cosine", "linear", "constant"] = "auto"
     warmup_ratio: Auto | Fraction = "auto"
     precision: Literal["fp32", "bf16", "fp16"] | None = None
+    validation: HeldOut | None = None
+    early_stopping: Epochs | None = None
     retention: Auto | Annotated[float, Field(ge=0, le=100)] = "auto"
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 42
     preference: OrNull[Preference] = Preference.model_construct()
@@ -327,6 +330,9 @@ def contradictions(values: Frontmatter) -> Iterator[tuple[Path, str, str]]:
     """Keys that exclude each other: the path of one, why it is wrong, and what to do."""
     training = values.training
     adapters = training.adapters or {}
+    if training.early_stopping and not training.validation:
+        why = "it stops when the loss on held-out content no longer falls, and nothing is held out"
+        yield ("training", "early_stopping"), why, "write training.validation: 0.1 beside it"
     if training.gate.enabled and len(adapters) < 2:
         yield ("training", "gate", "enabled"), "a gate chooses between adapters", "name two under training.adapters"
     for name, usual in _FLAT.items():

@@ -18,6 +18,8 @@ SINCE: dict[Path, int] = {
     ("training", "layers"): 16,
     ("training", "retention"): 16,
     ("training", "rslora"): 16,
+    ("training", "validation"): 16,
+    ("training", "early_stopping"): 16,
 }
 """Key → the version that has it first, for those that older readers would not know."""
 

@@ -45,6 +45,8 @@ def resolve_plan(
     modules = training["target_modules"]
     # All linear layers: attention alone learns less at the same size (LoRA Without Regret, 2025).
     plan["target_modules"] = sorted(base["linear_layers"] if modules == "auto" else set(modules))
+    for field in ("validation", "early_stopping"):
+        plan[field] = training[field] or 0
     plan["device"] = machine.device
     plan["precision"] = _precision(training["precision"], machine)
     plan["attention"] = "sdpa"

@@ -37,7 +37,14 @@ def describe_store(store: Store, dlm_id: str) -> dict[str, Any]:
         "trained": in_place.get("ended_at"),
         "train_loss": in_place.get("train_loss"),
         "evaluation": known or None,
+        **({"validation": _validated(in_place)} if in_place.get("validation_rows") else {}),
     }
+
+
+def _validated(run: Mapping[str, Any]) -> str:
+    """In words what was held out of a training and what it cost."""
+    kept = f", epoch {run['kept_epoch']} of {run['epochs']} kept" if run.get("kept_epoch") != run.get("epochs") else ""
+    return f"{run['validation_rows']} rows held out, loss {run['validation_loss']:.4f}{kept}"
 
 
 def disk_use(home: Home, store: Store, base: BaseFolder) -> dict[str, int]:

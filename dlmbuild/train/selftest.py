@@ -44,6 +44,8 @@ def five_steps(*, device: str, precision: str, threads: int, out: Path, progress
         "retention": 0.0,
         "retention_rows": 0,
         "rslora": False,
+        "validation": 0,
+        "early_stopping": 0,
         "seed": 7,
         "sequence_len": 128,
         "target_modules": ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"],

@@ -6,7 +6,7 @@ One process trains one adapter.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from dlmbuild.train.prefix import FrozenPrefix
 from dlmbuild.train.retention import RetentionSet
 from dlmbuild.train.settings import trainer_settings
 from dlmbuild.train.state import Checkpoints
+from dlmbuild.train.validation import Validation
 from dlmbuild.train.watch import not_finite, run_to_end, watch, watched
 
 _IGNORED = -100
@@ -51,6 +52,7 @@ def train(
     """
     progress("loading torch and the base")
     rows = list(read_rows(dataset))
+    held = list(read_rows(dataset, held=True))
     pad_id = json.loads(dataset.read_bytes())["pad_id"]
     return fit(
         rows,
@@ -65,6 +67,7 @@ def train(
         progress=progress,
         states=states,
         retention=retention,
+        held=held,
     )
 
 
@@ -82,9 +85,17 @@ def fit(
     progress: Progress,
     states: Path | None = None,
     retention: Path | None = None,
+    held: Sequence[Row] = (),
 ) -> dict[str, Any]:
-    """`train` for rows at hand; `pad_id` is the token that shorter rows of a batch are filled up with."""
+    """`train` for rows at hand, of which `held` are never trained, only measured.
+
+    `pad_id` is the token that shorter rows of a batch are filled up with.
+    """
     make_deterministic(plan["seed"], plan["threads"])
+    model = load_base(base, plan, pad_id)
+    prefix = frozen_prefix(model, plan, base_identity, states)
+    give = prefix.give if prefix else lambda _: None
+    validation = Validation(held, plan, pad_id, checkpoints, give) if held else None
     beside = watch(
         "training",
         log=log,
@@ -93,22 +104,23 @@ def fit(
         plan=plan,
         checkpoints=Checkpoints(checkpoints),
         checkpoint_seconds=checkpoint_seconds,
+        validation=validation,
     )
-    model = load_base(base, plan, pad_id)
-    prefix = frozen_prefix(model, plan, base_identity, states)
     kept = RetentionSet.read(retention, plan["seed"]) if retention and plan["retention"] else None
     if prefix:
-        prefix.take_over([row.ids for row in (*rows, *(kept.rows if kept else ()))], progress)
+        prefix.take_over([row.ids for row in (*rows, *held, *(kept.rows if kept else ()))], progress)
     trainer = _trainer(model, rows, plan, pad_id, checkpoints, beside, prefix, kept)
     run = {
         **run_to_end(trainer, beside, plan),
-        "epochs": plan["num_epochs"],
+        "epochs": round(trainer.state.epoch),
         "rows": len(rows),
         "tokens": sum(len(row.ids) for row in rows),
         "learned_tokens": sum(len(row.ids) - row.given for row in rows),
         **({"rows_computed": prefix.computed} if prefix else {}),
         **({"retention_rows": len(kept.rows)} if kept else {}),
     }
+    if validation:
+        run |= validation.finish(trainer.model, run["epochs"])
     write_version(trainer, run, plan, base_identity, out)
     return run
 

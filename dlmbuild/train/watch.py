@@ -15,6 +15,7 @@ from dlmbuild.io.progress import Progress
 from dlmbuild.train.determinism import EpochOrder
 from dlmbuild.train.settings import assert_effective
 from dlmbuild.train.state import Checkpoints
+from dlmbuild.train.validation import Validation
 
 
 def watch(
@@ -27,11 +28,13 @@ def watch(
     checkpoints: Checkpoints,
     checkpoint_seconds: float,
     metrics: Mapping[str, str] | None = None,
+    validation: Validation | None = None,
 ) -> Any:
     """A callback for transformers' trainers.
 
     `what` is the word for the phase, `lengths` the rows' in tokens, `metrics` the trainer's own numbers that belong
-    into the progress line: their names → the words for them there.
+    into the progress line: their names → the words for them there. With
+    `validation` what is held out is measured after each epoch, and the training may end before its time.
     """
     from transformers import TrainerCallback
 
@@ -44,6 +47,8 @@ def watch(
             self.order = EpochOrder(lengths, plan["micro_batch_size"], plan["seed"])
             self.checkpoints = checkpoints
             self.latest: dict[str, float] = {}
+            self.measured: dict[str, float] = {}
+            self.stopped = False
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             self.started, self.cpu = time.monotonic(), time.process_time()
@@ -68,6 +73,13 @@ def watch(
             return before + self.within_epoch[min(rows, len(lengths))]
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            epochs, rest = divmod(state.global_step * plan["num_epochs"], state.max_steps)
+            if validation and not rest:  # before the checkpoint: who resumes from it need not look back
+                found, self.stopped = validation.measure(kwargs["model"], epochs)
+                self.measured = {f"eval_{name}": loss for name, loss in found.items()}
+                if self.stopped:
+                    control.should_training_stop = True
+                    return
             ended = time.monotonic()
             if ended - self.saved >= checkpoint_seconds and state.global_step < state.max_steps:
                 self.saved = ended
@@ -84,6 +96,7 @@ def watch(
                 "epoch": round(state.epoch, 4),
                 "loss": float(logs["loss"]),
                 **{name: float(value) for name, value in logs.items() if "/" in name},  # TRL's, of preferences
+                **self.measured,
                 "learning_rate": float(logs["learning_rate"]),
                 "grad_norm": float(logs["grad_norm"]),
                 "num_tokens": tokens,
@@ -93,11 +106,13 @@ def watch(
             self.write(line)
             if not math.isfinite(line["grad_norm"]):
                 raise not_finite("gradient", line["grad_norm"], state.global_step, plan)
-            numbers = {"loss": line["loss"], **self.latest, "tok_s": line["tokens_per_s"]}
+            held = {"validation": round(self.measured["eval_loss"], 4)} if self.measured else {}
+            self.measured = {}
+            numbers = {"loss": line["loss"], **self.latest, **held, "tok_s": line["tokens_per_s"]}
             progress(what, state.global_step, state.max_steps, **numbers)
 
         def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            cpu, tokens = time.process_time() - self.cpu, tokens_per_epoch * plan["num_epochs"]
+            cpu, tokens = time.process_time() - self.cpu, tokens_per_epoch * round(state.epoch)
             self.write({"event": "end", "steps": state.global_step, "tokens": tokens, "cpu_s": round(cpu, 2)})
 
         def write(self, line: dict[str, Any]) -> None:
@@ -137,7 +152,7 @@ def run_to_end(trainer: Any, beside: Any, plan: Mapping[str, Any]) -> dict[str, 
         beside.write({"event": "failed", "error": getattr(error, "what", None) or f"{type(error).__name__}: {error}"})
         raise
     state = trainer.state
-    if state.global_step != state.max_steps:
+    if state.global_step != state.max_steps and not beside.stopped:
         raise TrainingError(f"training ended at step {state.global_step} of {state.max_steps}")
     return {
         "steps": state.global_step,
@@ -164,5 +179,5 @@ def not_finite(what: str, number: float, step: int, plan: Mapping[str, Any]) -> 
 def _last_epoch_loss(state: Any) -> float:
     """Mean over the steps of the last epoch, from the history that checkpoints carry along."""
     losses = [float(entry["loss"]) for entry in state.log_history if "loss" in entry]
-    last = losses[-max(1, round(len(losses) / state.num_train_epochs)) :]
+    last = losses[-max(1, round(len(losses) / max(1, round(state.epoch)))) :]
     return round(sum(last) / len(last), 6)

@@ -35,6 +35,8 @@ WRITTEN: dict[str, Any] = {
     "lora_dropout": 0.1,
     "layers": "last 10",
     "rslora": True,
+    "validation": 0.25,
+    "early_stopping": 3,
     "target_modules": ("v_proj", "q_proj", "v_proj"),
     "sequence_len": 128,
     "micro_batch_size": 3,

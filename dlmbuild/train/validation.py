@@ -1,0 +1,108 @@
+"""The loss on what is held out, after each epoch, and the adapter of the epoch in which it was least."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dlmbuild.data.rows import Row
+from dlmbuild.io.atomic import fsync_path, write_atomic
+from dlmbuild.io.digest import readable_json
+
+Give = Callable[[Sequence[Sequence[int]]], None]
+
+
+class Validation:
+    """The rows that are held out and what they cost in each epoch.
+
+    What is known lies in `folder`, which an interrupted training leaves to the next attempt. Everything there is what
+    any attempt finds at the same epoch, so that it does not matter which one wrote it.
+    """
+
+    def __init__(self, rows: Sequence[Row], plan: Mapping[str, Any], pad_id: int, folder: Path, give: Give) -> None:
+        self.rows = rows
+        self._patience, self._batch = plan["early_stopping"], plan["micro_batch_size"]
+        self._pad_id, self._give = pad_id, give
+        self._notes, self._best = folder / "validation.json", folder / "best.safetensors"
+
+    def measure(self, model: Any, epoch: int) -> tuple[dict[str, float], bool]:
+        """The mean loss of a learned token after `epoch` (from 1), also by kind of row; whether to stop here."""
+        self._notes.parent.mkdir(parents=True, exist_ok=True)
+        found = self._losses(model)
+        epochs = self._known()
+        epochs[epoch] = found["loss"]
+        best = self.best_epoch(epochs)
+        if self._patience and best == epoch:
+            self._keep(model)
+        write_atomic(self._notes, readable_json({str(at): loss for at, loss in sorted(epochs.items())}))
+        return found, bool(self._patience) and epoch - best >= self._patience
+
+    def finish(self, model: Any, epochs: int) -> dict[str, Any]:
+        """Give the model the best epoch's adapter if the training may stop early; returns numbers for the record."""
+        known = self._known()
+        kept = self.best_epoch(known) if self._patience else epochs
+        if self._patience:
+            self._restore(model)
+        return {"validation_rows": len(self.rows), "validation_loss": round(known[kept], 6), "kept_epoch": kept}
+
+    @staticmethod
+    def best_epoch(epochs: Mapping[int, float]) -> int:
+        """The first with the least loss."""
+        return min(epochs, key=lambda at: (epochs[at] if math.isfinite(epochs[at]) else math.inf, at))
+
+    def _known(self) -> dict[int, float]:
+        try:
+            return {int(at): float(loss) for at, loss in json.loads(self._notes.read_bytes()).items()}
+        except (OSError, ValueError):
+            return {}
+
+    def _losses(self, model: Any) -> dict[str, float]:
+        """Mean over the learned tokens, of all rows under "loss" and of each kind of row."""
+        import torch
+
+        sums: dict[str, list[float]] = {}
+        training = model.training
+        model.eval()
+        with torch.no_grad():
+            for start in range(0, len(self.rows), self._batch):
+                rows = self.rows[start : start + self._batch]
+                longest = max(len(row.ids) for row in rows)
+                ids = torch.full((len(rows), longest), self._pad_id, device=model.device)
+                for at, row in enumerate(rows):
+                    ids[at, : len(row.ids)] = torch.tensor(row.ids)
+                lengths = torch.tensor([len(row.ids) for row in rows], device=model.device)
+                mask = (torch.arange(longest, device=model.device) < lengths[:, None]).long()
+                self._give([row.ids for row in rows])
+                logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits.float()
+                for at, row in enumerate(rows):
+                    first = max(row.given, 1)
+                    scores = logits[at, first - 1 : len(row.ids) - 1]
+                    loss = torch.nn.functional.cross_entropy(scores, ids[at, first : len(row.ids)], reduction="sum")
+                    for kind in ("loss", row.kind):
+                        total = sums.setdefault(kind, [0.0, 0.0])
+                        total[0] += loss.item()
+                        total[1] += len(row.ids) - first
+        model.train(training)
+        return {kind: total / max(1.0, count) for kind, (total, count) in sums.items()}
+
+    def _keep(self, model: Any) -> None:
+        from safetensors.torch import save_file
+
+        weights = {name: w.detach().cpu().contiguous() for name, w in model.named_parameters() if w.requires_grad}
+        fresh = self._best.with_suffix(".new")
+        save_file(weights, fresh)
+        fsync_path(fresh)
+        fresh.replace(self._best)
+
+    def _restore(self, model: Any) -> None:
+        import torch
+        from safetensors.torch import load_file
+
+        held = load_file(self._best)
+        with torch.no_grad():
+            for name, weight in model.named_parameters():
+                if weight.requires_grad:
+                    weight.copy_(held[name])
