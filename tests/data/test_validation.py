@@ -42,7 +42,7 @@ def test_questions_that_share_words_or_an_answer_stay_together() -> None:
     linked = questions(("a", "1"), ("b", "2"), ("A ", "3"), ("c", "2"), ("d", "3"))
     for number in range(20):
         parts = split([linked, prose(f"x{number}")], 0.5)
-        assert len(trained(parts.held[0])) in (0, 2, 3)
+        assert len(trained(parts.held[0])) in (2, 3, 5)
         assert {"a", "A ", "d"} & set(trained(parts.held[0])) in (set(), {"a", "A ", "d"})
 
 
