@@ -9,39 +9,40 @@ from dlmbuild.build.project import Document, Project
 from dlmbuild.build.reading import answered, checkpoint, read_json, tokenizer_files
 from dlmbuild.build.reporter import watcher
 from dlmbuild.build.step import Step, Workplace
+from dlmbuild.build.trained import Trained, adapters
 from dlmbuild.errors import DataError, Where
 from dlmbuild.io.digest import sha256_json
 from dlmbuild.store.built import read_built
 from dlmbuild.store.outputs import Folder
 
 if TYPE_CHECKING:
-    from dlmbuild.data.validation import Split
     from dlmbuild.data.rows import RowTooLongError
     from dlmbuild.data.source_shards import SourceFile
     from dlmbuild.data.tokenizer import Tokenizer
+    from dlmbuild.data.validation import Split
 
 
 def tasks(project: Project) -> Iterator[dict[str, Any]]:
     """turn the documents into rows of tokens"""
-    for document in project.documents:
-        yield {"name": document.name, **_dataset(document, project).task()}
+    for trained in adapters(project.documents):
+        yield {"name": trained.title, **_dataset(trained, project).task()}
 
 
-def _dataset(document: Document, project: Project) -> Step:
-    base, store = project.base_folder(document.base), document.store
-    name = f"dataset:{document.name}"
+def _dataset(trained: Trained, project: Project) -> Step:
+    document, store = trained.document, trained.store
+    base = project.base_folder(document.base)
+    name = f"dataset:{trained.title}"
 
     def params() -> Mapping[str, Any]:
-        data = read_json(store.document)
         files = _source_files(document, project)
-        share = read_json(store.plan).get("validation")
+        share = trained.plan().get("validation")
         return {
             **({"sources": sha256_json([file[:3] for file in files])} if files else {}),
-            "sections": sha256_json(data["sections"]),
-            "system_prompt": data["system_prompt"],
+            "sections": sha256_json(trained.own_sections()),
+            "system_prompt": read_json(store.document)["system_prompt"],
             "tokenizer": tokenizer_files(base),
-            "sequence_len": read_json(store.plan)["sequence_len"],
-            "pairs": document.prefers,
+            "sequence_len": trained.plan()["sequence_len"],
+            "pairs": trained.prefers,
             **({"validation": share} if share else {}),
         }
 
@@ -55,11 +56,11 @@ def _dataset(document: Document, project: Project) -> Step:
         from dlmbuild.jobs.local import require_extra
 
         require_extra("tokenizers", "jinja2")
-        sections = read_json(store.document)["sections"]
+        sections = trained.sections()
         tokenizer = Tokenizer.from_base(checkpoint(base))
         limit, prompt = place.params["sequence_len"], place.params["system_prompt"]
         longest = min(read_json(base.facts)["context_length"], MAX_SEQUENCE_LEN)
-        untrained = _untrained(sections, document)
+        untrained = _untrained(sections, trained)
         spelled = _control_tokens(document, tokenizer)
         for text in untrained.values():
             watcher().note(name, f"not trained: {text}")
@@ -78,7 +79,7 @@ def _dataset(document: Document, project: Project) -> Step:
             tokenizer,
             limit,
             place.out,
-            known=_last_shards(document, project),
+            known=_last_shards(trained, project),
             objects=project.archive.objects,
             made_with=place.params["tokenizer"],
             progress=place.progress,
@@ -90,7 +91,7 @@ def _dataset(document: Document, project: Project) -> Step:
             counts = write_dataset(
                 rows, tokenizer, limit, place.out, others=shards, instead=" and ".join(untrained.values()), held=held
             )
-            if document.prefers:
+            if trained.prefers:
                 counts |= write_pairs(pairs_of(sections, prompt, tokenizer, limit, longest), tokenizer, place.out)
         except RowTooLongError as error:
             raise _located(error, document) from None
@@ -102,12 +103,12 @@ def _dataset(document: Document, project: Project) -> Step:
 
     return Step(
         name=name,
-        doc=f"rows of {document.name}",
+        doc=f"rows of {trained.title}",
         rule="dataset/2",
         inputs={},
         params=params,
         reads=(store.document, store.plan, base.facts),
-        outputs=Folder(store.root / "dataset.json", "dataset"),
+        outputs=Folder(store.dataset, "dataset"),
         work=work,
         light=True,
         lock_file=store.lock_file,
@@ -126,9 +127,10 @@ def _source_files(document: Document, project: Project) -> list[SourceFile]:
     return source_files(sources, [folder_of(source["path"], project.folder / document.path) for source in sources])
 
 
-def _last_shards(document: Document, project: Project) -> Mapping[str, Any]:
+def _last_shards(trained: Trained, project: Project) -> Mapping[str, Any]:
     """The shards of source files in the dataset that is in place."""
-    key = read_built(document.store.root).get("dataset")
+    slot = f"dataset:{trained.name}" if trained.name else "dataset"
+    key = read_built(trained.store.root).get(slot)
     record = project.archive.records.load(key) if key else None
     return record.notes.get("source_shards", {}) if record else {}
 
@@ -147,12 +149,12 @@ def _split(sections: list[dict[str, Any]], share: Any, document: Document) -> Sp
         raise
 
 
-def _untrained(sections: list[dict[str, Any]], document: Document) -> dict[str, str]:
+def _untrained(sections: list[dict[str, Any]], trained: Trained) -> dict[str, str]:
     """What is in the document and gives no training rows, in words."""
     triples = sum(len(s["triples"]) for s in sections if s["type"] == "preference")
     probes = sum(bool(pair.get("probe")) for pair in answered(sections))
     found = {}
-    if triples and not document.prefers:
+    if triples and not trained.prefers:
         found["preference"] = f"{triples} preferences (training.preference.enabled is false)"
     if probes:
         found["probe"] = f"{probes} probe questions (they are there to be asked)"

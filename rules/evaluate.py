@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dlmbuild
-from dlmbuild.build.project import Document, Project
+from dlmbuild.build.project import Project
 from dlmbuild.build.reading import answered, checkpoint, read_json
 from dlmbuild.build.reporter import watcher
 from dlmbuild.build.step import Step, Workplace
+from dlmbuild.build.trained import Trained, adapters
 from dlmbuild.io.digest import sha256_json
 from dlmbuild.store.outputs import AdapterVersions, Files
 from dlmbuild.store.records import Record
@@ -26,8 +27,8 @@ _MOST = 200
 
 def tasks(project: Project) -> Iterator[dict[str, Any]]:
     """measure what base, adapter and export know, and hold it to what the documents ask for"""
-    for document in project.documents:
-        for step in (*(_measure(who, document, project) for who in _WHO), _evaluate(document, project)):
+    for trained in adapters(project.documents):
+        for step in (*(_measure(who, trained, project) for who in _WHO), _evaluate(trained, project)):
             yield {"name": step.name.partition(":")[2], **step.task()}
     asked_for = [f"evaluate:{document.name}" for document in project.documents if document.evaluates]
     yield {"name": "_default", "doc": "what a plain `doit` evaluates", "actions": None, "task_dep": asked_for}
@@ -41,8 +42,9 @@ _WHO = {
 """Who is measured → the packages that do it. One step each: what an edit leaves as it was is not measured again."""
 
 
-def _measure(who: str, document: Document, project: Project) -> Step:
-    base, store = project.base_folder(document.base), document.store
+def _measure(who: str, trained: Trained, project: Project) -> Step:
+    document, store = trained.document, trained.store
+    base = project.base_folder(document.base)
     exported = who == "export"
     model = {
         "base": {},
@@ -54,9 +56,9 @@ def _measure(who: str, document: Document, project: Project) -> Step:
         from dlmbuild.lock.capture import pins
 
         data = read_json(store.document)
-        trained, probes = _questions(data)
+        asked, probes = _questions(trained)
         return {
-            "asked": trained + probes,
+            "asked": asked + probes,
             "system_prompt": data["system_prompt"],
             "base": {} if exported else read_json(base.facts)["files"],
             "pins": pins(_WHO[who]),
@@ -67,7 +69,7 @@ def _measure(who: str, document: Document, project: Project) -> Step:
         from dlmbuild.jobs.local import require_extra, run_job
 
         require_extra(*_WHO[who])
-        used = dict(model) if exported else {"base": checkpoint(base), "dataset": store.root / "dataset.json"}
+        used = dict(model) if exported else {"base": checkpoint(base), "dataset": store.dataset}
         if who == "adapter":
             used["adapter"] = AdapterVersions(store.adapter).current()
         return run_job(
@@ -82,10 +84,10 @@ def _measure(who: str, document: Document, project: Project) -> Step:
         )
 
     return Step(
-        name=f"evaluate:{document.name}:{who}",
-        doc=f"what {'its base knows of' if who == 'base' else f'the {who} knows of'} {document.name}",
+        name=f"evaluate:{trained.title}:{who}",
+        doc=f"what {'its base knows of' if who == 'base' else f'the {who} knows of'} {trained.title}",
         rule="measure/1",
-        inputs={**model, **({} if exported else {"dataset": store.root / "dataset.json"}), "general": _GENERAL},
+        inputs={**model, **({} if exported else {"dataset": store.dataset}), "general": _GENERAL},
         params=params,
         reads=(store.document,) if exported else (store.document, base.facts),
         outputs=Files({f"{who}.json": store.evaluation / f"{who}.json"}),
@@ -95,17 +97,17 @@ def _measure(who: str, document: Document, project: Project) -> Step:
     )
 
 
-def _evaluate(document: Document, project: Project) -> Step:
-    store = document.store
-    name = f"evaluate:{document.name}"
+def _evaluate(trained: Trained, project: Project) -> Step:
+    document, store = trained.document, trained.store
+    name = f"evaluate:{trained.title}"
     measured = {who: store.evaluation / f"{who}.json" for who in _WHO}
     report_file = store.evaluation / "report.json"
 
     def params() -> Mapping[str, Any]:
         data = read_json(store.document)
-        trained, probes = _questions(data)
+        asked, probes = _questions(trained)
         asked_for = data.get("evaluate", {})
-        return {"trained": trained, "probes": probes, "quant": document.default_quant, "asked_for": asked_for}
+        return {"trained": asked, "probes": probes, "quant": document.default_quant, "asked_for": asked_for}
 
     def work(place: Workplace) -> Mapping[str, Any]:
         from dlmbuild.eval.report import make_report, missed
@@ -120,22 +122,22 @@ def _evaluate(document: Document, project: Project) -> Step:
     def told() -> str:
         from dlmbuild.eval.report import table
 
-        return table(read_json(report_file), document.name)
+        return table(read_json(report_file), trained.title)
 
     def done(record: Record, built: bool) -> None:
         if record.notes["missed"]:  # the report stays, and so does the record: only the step does not succeed
             watcher().note(name, f"falls short of what the document asks for\n{told()}")
-            raise _falls_short(record, document)
+            raise _falls_short(record, trained)
 
     def guard() -> None:
         made_from = step.ingredients() if document.evaluates else None
         record = step.known(made_from.key) if made_from else None
         if record and record.notes["missed"] and not step.outputs.mismatch(record.outputs, project.archive.cache):
-            raise _falls_short(record, document)
+            raise _falls_short(record, trained)
 
     step = Step(
         name=name,
-        doc=f"the report on {document.name}, held to what it asks for",
+        doc=f"the report on {trained.title}, held to what it asks for",
         rule="evaluate/1",
         inputs={**measured, "general": _GENERAL},
         params=params,
@@ -162,11 +164,11 @@ _TELL = {
 """Threshold → what is missing where nothing was found, and what to do about a miss."""
 
 
-def _falls_short(record: Record, document: Document) -> InvalidDocument:
+def _falls_short(record: Record, trained: Trained) -> InvalidDocument:
     from dlmbuild.doc.document import parse
     from dlmbuild.errors import EvaluationError, InvalidDocument
 
-    parsed = parse(document.path)
+    parsed = parse(trained.document.path)
     told = []
     for one in record.notes["missed"]:
         name, (lacking, do) = one["name"], _TELL[one["name"]]
@@ -180,16 +182,16 @@ def _falls_short(record: Record, document: Document) -> InvalidDocument:
         )
         do = f"{do}, or ask for less" if one["found"] else f"delete {key}" + ", or write one" * (name != "retention")
         told.append(EvaluationError(what + worst, where=parsed.where("evaluate", name), do=do))
-    told[-1].do += f"; all answers are in {document.store.evaluation / 'report.json'}"
+    told[-1].do += f"; all answers are in {trained.store.evaluation / 'report.json'}"
     return InvalidDocument(told)
 
 
-def _questions(data: Mapping[str, Any]) -> tuple[list[list[str]], list[list[str]]]:
+def _questions(trained: Trained) -> tuple[list[list[str]], list[list[str]]]:
     """The trained questions and the probes, each with its answer; of very many always the same ones."""
     sorts: tuple[list[list[str]], list[list[str]]] = [], []
-    for pair in answered(data["sections"]):
+    for pair in answered(trained.own_sections()):
         sorts[bool(pair.get("probe"))].append([pair["question"], pair["answer"]])
-    trained, probes = (
+    asked, probes = (
         sort if len(sort) <= _MOST else sorted(sort, key=lambda pair: sha256_json(pair))[:_MOST] for sort in sorts
     )
-    return trained, probes
+    return asked, probes

@@ -11,9 +11,10 @@ from typing import Any
 from doit.task import Task
 
 from dlmbuild.build.clean import Clean, Exported
-from dlmbuild.build.project import Document, Project
+from dlmbuild.build.project import Project
 from dlmbuild.build.reading import checkpoint, read_json
 from dlmbuild.build.step import Step, Workplace
+from dlmbuild.build.trained import Trained, models
 from dlmbuild.doc.names import QUANTISATIONS
 from dlmbuild.store.outputs import Files
 from dlmbuild.store.records import Record
@@ -24,14 +25,15 @@ from .check import refused
 def tasks(project: Project) -> Iterator[dict[str, Any] | Task]:
     """build the exports that a runtime loads (the default quantisation of each document)"""
     said: set[Path] = set()
-    made = {quant: [_exported(document, quant) for document in project.documents] for quant in project.quantisations}
-    for at, document in enumerate(project.documents):
+    every = list(models(project.documents))
+    made = {quant: [_exported(trained, quant) for trained in every] for quant in project.quantisations}
+    for at, trained in enumerate(every):
         for quant in project.quantisations:
-            task = _export(document, quant, project).task()
-            yield {"name": f"{document.name}:{quant}", **task, "clean": [Clean([made[quant][at]], said)]}
-        default = f"export:{document.name}:{document.default_quant}"
-        clean = Clean([_exported(document, document.default_quant)], said)
-        yield _alias(document.name, f"{document.name} as {document.default_quant}", [default], clean)
+            task = _export(trained, quant, project).task()
+            yield {"name": f"{trained.title}:{quant}", **task, "clean": [Clean([made[quant][at]], said)]}
+        usual = trained.document.default_quant
+        clean = Clean([_exported(trained, usual)], said)
+        yield _alias(trained.title, f"{trained.title} as {usual}", [f"export:{trained.title}:{usual}"], clean)
     blocked = [f"check:{refusal.name}" for refusal in refused(project)]
     for quant in project.quantisations:
         exports = [f"export:{document.name}:{quant}" for document in project.documents]
@@ -44,7 +46,7 @@ def tasks(project: Project) -> Iterator[dict[str, Any] | Task]:
         doc="build the exports that a runtime loads (the default quantisation of each document)",
         task_dep=[f"export:{document.name}" for document in project.documents] + blocked,
         has_subtask=True,
-        clean=[Clean((_exported(one, quant) for one in project.documents for quant in QUANTISATIONS), said)],
+        clean=[Clean((_exported(one, quant) for one in every for quant in QUANTISATIONS), said)],
     )
 
 
@@ -52,24 +54,36 @@ def _alias(name: str, doc: str, tasks: list[str], clean: Clean) -> dict[str, Any
     return {"name": name, "doc": doc, "actions": None, "task_dep": tasks, "clean": [clean]}
 
 
-def _files(document: Document, quant: str) -> tuple[str, ...]:
-    parts = () if "" in document.whole else (f"base.{quant}.gguf", "adapter.gguf")
+def _named(trained: Trained) -> dict[str, Any]:
+    """What an export says of which of the document's adapters it is."""
+    if not trained.parts:
+        return {"adapter": trained.name}
+    return {"mix": trained.name, "weights": dict(trained.parts), "rank": trained.rank}
+
+
+_NOT_OF_A_FILE = ("default_quant", "mixes")
+"""What a document says under `export` about which exports there are."""
+
+
+def _files(trained: Trained, quant: str) -> tuple[str, ...]:
+    parts = () if trained.whole else (f"base.{quant}.gguf", "adapter.gguf")
     return (*parts, f"model.{quant}.gguf", "Modelfile", "README.md", "llama-server.sh", "export_manifest.json")
 
 
-def _exported(document: Document, quant: str) -> Exported:
-    return Exported(document.store.export(quant), _files(document, quant))
+def _exported(trained: Trained, quant: str) -> Exported:
+    return Exported(trained.store.export(quant), _files(trained, quant))
 
 
-def _export(document: Document, quant: str, project: Project) -> Step:
-    base, store = project.base_folder(document.base), document.store
+def _export(trained: Trained, quant: str, project: Project) -> Step:
+    document, store = trained.document, trained.store
+    base = project.base_folder(document.base)
     folder = store.export(quant)
     big = {
         f"base.{quant}.gguf": base.gguf(quant),
         "adapter.gguf": store.cache / "adapter.gguf",
         f"model.{quant}.gguf": store.cache / f"model.{quant}.gguf",
     }
-    big = {name: path for name, path in big.items() if name in _files(document, quant)}
+    big = {name: path for name, path in big.items() if name in _files(trained, quant)}
     reports = {"parity": store.cache / "parity.json", "smoke": store.cache / f"smoke.{quant}.json"}
 
     def params() -> Mapping[str, Any]:
@@ -80,14 +94,15 @@ def _export(document: Document, quant: str, project: Project) -> Step:
         return {
             "dlm_id": document.dlm_id,
             "quant": quant,
-            "export": {name: value for name, value in data["export"].items() if name != "default_quant"},
+            "export": {name: value for name, value in data["export"].items() if name not in _NOT_OF_A_FILE},
             "system_prompt": data["system_prompt"],
             "base": {
                 **origin(facts, document.base),
                 **{name: facts[name] for name in ("context_length", "files")},
             },
             "draft": os.path.relpath(project.archive.home.base(draft).root, folder) if draft else "",
-            "longest_row": read_json(store.root / "dataset.json")["counts"]["longest_row"],
+            "longest_row": max(read_json(rows)["counts"]["longest_row"] for rows in trained.datasets),
+            **({"trained": _named(trained)} if trained.name else {}),
         }
 
     def work(place: Workplace) -> Mapping[str, Any]:
@@ -114,36 +129,38 @@ def _export(document: Document, quant: str, project: Project) -> Step:
     def done(record: Record, built: bool) -> None:
         from dlmbuild.store.manifest import append_run
 
-        if "" in document.whole:  # what an earlier export of a plain LoRA left would be read as parts of this one
+        if trained.whole:  # what an earlier export of a plain LoRA left would be read as parts of this one
             for name in ("adapter.gguf", f"base.{quant}.gguf"):
                 (folder / name).unlink(missing_ok=True)
         if built:
             run = {"quant": quant, "target": "ollama", "key": record.ingredients.key, "files": dict(record.outputs)}
+            run |= {"adapter": trained.name} if trained.name else {}
             append_run(store.manifest, document.dlm_id, "exports", run)
 
     def summary(record: Record) -> str:
-        model, name = shlex.quote(document.name.lower()), shlex.quote(document.name)
+        model, name = shlex.quote(trained.title.replace(":", "-").lower()), shlex.quote(document.name)
+        of = f"--adapter {trained.name} " if trained.name else ""
         modelfile, launch = (shlex.quote(str(folder / name)) for name in ("Modelfile", "llama-server.sh"))
         parts = f"base.{quant}.gguf + adapter.gguf  the same in two parts"
-        if "" in document.whole:
+        if trained.whole:
             parts = "without adapter.gguf: DoRA sets the length of rows, which no LoRA file can hold"
         return (
-            f"\n{document.name} as {quant} is in {folder}\n"
+            f"\n{trained.title} as {quant} is in {folder}\n"
             f"  model.{quant}.gguf  the whole model    {parts}\n"
-            f'  ask it:      dlm prompt --export {quant} {name} "…"\n'
-            f"  in Ollama:   doit ollama:{name}:{quant}\n"
+            f'  ask it:      dlm prompt --export {quant} {of}{name} "…"\n'
+            f"  in Ollama:   doit ollama:{shlex.quote(trained.title)}:{quant}\n"
             f"               or: ollama create {model} -f {modelfile} && ollama run {model}\n"
             f"  llama.cpp:   sh {launch}"
         )
 
     return Step(
-        name=f"export:{document.name}:{quant}",
-        doc=f"{document.name} as {quant}",
+        name=f"export:{trained.title}:{quant}",
+        doc=f"{trained.title} as {quant}",
         rule="export/3",
         inputs={**big, **reports, "adapter": store.adapter / "adapter.json"},
         params=params,
-        reads=(store.document, base.facts, store.root / "dataset.json"),
-        outputs=Files({name: folder / name for name in _files(document, quant)}),
+        reads=(store.document, base.facts, *trained.datasets),
+        outputs=Files({name: folder / name for name in _files(trained, quant)}),
         work=work,
         lock_file=store.lock_file,
         archive=project.archive,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from copy import copy
 from typing import Any
 
-from dlmbuild.build.project import Project
+from dlmbuild.build.project import Document, Project
 from dlmbuild.doc.names import RUNTIMES
 
 from . import (
@@ -17,6 +18,7 @@ from . import (
     gguf,
     hub,
     merge,
+    mix,
     ollama,
     pack,
     parity,
@@ -37,6 +39,7 @@ STAGES = (
     retention,
     train,
     prefer,
+    mix,
     gguf,
     quantize,
     parity,
@@ -66,12 +69,38 @@ def graph(found: Project) -> Iterator[Any]:
             quantised = found.quantisations if stage in (merge, smoke, export, hub, ollama) else ()
             blocked = _blocked(refused, RUNTIMES if stage is runtime else quantised)
             named += [task for task in blocked if task["name"] not in taken]
+        named += _of_all_adapters(named, found.documents, verb)
         for task in named:
             if stage not in (check, *_OF_A_BASE) and "meta" in task:  # what a document's own steps make
                 # Its check before all else, the base as well: nothing is fetched for a document with mistakes.
                 task["task_dep"] = [f"check:{task['name'].partition(':')[0]}"]
             yield {"basename": verb, **task}
         yield from (task for task in tasks if not isinstance(task, dict))
+
+
+def _of_all_adapters(tasks: list[dict[str, Any]], documents: Sequence[Document], verb: str) -> list[dict[str, Any]]:
+    """For `tower:tone:Q4_K_M` and its like of the other adapters of `tower` one task that stands for all of them."""
+    named = {document.name for document in documents if document.adapters}
+    names = {name for document in documents for name in (*document.adapters, *document.mixes)}
+    taken = {task["name"] for task in tasks}
+    together: dict[str, list[dict[str, Any]]] = {}
+    for task in tasks:
+        document, _, rest = task["name"].partition(":")
+        name, _, variant = rest.partition(":")
+        whole = f"{document}:{variant}" if variant else document
+        if document in named and name in names and whole not in taken:
+            together.setdefault(whole, []).append(task)
+    return [
+        {
+            "name": whole,
+            "doc": f"all adapters of {whole}",
+            "actions": None,
+            "task_dep": [f"{verb}:{task['name']}" for task in of],
+            # An action belongs to one task.
+            "clean": [copy(action) for task in of if task.get("clean") not in (None, True) for action in task["clean"]],
+        }
+        for whole, of in together.items()
+    ]
 
 
 def _blocked(refused: list[check.Refusal], variants: Sequence[str]) -> Iterator[dict[str, Any]]:

@@ -9,10 +9,11 @@ from typing import Any
 from doit.task import Task
 
 from dlmbuild.build.clean import CleanFolder
-from dlmbuild.build.project import Document, Project
+from dlmbuild.build.project import Project
 from dlmbuild.build.reading import read_json
 from dlmbuild.build.reporter import watcher
 from dlmbuild.build.step import Step, Workplace
+from dlmbuild.build.trained import Trained, models
 from dlmbuild.store.outputs import AdapterVersions, Folder
 from dlmbuild.store.records import Record
 
@@ -21,26 +22,27 @@ from .shorter import shorter
 
 def tasks(project: Project) -> Iterator[dict[str, Any] | Task]:
     """make folders of the exports that can be uploaded to a model hub"""
-    for document in project.documents:
+    for trained in models(project.documents):
         for quant in project.quantisations:
-            task = _hub(document, quant, project).task()
-            yield {"name": f"{document.name}:{quant}", **task, "clean": _clean(document, quant)}
+            task = _hub(trained, quant, project).task()
+            yield {"name": f"{trained.title}:{quant}", **task, "clean": _clean(trained, quant)}
     yield from shorter("hub", "for a hub", project, "make folders of the default exports for a model hub", _clean)
 
 
-def _outputs(document: Document, quant: str) -> Folder:
-    return Folder(document.store.hub / f"{quant}.json", quant, shared=True)
+def _outputs(trained: Trained, quant: str) -> Folder:
+    return Folder(trained.store.hub / f"{quant}.json", quant, shared=True)
 
 
-def _clean(document: Document, quant: str) -> list[CleanFolder]:
-    return [CleanFolder(_outputs(document, quant))]
+def _clean(trained: Trained, quant: str) -> list[CleanFolder]:
+    return [CleanFolder(_outputs(trained, quant))]
 
 
-def _hub(document: Document, quant: str, project: Project) -> Step:
-    base, store = project.base_folder(document.base), document.store
+def _hub(trained: Trained, quant: str, project: Project) -> Step:
+    document, store = trained.document, trained.store
+    base = project.base_folder(document.base)
     exported = store.export(quant)
     manifest, model = exported / "export_manifest.json", exported / f"model.{quant}.gguf"
-    name = f"hub:{document.name}:{quant}"
+    name = f"hub:{trained.title}:{quant}"
 
     def params() -> Mapping[str, Any]:
         from dlmbuild.export.lineage import origin
@@ -68,16 +70,16 @@ def _hub(document: Document, quant: str, project: Project) -> Step:
 
     def summary(record: Record) -> str:
         folder = shlex.quote(str(store.hub / quant))
-        return f"\n{document.name} as {quant}, for a model hub, is in {folder}\n  hf upload USER/NAME {folder} ."
+        return f"\n{trained.title} as {quant}, for a model hub, is in {folder}\n  hf upload USER/NAME {folder} ."
 
     return Step(
         name=name,
-        doc=f"{document.name} as {quant}, for a hub",
+        doc=f"{trained.title} as {quant}, for a hub",
         rule="hub/1",
         inputs={"manifest": manifest, "model": model, "adapter": store.adapter / "adapter.json"},
         params=params,
         reads=(base.facts,),
-        outputs=_outputs(document, quant),
+        outputs=_outputs(trained, quant),
         work=work,
         summary=summary,
         lock_file=store.lock_file,

@@ -5,21 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from dlmbuild.build.project import Document, Project
+from dlmbuild.build.project import Project
 from dlmbuild.build.reading import checkpoint, read_json
 from dlmbuild.build.step import Step, Workplace
+from dlmbuild.build.trained import Trained, models
 from dlmbuild.store.outputs import AdapterVersions, Files
 
 
 def tasks(project: Project) -> Iterator[dict[str, Any]]:
     """merge the adapters into quantised models"""
-    for document in project.documents:
+    for trained in models(project.documents):
         for quant in project.quantisations:
-            yield {"name": f"{document.name}:{quant}", **_merge(document, quant, project).task()}
+            yield {"name": f"{trained.title}:{quant}", **_merge(trained, quant, project).task()}
 
 
-def _merge(document: Document, quant: str, project: Project) -> Step:
-    base, store = project.base_folder(document.base), document.store
+def _merge(trained: Trained, quant: str, project: Project) -> Step:
+    base, store = project.base_folder(trained.document.base), trained.store
     name = f"model.{quant}.gguf"
 
     def params() -> Mapping[str, Any]:
@@ -30,8 +31,8 @@ def _merge(document: Document, quant: str, project: Project) -> Step:
         return {
             "quant": quant,
             "base": facts["files"],
-            "name": f"{facts['key']}-{document.dlm_id}",
-            "general": general(origin(facts, document.base), document.dlm_id),
+            "name": "-".join(filter(None, (facts["key"], trained.document.dlm_id, trained.name))),
+            "general": general(origin(facts, trained.document.base), trained.document.dlm_id),
             "pins": pins(("libggml-python",)),
         }
 
@@ -60,8 +61,8 @@ def _merge(document: Document, quant: str, project: Project) -> Step:
         )
 
     return Step(
-        name=f"merge:{document.name}:{quant}",
-        doc=f"{document.name} merged, as {quant} GGUF",
+        name=f"merge:{trained.title}:{quant}",
+        doc=f"{trained.title} merged, as {quant} GGUF",
         rule="merge/3",
         inputs={"adapter": store.adapter / "adapter.json", "base": base.gguf(quant), "f16": base.gguf("F16")},
         params=params,

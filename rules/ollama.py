@@ -9,9 +9,10 @@ from typing import Any
 
 from doit.task import Task
 
-from dlmbuild.build.project import Document, Project
+from dlmbuild.build.project import Project
 from dlmbuild.build.reading import answered, read_json
 from dlmbuild.build.step import Step, Workplace
+from dlmbuild.build.trained import Trained, models
 from dlmbuild.store.outputs import Files
 from dlmbuild.store.records import Record
 
@@ -20,21 +21,21 @@ from .shorter import shorter
 
 def tasks(project: Project) -> Iterator[dict[str, Any] | Task]:
     """register the exports in a running Ollama and compare its answers"""
-    for document in project.documents:
+    for trained in models(project.documents):
         for quant in project.quantisations:
-            yield {"name": f"{document.name}:{quant}", **_ollama(document, quant, project).task()}
+            yield {"name": f"{trained.title}:{quant}", **_ollama(trained, quant, project).task()}
     yield from shorter("ollama", "in Ollama", project, "register the default exports in a running Ollama")
 
 
-def _ollama(document: Document, quant: str, project: Project) -> Step:
-    store = document.store
+def _ollama(trained: Trained, quant: str, project: Project) -> Step:
+    store = trained.store
     folder = store.export(quant)
     model, manifest = folder / f"model.{quant}.gguf", folder / "export_manifest.json"
     reference = store.cache / "reference.json"
 
     def params() -> Mapping[str, Any]:
         # The name in Ollama is the document's: a renamed document is registered again.
-        return {"document": document.name, "quant": quant}
+        return {"document": trained.title, "quant": quant}
 
     def work(place: Workplace) -> Mapping[str, Any]:
         from dlmbuild.export.ollama.registration import model_name, register
@@ -43,8 +44,8 @@ def _ollama(document: Document, quant: str, project: Project) -> Step:
 
         require_extra("ollama", extra="ollama")
         require_extra("xllamacpp")
-        name = model_name(document.name, quant)
-        questions = [pair["question"] for pair in answered(read_json(store.document)["sections"])]
+        name = model_name(trained.title.replace(":", "-"), quant)
+        questions = [pair["question"] for pair in answered(trained.own_sections())]
         expect = partial(
             run_job,
             "expected_answers",
@@ -66,14 +67,14 @@ def _ollama(document: Document, quant: str, project: Project) -> Step:
         name, compared = shlex.quote(record.notes["name"]), record.notes["compared"]
         alike = f", {compared['alike']} of {compared['answers']} answers begin alike" if compared["answers"] else ""
         return (
-            f"\n{document.name} as {quant} is in Ollama {record.notes['version']} as {name}: beside llama.cpp here, "
+            f"\n{trained.title} as {quant} is in Ollama {record.notes['version']} as {name}: beside llama.cpp here, "
             f"{compared['texts'] + compared['questions']} texts give the same tokens there{alike}\n"
             f"  ollama run {name}"
         )
 
     return Step(
-        name=f"ollama:{document.name}:{quant}",
-        doc=f"{document.name} as {quant}, in Ollama",
+        name=f"ollama:{trained.title}:{quant}",
+        doc=f"{trained.title} as {quant}, in Ollama",
         rule="ollama/1",
         inputs={"manifest": manifest, "model": model, "reference": reference},
         params=params,

@@ -8,7 +8,8 @@ from typing import Any
 from dlmbuild.build.project import Document, Project
 from dlmbuild.build.reporter import watcher
 from dlmbuild.build.step import Step, Workplace
-from dlmbuild.store.outputs import AdapterVersions, Files
+from dlmbuild.build.trained import adapters
+from dlmbuild.store.outputs import Files
 
 from . import prefer, train
 
@@ -21,7 +22,10 @@ def tasks(project: Project) -> Iterator[dict[str, Any]]:
 
 def _pack(document: Document, project: Project) -> Step:
     store = document.store
-    trainings = [train.step(document, project), *([prefer.step(document, project)] if document.prefers else [])]
+    trained = list(adapters([document]))
+    trainings = [train.step(one, project) for one in trained]
+    trainings += [prefer.step(one, project) for one in trained if one.prefers]
+    indexes = {":".join(filter(None, ("adapter", one.name))): one.store.adapter / "adapter.json" for one in trained}
     target = project.folder / f"{document.name}.dlm.pack"
     name = f"pack:{document.name}"
 
@@ -58,7 +62,7 @@ def _pack(document: Document, project: Project) -> Step:
         name=name,
         doc=f"{document.name} and its adapter in {target.name}",
         rule="pack/1",
-        inputs={"document": document.path, "adapter": AdapterVersions(store.adapter).index_file},
+        inputs={"document": document.path, **indexes},
         params=params,
         reads=(),
         outputs=Files({target.name: target}, linked=False),

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
-from dlmbuild.build.project import Document, Project
+from dlmbuild.build.project import Project
 from dlmbuild.build.reading import answered, checkpoint, read_json
 from dlmbuild.build.step import Step, Workplace
+from dlmbuild.build.trained import Trained, models
 from dlmbuild.store.outputs import AdapterVersions, Files
 
 from .train import PACKAGES
@@ -19,26 +20,25 @@ LEAST_AGREEMENT = 0.99
 
 def tasks(project: Project) -> Iterator[dict[str, Any]]:
     """convert the adapters to GGUF and hold them to the trained models"""
-    for document in project.documents:
-        yield {"name": document.name, **_parity(document, project).task()}
+    for trained in models(project.documents):
+        yield {"name": trained.title, **_parity(trained, project).task()}
 
 
-def _parity(document: Document, project: Project) -> Step:
-    base, store = project.base_folder(document.base), document.store
-    whole = "" in document.whole
+def _parity(trained: Trained, project: Project) -> Step:
+    base, store, whole = project.base_folder(trained.document.base), trained.store, trained.whole
     names = ("reference.json", "parity.json") if whole else ("adapter.gguf", "reference.json", "parity.json")
 
     def params() -> Mapping[str, Any]:
         from dlmbuild.export.lineage import general, origin
         from dlmbuild.lock.capture import pins
 
-        data, facts = read_json(store.document), read_json(base.facts)
+        document, facts = trained.document, read_json(base.facts)
         return {
-            "questions": [pair["question"] for pair in answered(data["sections"])],
-            "system_prompt": data["system_prompt"],
+            "questions": [pair["question"] for pair in answered(trained.own_sections())],
+            "system_prompt": read_json(store.document)["system_prompt"],
             "base": facts["files"],
             "general": {
-                "general.name": f"{facts['key']}-{document.dlm_id}",
+                "general.name": "-".join(filter(None, (facts["key"], document.dlm_id, trained.name))),
                 **general(origin(facts, document.base), document.dlm_id),
             },
             "least_agreement": LEAST_AGREEMENT,
@@ -66,7 +66,7 @@ def _parity(document: Document, project: Project) -> Step:
         if whole:
             pair = {"gguf": place.out / "model.F16.gguf"}
             sources = {**used, "base_quant": base.gguf("F16"), "f16": base.gguf("F16")}
-            merged = {**named, "quant": "F16", "threads": threads, "name": document.name}
+            merged = {**named, "quant": "F16", "threads": threads, "name": trained.title}
             job("merge", inputs=sources, params=merged, file="model.F16.gguf")
         compared = job(
             "compare",
@@ -79,8 +79,8 @@ def _parity(document: Document, project: Project) -> Step:
         return compared
 
     return Step(
-        name=f"parity:{document.name}",
-        doc=f"the adapter of {document.name} as GGUF, compared with the trained model",
+        name=f"parity:{trained.title}",
+        doc=f"the adapter of {trained.title} as GGUF, compared with the trained model",
         rule="parity/4",
         inputs={"adapter": store.adapter / "adapter.json", "f16": base.gguf("F16")},
         params=params,

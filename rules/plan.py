@@ -44,13 +44,15 @@ def _plan(document: Document, project: Project) -> Step:
         keep_to_lock(document, project, base=given["base"], training=False)
         if refused := refused_modules(given["training"], given["base"]):
             parsed = parse(document.path)
-            for at, error in refused.items():
-                error.where = parsed.where("training", "target_modules", at)
+            for path, error in refused.items():
+                error.where = parsed.where("training", *path)
             raise InvalidDocument(list(refused.values()))
         try:
             plan = resolve_plan(given["training"], given["recipe"], given["base"], Machine(**given["machine"]))
         except HardwareError as error:
-            error.where = parse(document.path).where(*(("training", error.field) if error.field else ("base_model",)))
+            error.where = parse(document.path).where(
+                *(("training", *error.field.split(".")) if error.field else ("base_model",))
+            )
             raise
         guessed = sorted(field for field, value in given["training"].items() if value == "auto")
         if guessed and not given["recipe"]["measured"]:

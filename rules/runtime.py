@@ -8,9 +8,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dlmbuild.build.clean import CleanFolder
-from dlmbuild.build.project import Document, Project
+from dlmbuild.build.project import Project
 from dlmbuild.build.reading import checkpoint, read_json
 from dlmbuild.build.step import Step, Workplace
+from dlmbuild.build.trained import Trained, adapters
 from dlmbuild.doc.names import RUNTIMES
 from dlmbuild.store.outputs import AdapterVersions, Folder
 from dlmbuild.store.records import Record
@@ -20,36 +21,38 @@ from .shorter import alias
 
 def tasks(project: Project) -> Iterator[dict[str, Any]]:
     """write the adapters as vLLM and MLX load them, with scripts that serve them"""
-    for document in project.documents:
+    every = list(adapters(project.documents))
+    for trained in every:
         for runtime in RUNTIMES:
-            task = _runtime(document, runtime, project).task()
-            yield {"name": f"{document.name}:{runtime}", **task, "clean": _clean(document, runtime)}
-        needed = [f"runtime:{document.name}:{runtime}" for runtime in RUNTIMES]
-        clean = [action for runtime in RUNTIMES for action in _clean(document, runtime)]
-        yield alias(document.name, f"{document.name} for every runtime", needed, clean)
+            task = _runtime(trained, runtime, project).task()
+            yield {"name": f"{trained.title}:{runtime}", **task, "clean": _clean(trained, runtime)}
+        needed = [f"runtime:{trained.title}:{runtime}" for runtime in RUNTIMES]
+        clean = [action for runtime in RUNTIMES for action in _clean(trained, runtime)]
+        yield alias(trained.title, f"{trained.title} for every runtime", needed, clean)
     for runtime in RUNTIMES:
         needed = [f"runtime:{document.name}:{runtime}" for document in project.documents]
-        clean = [action for document in project.documents for action in _clean(document, runtime)]
+        clean = [action for trained in every for action in _clean(trained, runtime)]
         yield alias(runtime, f"every document for {runtime}", needed, clean)
 
 
-def _outputs(document: Document, runtime: str) -> Folder:
-    return Folder(document.store.runtime / f"{runtime}.json", runtime, shared=True)
+def _outputs(trained: Trained, runtime: str) -> Folder:
+    return Folder(trained.store.runtime / f"{runtime}.json", runtime, shared=True)
 
 
-def _clean(document: Document, runtime: str) -> list[CleanFolder]:
-    return [CleanFolder(_outputs(document, runtime))]
+def _clean(trained: Trained, runtime: str) -> list[CleanFolder]:
+    return [CleanFolder(_outputs(trained, runtime))]
 
 
-def _runtime(document: Document, runtime: str, project: Project) -> Step:
-    base, store = project.base_folder(document.base), document.store
+def _runtime(trained: Trained, runtime: str, project: Project) -> Step:
+    document, store = trained.document, trained.store
+    base = project.base_folder(document.base)
     folder = store.runtime / runtime
 
     def params() -> Mapping[str, Any]:
         from dlmbuild.export.manifest import runtime_parameters
 
         data, facts = read_json(store.document), read_json(base.facts)
-        rows = read_json(store.root / "dataset.json")["counts"]["longest_row"]
+        rows = read_json(store.dataset)["counts"]["longest_row"]
         return {
             "runtime": runtime,
             "files": facts["files"],
@@ -75,16 +78,16 @@ def _runtime(document: Document, runtime: str, project: Project) -> Step:
         return done
 
     def summary(record: Record) -> str:
-        return f"\n{document.name} for {runtime}:\n  sh {shlex.quote(str(folder / 'serve.sh'))}"
+        return f"\n{trained.title} for {runtime}:\n  sh {shlex.quote(str(folder / 'serve.sh'))}"
 
     return Step(
-        name=f"runtime:{document.name}:{runtime}",
-        doc=f"the adapter of {document.name} for {runtime}",
+        name=f"runtime:{trained.title}:{runtime}",
+        doc=f"the adapter of {trained.title} for {runtime}",
         rule="runtime/1",
         inputs={"adapter": store.adapter / "adapter.json"},
         params=params,
-        reads=(store.document, base.facts, store.root / "dataset.json"),
-        outputs=_outputs(document, runtime),
+        reads=(store.document, base.facts, store.dataset),
+        outputs=_outputs(trained, runtime),
         work=work,
         summary=summary,
         lock_file=store.lock_file,

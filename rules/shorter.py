@@ -7,12 +7,13 @@ from typing import Any
 
 from doit.task import Task
 
-from dlmbuild.build.project import Document, Project
+from dlmbuild.build.project import Project
+from dlmbuild.build.trained import Trained, models
 from dlmbuild.doc.names import QUANTISATIONS
 
 
 def shorter(
-    verb: str, where: str, project: Project, doc: str, clean: Callable[[Document, str], Iterable[Any]] = lambda *of: ()
+    verb: str, where: str, project: Project, doc: str, clean: Callable[[Trained, str], Iterable[Any]] = lambda *of: ()
 ) -> Iterator[dict[str, Any] | Task]:
     """Tasks without actions: `verb:doc` and `verb` stand for the default quantisations, `verb:Q` for every document.
 
@@ -20,17 +21,18 @@ def shorter(
     made of a document at a quantisation. The group removes all of it.
     """
     documents = project.documents
-    for document in documents:
-        usual = document.default_quant
-        needed = [f"{verb}:{document.name}:{usual}"]
-        yield alias(document.name, f"{document.name} as {usual}, {where}", needed, clean(document, usual))
+    every = list(models(documents))
+    for trained in every:
+        usual = trained.document.default_quant
+        needed = [f"{verb}:{trained.title}:{usual}"]
+        yield alias(trained.title, f"{trained.title} as {usual}, {where}", needed, clean(trained, usual))
     for quant in project.quantisations:
         needed = [f"{verb}:{document.name}:{quant}" for document in documents]
-        removed = [action for document in documents for action in clean(document, quant)]
+        removed = [action for trained in every for action in clean(trained, quant)]
         yield alias(quant, f"every document as {quant}, {where}", needed, removed)
     # doit would let the group stand for all of its tasks.
     needed = [f"{verb}:{document.name}" for document in documents]
-    removed = [action for document in documents for quant in QUANTISATIONS for action in clean(document, quant)]
+    removed = [action for trained in every for quant in QUANTISATIONS for action in clean(trained, quant)]
     yield Task(verb, None, doc=doc, task_dep=needed, has_subtask=True, clean=removed)
 
 

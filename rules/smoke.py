@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from dlmbuild.build.project import Document, Project
+from dlmbuild.build.project import Project
 from dlmbuild.build.step import Step, Workplace
+from dlmbuild.build.trained import Trained, models
 from dlmbuild.store.outputs import Files
 
 from .parity import LEAST_AGREEMENT
@@ -14,13 +15,13 @@ from .parity import LEAST_AGREEMENT
 
 def tasks(project: Project) -> Iterator[dict[str, Any]]:
     """load the merged models in llama.cpp and compare"""
-    for document in project.documents:
+    for trained in models(project.documents):
         for quant in project.quantisations:
-            yield {"name": f"{document.name}:{quant}", **_smoke(document, quant, project).task()}
+            yield {"name": f"{trained.title}:{quant}", **_smoke(trained, quant, project).task()}
 
 
-def _smoke(document: Document, quant: str, project: Project) -> Step:
-    store = document.store
+def _smoke(trained: Trained, quant: str, project: Project) -> Step:
+    store = trained.store
     model, report = store.cache / f"model.{quant}.gguf", f"smoke.{quant}.json"
     # Quantisation may change a choice, and how often is reported; without it none may change.
     least = LEAST_AGREEMENT if quant == "F16" else 0.0
@@ -46,8 +47,8 @@ def _smoke(document: Document, quant: str, project: Project) -> Step:
         )
 
     return Step(
-        name=f"smoke:{document.name}:{quant}",
-        doc=f"{document.name} as {quant}, loaded and compared",
+        name=f"smoke:{trained.title}:{quant}",
+        doc=f"{trained.title} as {quant}, loaded and compared",
         rule="smoke/2",
         inputs={"model": model, "reference": store.cache / "reference.json"},
         params=params,

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from dlmbuild.build.locking import keep_to_lock, planning_facts
-from dlmbuild.build.project import Document, Project
+from dlmbuild.build.project import Project
 from dlmbuild.build.reading import base_identity, checkpoint, read_json
 from dlmbuild.build.reporter import watcher
 from dlmbuild.build.step import Step, Workplace
+from dlmbuild.build.trained import Trained, adapters
 from dlmbuild.store.outputs import AdapterVersions
 from dlmbuild.store.records import Record
 
@@ -19,31 +20,32 @@ PACKAGES = ("torch", "transformers", "peft", "trl", "accelerate", "datasets", "s
 
 def tasks(project: Project) -> Iterator[dict[str, Any]]:
     """train the adapters"""
-    for document in project.documents:
-        yield {"name": document.name, **step(document, project).task()}
+    for trained in adapters(project.documents):
+        yield {"name": trained.title, **step(trained, project).task()}
 
 
-def step(document: Document, project: Project) -> Step:
-    """The step that trains a document's adapter."""
-    base, store = project.base_folder(document.base), document.store
-    made_from = {"dataset": store.root / "dataset.json"}
+def step(trained: Trained, project: Project) -> Step:
+    """The step that trains an adapter."""
+    document, store = trained.document, trained.store
+    base = project.base_folder(document.base)
+    made_from = {"dataset": store.dataset}
     if document.retains:
         made_from["retention"] = base.retention
-    name = f"train:{document.name}"
+    name = f"train:{trained.title}"
 
     def params() -> Mapping[str, Any]:
         from dlmbuild.lock.capture import pin
 
         # Newer minor releases keep an adapter valid; what it was trained with is in its record and in dlm.lock.
         return {
-            "plan": _of_this_phase(read_json(store.plan)),
+            "plan": _of_this_phase(trained.plan()),
             "base": base_identity(base),
             "torch": pin("torch").partition(".")[0],
         }
 
     def work(place: Workplace) -> Mapping[str, Any]:
         inputs = {"base": checkpoint(base), **made_from}
-        return training_run("train", name, document, project, place, inputs=inputs, plan=place.params["plan"])
+        return training_run("train", name, trained, project, place, inputs=inputs, plan=place.params["plan"])
 
     def guard() -> None:
         if project.lock_mode == "strict":
@@ -51,17 +53,17 @@ def step(document: Document, project: Project) -> Step:
 
     return Step(
         name=name,
-        doc=f"the adapter of {document.name}",
+        doc=f"the adapter of {trained.title}",
         rule="train/3",
         inputs=made_from,
         params=params,
         reads=(store.plan, base.facts),
-        outputs=AdapterVersions(store.adapter, "sft" if document.prefers else ""),
+        outputs=AdapterVersions(store.adapter, "sft" if trained.prefers else ""),
         work=work,
         lock_file=store.lock_file,
         archive=project.archive,
         guard=guard,
-        done=lambda record, built: note_run(document, project, record, built),
+        done=lambda record, built: note_run(trained, project, record, built),
     )
 
 
@@ -73,7 +75,7 @@ def _of_this_phase(plan: Mapping[str, Any]) -> dict[str, Any]:
 def training_run(
     job: str,
     name: str,
-    document: Document,
+    trained: Trained,
     project: Project,
     place: Workplace,
     *,
@@ -92,11 +94,12 @@ def training_run(
     from dlmbuild.train.state import seconds_between_checkpoints
     from dlmbuild.train.states import prune
 
+    document = trained.document
     require_extra(*PACKAGES)
     require_extra(*libraries(plan), extra="qlora")
     for warning in keep_to_lock(document, project, base=place.params["base"], training=True):
         watcher().note(name, warning)
-    if warning := require_memory(document, project, plan):
+    if warning := require_memory(trained, project, plan):
         watcher().note(name, warning)
     facts = planning_facts(document, project)
     machine = this_machine()
@@ -105,7 +108,8 @@ def training_run(
     log = document.store.logs / f"{job}-{number:06d}-{started}.jsonl"
     kept = read_json(document.store.document)["training"]["cache"]
     states = {"states": project.archive.home.states} if job == "train" and kept["enabled"] else {}
-    with attempt(document.store, log, key=place.key, seed=plan["seed"]):
+    named = {"adapter": trained.name} if trained.name else {}
+    with attempt(document.store, log, key=place.key, seed=plan["seed"], **named):
         run = run_job(
             job,
             inputs={**inputs, **states, "log": log, "checkpoints": place.kept},
@@ -130,20 +134,23 @@ def training_run(
     }
 
 
-def note_run(document: Document, project: Project, record: Record, built: bool) -> None:
+def note_run(trained: Trained, project: Project, record: Record, built: bool) -> None:
     """Write the store's lock, and, of a phase that was really trained, the run into the manifest."""
     from dlmbuild.lock.lockfile import training_lock, write_store_lock
     from dlmbuild.store.manifest import append_run
     from dlmbuild.store.runs import note_version
 
-    base, store, notes = project.base_folder(document.base), document.store, record.notes
-    plan: Any = record.ingredients.params["plan"]
+    document, store, notes = trained.document, trained.store, record.notes
+    base = project.base_folder(document.base)
+    # The lock is the document's: where several adapters are trained, it has the plan of each.
+    plan: Any = read_json(store.plan) if trained.name else record.ingredients.params["plan"]
     lock = training_lock(base_identity(base), plan, notes, read_json(base.facts)["license"])
     if project.lock_mode != "ignore":
         write_store_lock(store.dlm_lock, lock)
     if built:
-        phase = "sft" if record.ingredients.rule.startswith("train/") and document.prefers else ""
+        phase = "sft" if record.ingredients.rule.startswith("train/") and trained.prefers else ""
         version = AdapterVersions(store.adapter, phase).current().name
-        run = {"adapter_version": version, "key": record.ingredients.key, **notes["run"]}
+        named = {"adapter": trained.name} if trained.name else {}
+        run = {**named, "adapter_version": version, "key": record.ingredients.key, **notes["run"]}
         append_run(store.manifest, document.dlm_id, "training_runs", {**run, "status": "ok"})
         note_version(store, record.ingredients.key, version)

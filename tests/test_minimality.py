@@ -133,6 +133,11 @@ TABLE: dict[str, tuple[Edit, set[str], set[str]]] = {
     # what happens: (edit, steps that are built, steps that are restored)
     "preference": (training("preference: {hyperparams: {beta: 0.2}}"), CHECK, NOTHING),  # the document has none
     "nothing": (lambda w: None, NOTHING, NOTHING),
+    "adapters": (  # a name for the only adapter: what it is made of is what it was
+        training("adapters: {one: {}}"),
+        CHECK | PLAN | {f"{verb}:tower:one:Q4_K_M" for verb in ("merge", "smoke", "export")},
+        {f"{verb}:tower:one" for verb in ("dataset", "train", "parity")},
+    ),
     "a comment in the frontmatter": (key("# a comment"), CHECK, NOTHING),
     "a comment after a value": (text("base_model: file:./base", "base_model: file:./base  # mine"), CHECK, NOTHING),
     "the order of keys": (reorder_keys, CHECK, NOTHING),
@@ -368,7 +373,8 @@ def test_every_field_of_the_frontmatter_is_in_the_table() -> None:
         "default_quant",
         "default_temperature",
         "default_top_p",
-    }  # fmt: skip  (blocks; identity and base below; fields that take one value; rows under other words)
+        "mixes",
+    }  # fmt: skip  (blocks; identity and base below; fields that take one value; rows under other words; test_adapters)
     unbuilt = {key.rpartition(".")[2] for key in UNBUILT_BLOCKS}  # nothing but their defaults is let in
     assert fields - elsewhere - unbuilt <= TABLE.keys()
 

@@ -52,7 +52,7 @@ class CleanFolder(PythonAction):  # type: ignore[misc]
                 print("would remove" if dryrun else "removing", path)
                 if not dryrun:
                     _remove(path)
-        for left in (folder, folder.parent) if not dryrun else ():
+        for left in (folder, folder.parent, folder.parent.parent) if not dryrun else ():
             with contextlib.suppress(OSError):  # not there, or not empty
                 left.rmdir()
 
@@ -81,9 +81,11 @@ class Clean(PythonAction):  # type: ignore[misc]
             for path in (*(path for path in _within(export.folder) if path not in made), *beside):
                 self._say(path, "keeping, because no build made it:")
             if not dryrun:
-                for folder in (export.folder, export.folder.parent):
+                for folder in (export.folder, *export.folder.parents):
                     with contextlib.suppress(OSError):  # not there, or not empty
                         folder.rmdir()
+                    if folder.name == "exports":
+                        break
 
     def _say(self, path: Path, what: str) -> None:
         if path not in self._said:

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dlmbuild.build.locking import governing_lock, planning_facts
-from dlmbuild.build.project import Document, Project
+from dlmbuild.build.project import Project
 from dlmbuild.build.reading import checkpoint, read_json
+from dlmbuild.build.trained import Trained
 from dlmbuild.errors import HardwareError, InvalidDocument, StoreError
 from dlmbuild.hardware.detect import Machine
 from dlmbuild.hardware.memory import Estimate, Setup, Shape, estimate
@@ -23,11 +24,12 @@ class Planned(NamedTuple):
     """Whether the recipe is one for any base, measured on none."""
 
 
-def planned(document: Document, project: Project) -> Planned:
-    """The plan as a build would make it now. The base has to be here; raises what the `plan` step would raise."""
+def planned(trained: Trained, project: Project) -> Planned:
+    """An adapter's plan as a build would make it now. The base has to be here; raises what the `plan` step would."""
     from dlmbuild.doc.document import as_data, parse
     from dlmbuild.hardware.plan import refused_modules, resolve_plan
 
+    document = trained.document
     if not project.base_folder(document.base).facts.exists():
         raise StoreError(f"the base {document.base.text} is not here yet", do=f"doit base:{document.base.key}")
     path, here = project.folder / document.path, Path.cwd()
@@ -35,18 +37,23 @@ def planned(document: Document, project: Project) -> Planned:
     written = as_data(parsed)["training"]
     base, facts = read_json(project.base_folder(document.base).facts), planning_facts(document, project)
     if refused := refused_modules(written, base):
-        for at, wrong in refused.items():
-            wrong.where = parsed.where("training", "target_modules", at)
+        for key, wrong in refused.items():
+            wrong.where = parsed.where("training", *key)
         raise InvalidDocument(list(refused.values()))
     try:
         plan = resolve_plan(written, facts["recipe"], base, Machine(**facts["machine"]))
     except HardwareError as error:
-        error.where = parsed.where(*(("training", error.field) if error.field else ("base_model",)))
+        error.where = parsed.where(*(("training", *error.field.split(".")) if error.field else ("base_model",)))
         raise
     lock = {} if project.lock_mode == "update" else governing_lock(document, project) or {}
+    keys = {path[1] for path in parsed.marks if len(path) == 2}
+    if trained.name:
+        plan = plan["adapters"][trained.name]
+        written |= written["adapters"][trained.name]
+        keys |= {path[3] for path in parsed.marks if path[:-1] == ("training", "adapters", trained.name)}
     return Planned(
         plan,
-        _origins(plan, written, {path[1] for path in parsed.marks if len(path) == 2}, facts["recipe"], lock),
+        _origins(plan, written, keys, facts["recipe"], lock),
         not facts["recipe"]["measured"],
     )
 
@@ -72,29 +79,29 @@ def _origins(
     return found
 
 
-def longest_row(document: Document, plan: Mapping[str, Any]) -> tuple[int, bool]:
+def longest_row(trained: Trained, plan: Mapping[str, Any]) -> tuple[int, bool]:
     """Tokens of the longest row, and whether that is known: without a dataset it is as long as a row may be."""
     try:
-        dataset = read_json(document.store.root / "dataset.json")
+        dataset = read_json(trained.store.dataset)
         return min(int(dataset["counts"]["longest_row"]), plan["sequence_len"]), True
     except (OSError, ValueError, KeyError, TypeError):
         return plan["sequence_len"], False
 
 
-def memory(document: Document, project: Project, plan: Mapping[str, Any]) -> Estimate | None:
+def memory(trained: Trained, project: Project, plan: Mapping[str, Any]) -> Estimate | None:
     """What a training by `plan` takes at its peak; None for a base whose shape its configuration does not tell."""
-    base = project.base_folder(document.base)
+    base = project.base_folder(trained.document.base)
     try:
         shape = Shape.of_config(read_json(checkpoint(base) / "config.json"))
     except (OSError, ValueError):
         return None
     if shape is None:
         return None
-    tokens, _ = longest_row(document, plan)
+    tokens, _ = longest_row(trained, plan)
     return estimate(shape, Setup.of_plan(plan, tokens), int(read_json(base.facts)["parameters"]))
 
 
-def require_memory(document: Document, project: Project, plan: Mapping[str, Any]) -> str:
+def require_memory(trained: Trained, project: Project, plan: Mapping[str, Any]) -> str:
     """A warning where a training by `plan` may not find room now, "" where it does.
 
     Raises HardwareError where the whole machine has less than it takes. What is free never decides: a result must not
@@ -103,13 +110,13 @@ def require_memory(document: Document, project: Project, plan: Mapping[str, Any]
     from dlmbuild.hardware.detect import free_memory, this_machine
     from dlmbuild.hardware.fit import FULL, smaller
 
-    found = memory(document, project, plan)
+    found = memory(trained, project, plan)
     machine = this_machine()
     if found is None or machine.device == "cuda":  # what a GPU holds is only known to its driver
         return ""
-    longest, _ = longest_row(document, plan)
+    longest, _ = longest_row(trained, plan)
     if found.total > machine.memory_bytes:
-        change = smaller(plan, lambda other: memory(document, project, other) or found, machine.memory_bytes, longest)
+        change = smaller(plan, lambda other: memory(trained, project, other) or found, machine.memory_bytes, longest)
         raise HardwareError(
             f"this training takes about {gib(found.total)}, and the machine has {gib(machine.memory_bytes)}",
             why="it would be killed, or swap for days",
@@ -118,7 +125,11 @@ def require_memory(document: Document, project: Project, plan: Mapping[str, Any]
     free = free_memory()
     if not free or found.total <= FULL * free:
         return ""
-    return f"this takes about {gib(found.total)}, and {gib(free)} are free: dlm doctor {document.name} says more"
+    return f"this takes about {gib(found.total)}, and {gib(free)} are free: dlm doctor {_asked(trained)} says more"
+
+
+def _asked(trained: Trained) -> str:
+    return f"{trained.document.name} --adapter {trained.name}" if trained.name else trained.document.name
 
 
 def gib(size: int) -> str:

@@ -51,6 +51,10 @@ class Document(NamedTuple):
     """Whether its training holds the model to what the base says by itself."""
     whole: tuple[str, ...] = ()
     """Its adapters, by name ("" for the only one), that no LoRA file can hold: they are only exported merged."""
+    adapters: Mapping[str, bool] = {}
+    """The adapters that it names, as they are declared → whether they are trained on preferences. See trained.py."""
+    mixes: Mapping[str, Any] = {}
+    """`weights` and `rank` of each mix of them that it exports."""
 
     @property
     def name(self) -> str:
@@ -174,6 +178,8 @@ class Project:
             header.get("evaluates", False),
             bool(header.get("retention", reference.recipe.retention)),
             tuple(header.get("whole", ())),
+            dict(header.get("adapters", ())),
+            header.get("mixes", {}),
         )
         document = Document(path, header["dlm_id"], reference, header["default_quant"], store, *shape)
         if reference.landmark:
@@ -224,6 +230,10 @@ class Project:
             header["whole"] = list(found.whole)
         if found.sources:
             header["sources"] = {"given": found.sources, "policy": found.sources_policy}
+        if found.adapters:
+            header["adapters"] = list(found.adapters.items())  # their order decides, and JSON's keys are sorted
+        if found.mixes:
+            header["mixes"] = found.mixes
         if reference.path is None:  # what lies on this disk is named by a path, which is not the document's
             header["reference"] = reference.as_data()
         if self.archive.home.root.is_dir():  # who only looks makes no home

@@ -221,7 +221,7 @@ class Step:
 
     def _kept(self, key: str) -> Path:
         """What attempts at this key left behind; what attempts at other keys left is of no use any more."""
-        verb = self.rule.partition("/")[0]
+        verb = self.slot.replace(":", ".")
         kept = self.lock_file.parent / "cache" / "unfinished" / f"{verb}-{key[:16]}"
         for other in kept.parent.glob(f"{verb}-*"):
             if other != kept:

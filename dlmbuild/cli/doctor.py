@@ -14,7 +14,8 @@ from dlmbuild.cli.words import as_json
 from dlmbuild.errors import DlmError, StoreError, UsageError
 
 if TYPE_CHECKING:
-    from dlmbuild.build.project import Document, Project
+    from dlmbuild.build.project import Project
+    from dlmbuild.build.trained import Trained
     from dlmbuild.hardware.detect import Machine
 
 
@@ -22,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "document", nargs="?", help="name or path of a document: its plan, and the memory that it takes"
     )
+    parser.add_argument("--adapter", metavar="NAME", help="of a document that names adapters (default: its first)")
     parser.add_argument("--selftest", action="store_true", help="train the same five steps twice and compare the bytes")
     parser.add_argument(
         "--calibrate", action="store_true", help="train a few steps of the document, to tell how long an epoch takes"
@@ -49,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
     if adapters:
         facts["selftest"] = adapters
     if arguments.document:
-        facts["document"] = _document(arguments.document, facts, arguments.calibrate)
+        facts["document"] = _document(arguments.document, arguments.adapter, facts, arguments.calibrate)
         facts["document"]["ollama"] = _refused_by_ollama(arguments.document, facts["ollama"])
     print(as_json(facts) if arguments.json else "\n".join(_text(facts)))
     return 0 if len(set(adapters)) < 2 else 1
@@ -79,13 +81,13 @@ def _refused_by_ollama(named: str, found: Mapping[str, Any]) -> dict[str, Any]:
     from dlmbuild.export.ollama.client import OllamaServer
 
     _, document = find_document(named, Path.cwd())
-    manifests = sorted((document.store.root / "exports").glob("*/export_manifest.json"))
+    manifests = [document.store.export(name) / "export_manifest.json" for name in document.store.exported()]
     told = {}
     for manifest in manifests if found["version"] else ():
         try:
             OllamaServer(_PATIENCE_SECONDS).require(template=read_json(manifest)["ollama"]["template"] is not None)
         except DlmError as error:
-            told[manifest.parent.name] = f"{error.what}: {error.why}"
+            told[str(manifest.parent.relative_to(document.store.exports))] = f"{error.what}: {error.why}"
     return told
 
 
@@ -113,19 +115,23 @@ def _job(name: str, inputs: Mapping[str, Path], params: Mapping[str, Any], threa
         return run_job(name, inputs=inputs, params=params, out=out, log=out / f"{name}.log", threads=threads)
 
 
-def _document(named: str, machine: Mapping[str, Any], calibrate: bool) -> dict[str, Any]:
+def _document(named: str, adapter: str | None, machine: Mapping[str, Any], calibrate: bool) -> dict[str, Any]:
     """What there is to say of one document."""
     from dlmbuild.build.forecast import longest_row, memory, planned
     from dlmbuild.build.project import find_document
+    from dlmbuild.build.trained import adapters, chosen
     from dlmbuild.hardware.fit import smaller, verdict
 
     project, document = find_document(named, Path.cwd())
-    plan, origins, cautious = planned(document, project)
-    longest, known = longest_row(document, plan)
-    found = memory(document, project, plan)
+    trained = chosen(document, adapter) if adapter else next(adapters([document]))
+    if trained.parts:
+        raise UsageError(f"{adapter} is a mix, which is not trained", do=f"--adapter {next(iter(trained.parts))}")
+    plan, origins, cautious = planned(trained, project)
+    longest, known = longest_row(trained, plan)
+    found = memory(trained, project, plan)
     free = machine["accelerator"].get("free") if plan["device"] == "cuda" else machine["memory_free"]
     told: dict[str, Any] = {
-        "name": document.name,
+        "name": trained.title,
         "base": document.base.text,
         "plan": plan,
         "origins": origins,
@@ -138,20 +144,20 @@ def _document(named: str, machine: Mapping[str, Any], calibrate: bool) -> dict[s
     if found and free:
         told["verdict"] = verdict(found.total, free)
         if told["verdict"] != "fits":
-            change = smaller(plan, lambda other: memory(document, project, other) or found, free, longest)
+            change = smaller(plan, lambda other: memory(trained, project, other) or found, free, longest)
             told["instead"] = {"write": dict(change.values), "total": change.total} if change else None
     if calibrate:
-        told["measured"] = _calibrated(document, project, plan)
+        told["measured"] = _calibrated(trained, project, plan)
     return told
 
 
-def _calibrated(document: Document, project: Project, plan: Mapping[str, Any]) -> dict[str, Any]:
+def _calibrated(trained: Trained, project: Project, plan: Mapping[str, Any]) -> dict[str, Any]:
     from dlmbuild.build.reading import base_identity, checkpoint, read_json
 
-    dataset = document.store.root / "dataset.json"
+    dataset = trained.store.dataset
     if not dataset.exists():
-        raise StoreError(f"the rows of {document.name} are not made yet", do=f"doit dataset:{document.name}")
-    base = project.base_folder(document.base)
+        raise StoreError(f"the rows of {trained.title} are not made yet", do=f"doit dataset:{trained.title}")
+    base = project.base_folder(trained.document.base)
     print("calibration: a few training steps in a process of their own", file=sys.stderr)
     inputs = {"base": checkpoint(base), "dataset": dataset}
     first = {name: value for name, value in plan.items() if name != "preference"}

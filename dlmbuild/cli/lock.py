@@ -59,6 +59,7 @@ def _last_training(document: Document, project: Project, damaged: bool) -> Lock:
 
     Nothing is trained under a `damaged` lock of the project.
     """
+    from dlmbuild.build.trained import adapters
     from dlmbuild.lock.lockfile import read_store_lock
     from dlmbuild.rules.train import note_run
     from dlmbuild.store.built import read_built
@@ -68,15 +69,16 @@ def _last_training(document: Document, project: Project, damaged: bool) -> Lock:
     lock = read_store_lock(store.dlm_lock)
     if lock is not None:
         return lock
-    step = "prefer" if document.prefers else "train"
+    trained = list(adapters([document]))[-1]
+    step = "prefer" if trained.prefers else "train"
     records = Records(project.archive.home.records, store.imported)
-    record = records.load(read_built(store.root).get(step, ""))
+    record = records.load(read_built(store.root).get(":".join(filter(None, (step, trained.name))), ""))
     if record is None:
         ignoring = "lock=ignore " if damaged else ""
-        raise StoreError(f"{document.name} has not been trained here yet", do=f"doit {ignoring}{step}:{document.name}")
+        raise StoreError(f"{document.name} has not been trained here yet", do=f"doit {ignoring}{step}:{trained.title}")
     project.lock_mode = ""  # a build that was to ignore the lock has written none; now it is asked for
     try:
-        note_run(document, project, record, False)
+        note_run(trained, project, record, False)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         path = shlex.quote(str(store.dlm_lock))
         raise StoreError(

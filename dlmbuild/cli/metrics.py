@@ -134,7 +134,7 @@ def _write_events(folder: Path, found: Sequence[Run]) -> None:
 _LONG = ("run", "step", "name", "value")
 _COLUMNS = (
     *("run", "phase", "status", "steps", "of", "first_loss", "last_loss", "tokens_per_s", "started", "ended", "seed"),
-    *("adapter_version", "key", "error"),
+    *("adapter", "adapter_version", "key", "error"),
 )
 
 
@@ -160,7 +160,7 @@ def _table(found: Sequence[Run]) -> list[str]:
         done = f"{facts['steps']}/{one.of or '?'}"
         speed = f"{facts['tokens_per_s']:.0f}" if facts["tokens_per_s"] is not None else ""
         row = f"{one.run:>4}  {one.phase:<8}{one.status:<9}{done:>11}{went:>18}{speed:>10}  {one.started:<22}"
-        lines.append((row + (one.adapter_version or "")).rstrip())
+        lines.append((row + " ".join(filter(None, (one.adapter, one.adapter_version)))).rstrip())
         if one.error:
             lines.append(f"      {one.error}")
     return lines

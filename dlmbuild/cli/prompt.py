@@ -18,9 +18,11 @@ from dlmbuild.errors import StoreError, UsageError, Where
 
 if TYPE_CHECKING:
     from dlmbuild.build.project import Document, Project
+    from dlmbuild.build.trained import Trained
 
 _LONGEST_QUESTION = 1 << 20
 """In bytes. No base reads as much."""
+_LARGEST_WEIGHT = 10
 _LEAST_TEMPERATURE = 0.001
 """Below it, what is divided by the temperature leaves the range of fp32, and the likeliest token is all there is."""
 
@@ -36,6 +38,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="ask the exported GGUF, for example Q4_K_M, in llama.cpp",
     )
     model.add_argument("--base", action="store_true", help="ask the base without the adapter, to compare")
+    adapter = parser.add_mutually_exclusive_group()
+    adapter.add_argument(
+        "--adapter", metavar="NAME", help="of a document that names adapters: ask with this one, or mix"
+    )
+    adapter.add_argument(
+        "--mix", type=_mix, metavar="NAME=WEIGHT,…", help="ask with a weighted sum of its adapters, such as a=0.7,b=0.3"
+    )
     parser.add_argument(
         "--max-tokens", type=whole(1, 32768), default=256, help="longest answer in tokens (default 256)", metavar="N"
     )
@@ -95,6 +104,7 @@ def answers(document: str, questions: list[str], arguments: argparse.Namespace) 
     from dlmbuild.jobs.local import require_extra, run_job
 
     project, found = find_document(document, Path.cwd())
+    asked = _asked(found, arguments)
     store = found.store
     if not store.document.exists():
         raise _unbuilt(project, "nothing has been built from it yet", f"train:{found.name}")
@@ -107,24 +117,34 @@ def answers(document: str, questions: list[str], arguments: argparse.Namespace) 
             "system_prompt": data["system_prompt"],
             "sampling": _sampling(arguments, data["export"]),
         }
+    adapters: dict[str, Path] = {}
     if arguments.export:
         require_extra("xllamacpp")
-        inputs = {"model": store.export(arguments.export) / f"model.{arguments.export}.gguf"}
+        (one,) = asked
+        inputs = {"model": one.store.export(arguments.export) / f"model.{arguments.export}.gguf"}
         if not inputs["model"].exists():
-            task = f"export:{found.name}:{arguments.export}"
-            raise _unbuilt(project, f"{found.name} has no export {arguments.export}", task)
+            task = f"export:{one.title}:{arguments.export}"
+            raise _unbuilt(project, f"{one.title} has no export {arguments.export}", task)
     else:
         require_extra("torch", "transformers", "peft")
-        inputs = {} if arguments.base else {"adapter": _adapter(project, found)}
+        inputs = {}
+        adapters = {one.name: _adapter(project, one) for one in asked}
         base = project.base_folder(found.base)
         if not base.facts.exists():
             raise _unbuilt(project, "its base has not been fetched", f"base:{found.base.key}")
         with _as_built(base.facts, project, f"base:{found.base.key}"):
             inputs["base"] = checkpoint(base)
-            if not arguments.base:
-                _require_its_base(inputs["adapter"], base_identity(base), project, found)
+            for adapter in adapters.values():
+                _require_its_base(adapter, base_identity(base), project, found)
     # Not below the store: a build that runs meanwhile sweeps what it finds there.
-    with tempfile.TemporaryDirectory() as out:
+    with tempfile.TemporaryDirectory() as out, tempfile.TemporaryDirectory() as mixed:
+        if arguments.mix:
+            from dlmbuild.export.mix import mix
+
+            mix(adapters, arguments.mix, Path(mixed))
+            inputs["adapter"] = Path(mixed)
+        elif asked and not arguments.export:
+            (inputs["adapter"],) = adapters.values()
         result = run_job(
             "prompt_export" if arguments.export else "prompt",
             inputs=inputs,
@@ -137,14 +157,45 @@ def answers(document: str, questions: list[str], arguments: argparse.Namespace) 
     return list(result["answers"])
 
 
-def _adapter(project: Project, found: Document) -> Path:
+def _asked(found: Document, arguments: argparse.Namespace) -> list[Trained]:
+    """The adapter or built mix that is asked, or all that are mixed for this question; none where the base is asked."""
+    from dlmbuild.build.trained import chosen
+
+    if arguments.mix and arguments.export:
+        why, do = "an export is a file, and this mix is in none", "write it under export.mixes, and build it"
+        raise UsageError("--mix goes without --export", why=why, do=do)
+    if arguments.base and (arguments.mix or arguments.adapter):
+        raise UsageError("--base goes without an adapter", do="leave one of the two out")
+    if arguments.mix:
+        return [chosen(found, name, option="--mix") for name in arguments.mix]
+    return [] if arguments.base else [chosen(found, arguments.adapter)]
+
+
+def _mix(text: str) -> dict[str, float]:
+    """`a=0.7,b=0.3` as weights by name."""
+    weights: dict[str, float] = {}
+    for part in text.split(","):
+        name, _, number = part.strip().partition("=")
+        try:
+            weight = float(number)
+        except ValueError:
+            weight = 0.0
+        if not name or name in weights or not 0 < weight <= _LARGEST_WEIGHT:
+            wanted = f"names, each once, with weights above 0 and up to {_LARGEST_WEIGHT}, such as a=0.7,b=0.3"
+            raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
+        weights[name] = weight
+    return weights
+
+
+def _adapter(project: Project, trained: Trained) -> Path:
     """The adapter in use."""
     from dlmbuild.store.outputs import AdapterVersions
 
     try:
-        return AdapterVersions(found.store.adapter).current()
+        return AdapterVersions(trained.store.adapter).current()
     except StoreError as error:
-        raise _unbuilt(project, f"{error.what}: {error.why}", f"train:{found.name}") from None
+        verb = "mix" if trained.parts else "train"
+        raise _unbuilt(project, f"{error.what}: {error.why}", f"{verb}:{trained.title}") from None
 
 
 def _require_its_base(adapter: Path, base: Mapping[str, Any], project: Project, found: Document) -> None:

@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--quant", choices=QUANTISATIONS, metavar="QUANT", help="the export, for example Q4_K_M (default: its default)"
     )
+    parser.add_argument("--adapter", metavar="NAME", help="of a document that names adapters: this one, or this mix")
     parser.add_argument("--port", type=whole(1, 65535), default=8080, metavar="N", help="default 8080")
     parser.add_argument(
         "--base-and-adapter", action="store_true", help="load the export in two parts instead of the whole model"
@@ -38,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from dlmbuild.build.project import find_document
     from dlmbuild.build.reading import read_json
+    from dlmbuild.build.trained import chosen
     from dlmbuild.hardware.detect import this_machine
     from dlmbuild.jobs.local import require_extra, run_job
 
@@ -48,11 +50,12 @@ def run(arguments: argparse.Namespace) -> int:
             do="leave --host out, or add --anyone if that is meant",
         )
     _, found = find_document(arguments.document, Path.cwd())
+    trained = chosen(found, arguments.adapter)
     quant = arguments.quant or found.default_quant
-    folder = found.store.export(quant)
-    if arguments.base_and_adapter and "" in found.whole:
+    folder = trained.store.export(quant)
+    if arguments.base_and_adapter and trained.whole:
         why, do = "DoRA sets the length of rows, which no LoRA file can hold", "leave --base-and-adapter out"
-        raise UsageError(f"{found.name} has no adapter beside its model", why=why, do=do)
+        raise UsageError(f"{trained.title} has no adapter beside its model", why=why, do=do)
     names = {"model": f"base.{quant}.gguf", "lora": "adapter.gguf"}
     inputs = {
         role: folder / name
@@ -60,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     }
     manifest = folder / "export_manifest.json"
     if not all(path.exists() for path in (*inputs.values(), manifest)):
-        raise StoreError(f"{found.name} has no export {quant}", do=f"doit export:{found.name}:{quant}")
+        raise StoreError(f"{trained.title} has no export {quant}", do=f"doit export:{trained.title}:{quant}")
     require_extra("xllamacpp")
     _require_free(arguments.host, arguments.port)
     settings = read_json(manifest)["ollama"]
@@ -68,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     def tell(what: str, done: float = 0, total: float = 0, **numbers: float) -> None:
         if what.startswith("http"):
-            print(_greeting(what, found.name, settings["system"]), flush=True)
+            print(_greeting(what, trained.title, settings["system"]), flush=True)
         elif sys.stderr.isatty():
             print(f"{what} …", file=sys.stderr)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
     shown = {}
     for document in documents:
         facts: dict[str, Any] = {"document": str(document.path), "dlm_id": document.dlm_id, "base": document.base.text}
-        facts |= describe_store(document.store, document.dlm_id)
+        facts |= describe_store(document.store, document.dlm_id, [*document.adapters, *document.mixes])
         facts["store"] = str(document.store.root)
         if arguments.size:
             facts["bytes"] = disk_use(project.archive.home, document.store, project.base_folder(document.base))
@@ -44,7 +45,9 @@ def _text(shown: tuple[str, dict[str, Any]]) -> str:
     name, facts = shown
     lines = [name]
     for field, value in facts.items():
-        if field == "bytes":
+        if field == "adapters":
+            lines += [textwrap.indent(_text(one), "  ") for one in value.items()]
+        elif field == "bytes":
             lines += [f"  {kind + ':':<38}{size / 1e6:10.1f} MB" for kind, size in value.items()]
         else:
             text = ", ".join(value) if isinstance(value, list) else value

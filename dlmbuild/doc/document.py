@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,8 +12,9 @@ from dlmbuild.doc import block
 from dlmbuild.doc.body import read_sections
 from dlmbuild.doc.frontmatter import Head, read_head
 from dlmbuild.doc.media import blob_sha256
-from dlmbuild.doc.mistakes import Mistakes
+from dlmbuild.doc.mistakes import Mistakes, nearest
 from dlmbuild.doc.names import check_name
+from dlmbuild.doc.routing import trains
 from dlmbuild.doc.sections import Body, Instruction, Media, Preference, Prose, Section, kind_of
 from dlmbuild.doc.versions import ESCAPES_SINCE
 from dlmbuild.errors import DlmError, DocumentError, InvalidDocument, Where
@@ -113,9 +114,14 @@ def read(data: bytes, path: str, folder: Path | None = None, check_base: CheckBa
         before = len(mistakes)
         escapes = head.version >= ESCAPES_SINCE
         body = read_sections(text, head.body, head.body_line, mistakes, escapes=escapes)
+        named = list(head.values.training.adapters or ()) if head.values else None
         for number, section in enumerate(body.sections):
             _refuse_unbuilt(number, section, body, folder, mistakes)
+            if section.adapter is not None and named is not None:
+                _refuse_unnamed(section, named, mistakes)
         sources = head.values.training.sources if head.values else None
+        if named and not sources and len(mistakes) == before:
+            _refuse_untrained(body.sections, named, head, mistakes)
         if not body.sections and not sources and len(mistakes) == before:
             why, do = "there is nothing to learn from it", "write text below the frontmatter"
             mistakes.add(head.body_line, 1, "the document has no text", why=why, do=do)
@@ -148,6 +154,10 @@ def as_data(document: Document) -> dict[str, Any]:
     data = document.frontmatter.model_dump(mode="json", exclude={"dlm_version": True, "training": silent})
     preference = data["training"]["preference"]
     data["training"]["preference"] = {**preference, "enabled": True} if prefers(document) else {"enabled": False}
+    if not data["training"]["adapters"]:
+        del data["training"]["adapters"]
+    if not data["export"]["mixes"]:
+        del data["export"]["mixes"]
     data["evaluate"] = {name: wanted for name, wanted in data["evaluate"].items() if wanted is not None}
     if not data["evaluate"]:
         del data["evaluate"]
@@ -164,10 +174,6 @@ def prefers(document: Document) -> bool:
 
 
 def _refuse_unbuilt(number: int, section: Section, body: Body, folder: Path | None, mistakes: Mistakes) -> None:
-    if section.adapter is not None:
-        col = len(f"::{kind_of(section)}#")
-        why, do = "this version does not build named adapters yet", f"delete #{section.adapter}"
-        mistakes.add(section.line, col, f"a section for the adapter {section.adapter}", why=why, do=do)
     if isinstance(section, Media):
         why, do = "no base that this version builds on reads it", "describe it in a ::prose:: section"
         mistakes.add(section.line, 1, f"an ::{section.kind}:: section", why=why, do=do)
@@ -179,6 +185,30 @@ def _refuse_unbuilt(number: int, section: Section, body: Body, folder: Path | No
             fence = body.text.rfind("\n", 0, below - 1) + 1
             col = max(body.text.find('path="', fence, below) - fence, 0) + 7
             mistakes.add(section.line, col, error.what, why=error.why, do=error.do)
+
+
+def _refuse_unnamed(section: Section, named: Sequence[str], mistakes: Mistakes) -> None:
+    """Note a section of an adapter that the frontmatter does not name."""
+    name = str(section.adapter)
+    if name in named:
+        return
+    why = f"training.adapters names {', '.join(named)}" if named else "training.adapters names none"
+    near = nearest(name, named)
+    do = f'did you mean "{near}"?' if near else f"write `adapters: {{{name}: {{}}}}` under training"
+    do = do if near or not named else f"write {name} under training.adapters"
+    col = len(f"::{kind_of(section)}#")
+    mistakes.add(section.line, col, f"a section for the adapter {name}", why=why, do=do)
+
+
+def _refuse_untrained(sections: Sequence[Section], named: Sequence[str], head: Head, mistakes: Mistakes) -> None:
+    """Note each named adapter that no section trains."""
+    trained = {name for section in sections for name in trains(kind_of(section), section.adapter, named)}
+    for name in named:
+        if name not in trained:
+            at = head.marks["training", "adapters", name].key
+            why = "no section trains it: those without a name are prose for all, or questions for the first"
+            do = f"write a section ::instruction#{name}::, or delete the adapter"
+            mistakes.add(*at, f"training.adapters.{name} learns nothing", why=why, do=do)
 
 
 def section_as_data(section: Section) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from dlmbuild.doc.frontmatter import Head, read_head
 from dlmbuild.doc.mistakes import Mistakes
 from dlmbuild.doc.names import Quantisation, check_name
+from dlmbuild.doc.routing import trains
 from dlmbuild.errors import DocumentError, InvalidDocument
 from dlmbuild.io.text import decode_text
 
@@ -31,6 +33,10 @@ class Header:
     """How strongly it holds its model to what the base says by itself; None where the recipe decides."""
     whole: tuple[str, ...] = ()
     """Its adapters, by name ("" for the only one), that no LoRA file can hold: they are exported merged alone."""
+    adapters: dict[str, bool] = field(default_factory=dict)
+    """The adapters that it names, in their order → whether they are trained on preferences."""
+    mixes: dict[str, Any] = field(default_factory=dict)
+    """`export.mixes` as data."""
 
 
 def read_header(data: bytes, path: str) -> Header:
@@ -46,29 +52,37 @@ def read_header(data: bytes, path: str) -> Header:
     if len(mistakes) or values is None:
         mistakes.stop()
     sources = [source.model_dump(mode="json") for source in values.training.sources or ()]
-    named = {name: one.adapter for name, one in (values.training.adapters or {}).items()}
-    kinds = named or {"": values.training.adapter}
+    kinds = {name: one.adapter for name, one in (values.training.adapters or {}).items()}
+    kinds = kinds or {"": values.training.adapter}
+    named = list(values.training.adapters or ())
+    preferring = _preferring(text, head, named) if values.training.preference.enabled is not False else set()
     return Header(
         values.dlm_id,
         values.base_model,
         values.export.default_quant,
         sources,
         values.training.sources_policy,
-        values.training.preference.enabled is not False and _has_preferences(text, head),
+        bool(preferring),
         any(wanted is not None for _, wanted in values.evaluate),
         None if values.training.retention == "auto" else values.training.retention,
         tuple(name for name, kind in kinds.items() if kind == "dora"),
+        {name: name in preferring for name in named},
+        {name: mix.model_dump() for name, mix in (values.export.mixes or {}).items()},
     )
 
 
-def _has_preferences(text: str, head: Head) -> bool:
-    """The body is read after all where it mentions them: it could be in a code block."""
+def _preferring(text: str, head: Head, named: Sequence[str]) -> set[str | None]:
+    """The adapters that preferences train, among them None for the one without a name.
+
+    The body is read after all where it mentions any: it could be in a code block.
+    """
     if "::preference" not in text:
-        return False
+        return set()
     from dlmbuild.doc.body import read_sections
     from dlmbuild.doc.sections import Preference
     from dlmbuild.doc.versions import ESCAPES_SINCE
 
     # What is wrong with the body is told by the check.
     body = read_sections(text, head.body, head.body_line, Mistakes(""), escapes=head.version >= ESCAPES_SINCE)
-    return any(isinstance(section, Preference) and section.triples for section in body.sections)
+    found = [section for section in body.sections if isinstance(section, Preference) and section.triples]
+    return {name for section in found for name in trains("preference", section.adapter, named) or (None,)}

@@ -34,7 +34,7 @@ USUAL = QUANTISATIONS[:5]
 """Those that every document has tasks for; one of the others has them where it is asked for."""
 
 _TASKS = (
-    "check base plan dataset retention train prefer evaluate gguf imatrix quantize parity merge export smoke hub "
+    "check base plan dataset retention train prefer mix evaluate gguf imatrix quantize parity merge export smoke hub "
     "runtime ollama pack report bench"
 )
 RUNTIMES = ("mlx", "vllm")

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.fields import FieldInfo
 
+from dlmbuild.doc.mistakes import nearest
 from dlmbuild.doc.names import Quantisation
 from dlmbuild.doc.versions import NEWEST_VERSION
 from dlmbuild.io.ulid import is_ulid
@@ -26,7 +27,6 @@ UNBUILT_BLOCKS = {
     "training.cpt": "schedules of continued pretraining",
     "training.gate": "a gate between adapters",
     "training.audio": "sound",
-    "training.adapters": "named adapters",
 }
 """Key of the format → what this version does not build yet.
 
@@ -53,6 +53,8 @@ Rate = Annotated[float, Field(gt=0, le=1)]
 Positive = Annotated[int, Field(ge=1, le=2**63 - 1)]
 Text = Annotated[str, Field(min_length=1)]
 Texts = Annotated[tuple[Text, ...], Field(min_length=1)]
+AdapterName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
+Weight = Annotated[float, Field(gt=0, le=10)]
 
 
 def _ulid(text: str) -> str:
@@ -155,9 +157,6 @@ class Source(Block):
     max_files: Positive | None = None
 
 
-AdapterName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
-
-
 def _layers(text: str) -> str:
     if not re.fullmatch(r"auto|all|last [1-9][0-9]{0,3}", text):
         raise ValueError
@@ -202,12 +201,23 @@ class Training(Block):
     sources_policy: Literal["permissive", "strict"] = "permissive"
 
 
+class Mix(Block):
+    """A weighted sum of named adapters; with `rank` its best approximation of that rank."""
+
+    weights: Annotated[
+        dict[AdapterName, Weight],
+        Field(min_length=1, description="names of adapters with numbers above 0 and at most 10"),
+    ]
+    rank: Rank | None = None
+
+
 class Export(Block):
     """What the exported model is and how it answers unless told otherwise."""
 
     default_quant: Quantisation = "Q4_K_M"
     default_temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     default_top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    mixes: Annotated[dict[AdapterName, Mix], Field(min_length=1)] | None = None
 
 
 class Evaluate(Block):
@@ -315,15 +325,22 @@ def unbuilt(values: Mapping[Any, Any], block: type[Block], path: Path = ()) -> I
         if key not in block.model_fields:
             continue
         here, field = (*path, key), block.model_fields[key]
-        name = ".".join(map(str, here))
+        name = _OF_ONE.sub("training.", ".".join(map(str, here)))
         row = next((words for n, words in UNBUILT_BLOCKS.items() if f"{name}.".startswith(f"{n}.")), "")
         inner, deeper = block_in(field.annotation)
         if inner and not deeper:
             yield from unbuilt(value if isinstance(value, dict) else {}, inner, here)
+        elif inner and isinstance(value, dict):
+            for of, one in value.items():
+                yield from unbuilt(one if isinstance(one, dict) else {}, inner, (*here, of))
         elif row and value not in (field.default, None, ()) and not (key == "enabled" and value is False):
             yield here, f"this version does not build {row} yet", ""
         elif isinstance(value, str) and value in REFUSED_VALUES.get(name, ()):
             yield here, *REFUSED_VALUES[name][value]
+
+
+_OF_ONE = re.compile(r"^training\.adapters\.[^.]*\.")
+"""What a named adapter says is built where it is for all."""
 
 
 def contradictions(values: Frontmatter) -> Iterator[tuple[Path, str, str]]:
@@ -339,6 +356,17 @@ def contradictions(values: Frontmatter) -> Iterator[tuple[Path, str, str]]:
         if adapters and getattr(training, name) not in (usual, Training.model_fields[name].default):
             why = "where training.adapters names adapters, each has its own"
             yield ("training", name), why, f"write it under training.adapters.{next(iter(adapters))}"
+    for name, mix in (values.export.mixes or {}).items():
+        if name in adapters:
+            yield ("export", "mixes", name), "an adapter has this name", "give the mix another one"
+        for part in mix.weights:
+            if part not in adapters:
+                why = f"training.adapters names {', '.join(adapters)}" if adapters else "training.adapters names none"
+                near = nearest(part, adapters)
+                yield ("export", "mixes", name, "weights", part), why, f"write {near}" if near else "name an adapter"
+            elif adapters[part].adapter == "dora":
+                why = "DoRA sets the length of rows: a weighted sum of such adapters is none"
+                yield ("export", "mixes", name, "weights", part), why, "mix adapters of plain LoRA"
 
 
 _FLAT: dict[str, Any] = {

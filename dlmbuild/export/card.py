@@ -21,6 +21,7 @@ _HUB_LICENCES = {
 
 def model_card(
     dlm_id: str,
+    of: str,
     quant: str,
     base: Mapping[str, Any],
     smoke: Mapping[str, Any],
@@ -29,9 +30,10 @@ def model_card(
     *,
     parts: bool,
 ) -> str:
-    """The text of the card. `base` and `smoke` are those of the export's manifest.
+    """The text of the card. `of` says which of the document's adapters it is: ", adapter tone", or nothing.
 
-    `parts` says whether base and adapter lie beside the whole model: DoRA has no file for an adapter alone.
+    `base` and `smoke` are those of the export's manifest. `parts` says whether base and adapter lie beside the whole
+    model: DoRA has no file for an adapter alone.
     """
     method = "LoRA" if parts else "DoRA"
     return "\n".join(
@@ -39,7 +41,7 @@ def model_card(
             *metadata(base, relation="finetune", library="gguf", method=method.lower()),
             f"# {base['key']}, tuned on a document",
             "",
-            f"{parent(base)}, tuned with {method} on the document `{dlm_id}`, as {quant}. Made by dlmbuild.",
+            f"{parent(base)}, tuned with {method} on the document `{dlm_id}`{of}, as {quant}. Made by dlmbuild.",
             "",
             agreement(smoke),
             "",

@@ -51,9 +51,11 @@ def export_files(
     license = base["license"] or {}
     stops = dict.fromkeys((template.turn_end, template.special_tokens["eos_token"]))
     wanted = settings["export"]
+    trained = settings.get("trained", {})
+    of = "".join(f", {kind} {trained[kind]}" for kind in ("adapter", "mix") if kind in trained)
     modelfile = Modelfile(
         model=f"model.{quant}.gguf",
-        comment=f"{settings['dlm_id']} on {base['key']}, {quant}. Load with: ollama create <name> -f Modelfile",
+        comment=f"{settings['dlm_id']}{of} on {base['key']}, {quant}. Load with: ollama create <name> -f Modelfile",
         stops=list(stops),
         temperature=wanted["default_temperature"] or 0.0,
         top_p=wanted["default_top_p"],
@@ -64,11 +66,11 @@ def export_files(
         template=go_template(template, adds_bos=adds_bos),
     )
     (out / "Modelfile").write_text(modelfile.text, "utf-8")
-    alias = f"{base['key']}-{settings['dlm_id']}"
+    alias = "-".join(filter(None, (base["key"], settings["dlm_id"], trained.get("adapter", trained.get("mix")))))
     parts = "adapter.gguf" in digests
     script = llama_server.launch_script(quant, alias, modelfile.parameters, in_parts=parts, draft=settings["draft"])
     (out / llama_server.NAME).write_text(script, "utf-8")
-    card = model_card(settings["dlm_id"], quant, base, smoke, modelfile.stops, modelfile.system, parts=parts)
+    card = model_card(settings["dlm_id"], of, quant, base, smoke, modelfile.stops, modelfile.system, parts=parts)
     (out / "README.md").write_text(card, "utf-8")
     files = {**digests, **{name: sha256_file(out / name) for name in ("Modelfile", "README.md", llama_server.NAME)}}
     manifest = {
@@ -76,6 +78,7 @@ def export_files(
         "quant": quant,
         "target": "ollama",
         "merged": True,
+        **({"trained": dict(trained)} if trained else {}),
         "ollama": {
             "template": modelfile.template,
             "system": modelfile.system,

@@ -32,10 +32,25 @@ _RECIPE_FIELDS = (
 def resolve_plan(
     training: Mapping[str, Any], recipe: Mapping[str, Any], base: Mapping[str, Any], machine: Machine
 ) -> dict[str, Any]:
-    """plan.json: every parameter that training takes, with no `auto` left.
+    """plan.json: every parameter that training takes, with no `auto` left; under `adapters` for each that has a name.
 
     `base` is the content of base.json. Raises HardwareError for what this machine cannot do.
     """
+    if not training.get("adapters"):
+        return _resolve(training, recipe, base, machine)
+    resolved = {}
+    for name, own in training["adapters"].items():
+        try:
+            resolved[name] = _resolve({**training, **own}, recipe, base, machine)
+        except HardwareError as error:
+            error.field = f"adapters.{name}.{error.field}" if error.field in own else error.field
+            raise
+    return {"adapters": resolved}
+
+
+def _resolve(
+    training: Mapping[str, Any], recipe: Mapping[str, Any], base: Mapping[str, Any], machine: Machine
+) -> dict[str, Any]:
     require_quantised(training, machine.device)
     plan = {field: training[field] for field in ("adapter", "rslora", "optimizer", "seed")}
     for field in _RECIPE_FIELDS:
@@ -81,16 +96,25 @@ def _preference(asked: Mapping[str, Any], recipe: Mapping[str, Any]) -> dict[str
     return phase
 
 
-def refused_modules(training: Mapping[str, Any], base: Mapping[str, Any]) -> dict[int, DocumentError]:
-    """What is wrong with items of training.target_modules, by their number from 0; `base` is as in `resolve_plan`."""
+def refused_modules(
+    training: Mapping[str, Any], base: Mapping[str, Any], *within: str
+) -> dict[tuple[str | int, ...], DocumentError]:
+    """What is wrong with items of target_modules, by the paths of the keys; `base` is as in `resolve_plan`.
+
+    `within` leads to the block that says `training`; what its named adapters say is looked at as well.
+    """
     layers: list[str] = base["linear_layers"]
     modules = [] if training["target_modules"] == "auto" else training["target_modules"]
-    refused = {}
+    refused: dict[tuple[str | int, ...], DocumentError] = {}
+    for name, own in (training.get("adapters") or {}).items():
+        refused |= refused_modules(own, base, *within, "adapters", name)
+    key = (*within, "target_modules")
+    spelled = ".".join(("training", *key))
     for at, name in enumerate(modules):
         if name not in layers:
             near = nearest(name, layers) or nearest(name.rpartition(".")[2], layers)
-            refused[at] = DocumentError(
-                f"training.target_modules names {shown(name)}, which is no linear layer in the blocks of this base",
+            refused[*key, at] = DocumentError(
+                f"{spelled} names {shown(name)}, which is no linear layer in the blocks of this base",
                 why=f"those are {', '.join(layers) or 'none'}",
                 do=f'did you mean "{near}"?'
                 if near

@@ -19,6 +19,7 @@ JOBS = {
     "mlx": "dlmbuild.export.runtimes.mlx:write_adapter",
     "vllm": "dlmbuild.export.runtimes.vllm:write_adapter",
     "adapter_gguf": "dlmbuild.export.conversion:convert_adapter",
+    "mix": "dlmbuild.export.mix:mix_job",
     "merge": "dlmbuild.export.merge:merge_quantized",
     "reference": "dlmbuild.export.reference:reference_predictions",
     "expected_answers": "dlmbuild.export.ollama.smoke:expected_answers",

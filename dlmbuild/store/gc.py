@@ -1,7 +1,7 @@
 """What may go to make room, by one stated policy.
 
-Stays: whatever lies in place now (built.json of each store and base), the newest adapter versions of each document, the
-logs of its trainings, and the records and objects that these need. Goes: older versions, exports' parts whose export
+Stays: whatever lies in place now (built.json of each store and base), the newest versions of each adapter, the logs of
+its trainings, and the records and objects that these need. Goes: older versions, exports' parts whose export
 was removed (`doit clean`), records and objects that nothing names any more, what is remembered of the sources of
 documents that are gone, notes of builds long ago, and what killed builds left lying.
 """
@@ -23,7 +23,7 @@ from dlmbuild.store.outputs import AdapterVersions
 from dlmbuild.store.records import Records
 
 KEPT_VERSIONS = 3
-"""Adapter versions that each document keeps, the one in use among them."""
+"""Versions that stay of each adapter, the one in use among them."""
 
 _DAYS_OF_NOTES = 30
 """How long the note of a build that had nothing to do is kept."""
@@ -49,26 +49,28 @@ def garbage(home: Home, objects: Objects, kept_versions: int = KEPT_VERSIONS) ->
     live: set[str] = set()
     weights: set[str] = set()
     named: set[str] = set()
-    exported = {path.name for path in (home.root / "store").glob("*/exports/*")}
+    exported = {name.rpartition("/")[2] for folder in folders(home) for name in Store(folder).exported()}
     for folder in folders(home):
         store = Store(folder) if folder.parent.name == "store" else None
-        wanted = {path.name for path in (folder / "exports").glob("*")} if store else exported
+        wanted = set(store.exported()) if store else exported
         for slot, key in read_built(folder).items():
             variant, aside = _VARIANT.fullmatch(slot), _ASIDE.fullmatch(slot)
-            if aside and not (folder / aside[1] / aside[2]).is_dir():
+            if aside and not (folder / aside[1] / aside[2].replace(":", "/")).is_dir():
                 continue
-            if variant is None or variant[2] in wanted:
+            if variant is None or variant[2].replace(":", "/") in wanted:
                 live.add(key)
             elif store:
-                leftover = {"merge": f"model.{variant[2]}.gguf", "smoke": f"smoke.{variant[2]}.json"}
-                yield from _file(store.cache / leftover.get(variant[1], "-"), "its export was removed")
+                of, _, quant = variant[2].rpartition(":")
+                leftover = {"merge": f"model.{quant}.gguf", "smoke": f"smoke.{quant}.json"}
+                yield from _file(store.named(of).cache / leftover.get(variant[1], "-"), "its export was removed")
             else:
                 yield from _file(folder / f"base.{variant[2]}.gguf", "no export uses it")
         if store:
-            kept, old = _versions(store, kept_versions)
-            weights |= {objects.cache.digest(path / "adapter_model.safetensors") for path in kept}
-            for version in old:
-                yield Garbage(version, f"older than the newest {kept_versions} versions", _size(version))
+            for adapter in store.trained():
+                kept, old = _versions(adapter, kept_versions)
+                weights |= {objects.cache.digest(path / "adapter_model.safetensors") for path in kept}
+                for version in old:
+                    yield Garbage(version, f"older than the newest {kept_versions} versions", _size(version))
             for path in store.imported.glob("*/*.json"):  # it may not have been built from yet
                 if imported := Records(store.imported).load(path.stem):
                     named.update(imported.outputs.values())
@@ -99,13 +101,13 @@ def folders(home: Home) -> list[Path]:
     return sorted(path for kind in ("store", "bases") for path in (home.root / kind).glob("*") if path.is_dir())
 
 
-def _versions(store: Store, kept: int) -> tuple[list[Path], list[Path]]:
-    found = sorted((store.adapter / "versions").glob("v[0-9]*"), key=lambda path: int(path.name[1:]))
+def _versions(adapter: Path, kept: int) -> tuple[list[Path], list[Path]]:
+    found = sorted((adapter / "versions").glob("v[0-9]*"), key=lambda path: int(path.name[1:]))
     if not found:
         return [], []
-    used = {AdapterVersions(store.adapter).current()}
-    if AdapterVersions(store.adapter, "sft").pointer.exists():
-        used.add(AdapterVersions(store.adapter, "sft").current())
+    used = {AdapterVersions(adapter).current()}
+    if AdapterVersions(adapter, "sft").pointer.exists():
+        used.add(AdapterVersions(adapter, "sft").current())
     newest = [path for path in found if path not in used][-(kept - 1) :] if kept > 1 else []
     stays = {*used, *newest}
     return [path for path in found if path in stays], [path for path in found if path not in stays]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,27 @@ from dlmbuild.store.outputs import AdapterVersions
 from dlmbuild.store.runs import runs as all_runs
 
 
-def describe_store(store: Store, dlm_id: str) -> dict[str, Any]:
-    """The adapter in use with the numbers of its own training, how many there are, the exports, the last run."""
+def describe_store(store: Store, dlm_id: str, named: Sequence[str] = ()) -> dict[str, Any]:
+    """The adapter in use with the numbers of its own training, how many there are, the exports, the last run.
+
+    Where the document names adapters or mixes, `named`, there is this of each of them under `adapters`.
+    """
+    told = {
+        "exports": store.exported(),
+        "trainings": len(read_manifest(store.manifest, dlm_id)["training_runs"]),
+        "last_run": attempts[-1].status if (attempts := all_runs(store)) else None,
+    }
+    if named:
+        return {**told, "adapters": {name: _adapter(store.named(name), dlm_id) for name in named}}
+    return {**_adapter(store, dlm_id), **told}
+
+
+def _adapter(store: Store, dlm_id: str) -> dict[str, Any]:
     try:
         version: str | None = AdapterVersions(store.adapter).current().name
     except StoreError:
         version = None
-    runs = read_manifest(store.manifest, dlm_id)["training_runs"]
+    runs = [run for run in read_manifest(store.manifest, dlm_id)["training_runs"] if run.get("adapter", "") == store.of]
     in_place: Mapping[str, Any] = next((run for run in reversed(runs) if run.get("adapter_version") == version), {})
     known = ""
     with suppress(OSError, ValueError, KeyError, TypeError):
@@ -31,9 +45,6 @@ def describe_store(store: Store, dlm_id: str) -> dict[str, Any]:
     return {
         "adapter_version": version,
         "versions": len(list((store.adapter / "versions").glob("v[0-9]*"))),
-        "exports": sorted(path.name for path in (store.root / "exports").glob("*") if path.is_dir()),
-        "trainings": len(runs),
-        "last_run": attempts[-1].status if (attempts := all_runs(store)) else None,
         "trained": in_place.get("ended_at"),
         "train_loss": in_place.get("train_loss"),
         "evaluation": known or None,

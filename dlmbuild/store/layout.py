@@ -13,6 +13,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
+from dlmbuild.doc.names import QUANTISATIONS
 from dlmbuild.errors import StoreError, UsageError
 from dlmbuild.io.ulid import is_ulid
 
@@ -82,9 +83,15 @@ class Home(NamedTuple):
 
 
 class Store(NamedTuple):
-    """The files of one document."""
+    """The files of one document, or, of those that are there for each of its named adapters and mixes, those of one."""
 
     root: Path
+    of: str = ""
+    """The name of the adapter or mix; "" for the only adapter of a document that names none."""
+
+    def named(self, name: str) -> Store:
+        """The same store, as the adapter or mix of this name sees it."""
+        return self._replace(of=name)
 
     @property
     def lock_file(self) -> Path:
@@ -108,15 +115,16 @@ class Store(NamedTuple):
 
     @property
     def dataset(self) -> Path:
-        return self.root / "dataset"
+        """What says which shards of rows there are, in the folder of the same name beside it."""
+        return (self.root / "dataset" / self.of if self.of else self.root) / "dataset.json"
 
     @property
     def adapter(self) -> Path:
-        return self.root / "adapter"
+        return self.root / "adapter" / self.of
 
     @property
     def evaluation(self) -> Path:
-        return self.root / "eval"
+        return self.root / "eval" / self.of
 
     @property
     def imported(self) -> Path:
@@ -134,20 +142,37 @@ class Store(NamedTuple):
 
     @property
     def cache(self) -> Path:
-        return self.root / "cache"
+        return self.root / "cache" / self.of
+
+    @property
+    def exports(self) -> Path:
+        return self.root / "exports" / self.of
+
+    def exported(self) -> list[str]:
+        """The exports of all adapters, as their folders are named: `Q4_K_M`, `tone/Q4_K_M`."""
+        folders = [path for path in (self.root / "exports").glob("*") if path.is_dir()]
+        named = [path for folder in folders if folder.name not in QUANTISATIONS for path in folder.glob("*")]
+        whole = [path.name for path in folders if path.name in QUANTISATIONS]
+        return sorted([*whole, *(f"{path.parent.name}/{path.name}" for path in named if path.name in QUANTISATIONS)])
+
+    def trained(self) -> list[Path]:
+        """The folders of all adapters that have versions, that without a name first."""
+        return [path.parent for path in sorted((self.root / "adapter").glob("versions"))] + [
+            path.parent for path in sorted((self.root / "adapter").glob("*/versions"))
+        ]
 
     def export(self, quant: str) -> Path:
-        return self.root / "exports" / quant
+        return self.exports / quant
 
     @property
     def runtime(self) -> Path:
         """A folder for each runtime that wants an adapter in a layout of its own."""
-        return self.root / "runtime"
+        return self.root / "runtime" / self.of
 
     @property
     def hub(self) -> Path:
         """A folder for each quantisation, ready to be uploaded to a model hub, and beside it what is in it."""
-        return self.root / "hub"
+        return self.root / "hub" / self.of
 
 
 class BaseFolder(NamedTuple):

@@ -25,7 +25,7 @@ from dlmbuild.store.manifest import now
 _TABLES = """
 PRAGMA journal_mode = OFF;  -- nobody reads the file before it is whole
 CREATE TABLE runs (run INTEGER PRIMARY KEY, phase TEXT, key TEXT, status TEXT, started TEXT, ended TEXT, seed INTEGER,
-                   steps INTEGER, of INTEGER, adapter_version TEXT, error TEXT);
+                   adapter TEXT, steps INTEGER, of INTEGER, adapter_version TEXT, error TEXT);
 CREATE TABLE steps (run INTEGER, step INTEGER, name TEXT, value REAL, PRIMARY KEY (run, step, name)) WITHOUT ROWID;
 """
 
@@ -41,6 +41,8 @@ class Run:
     """Counted from 1, in the order in which they began."""
     phase: str
     """"train" or "prefer"."""
+    adapter: str | None
+    """Which of the document's adapters, where it names any."""
     key: str
     """Of the step that it is the work of."""
     started: str
@@ -133,8 +135,8 @@ def _write(found: list[Run], path: Path) -> None:
     with closing(sqlite3.connect(staging)) as database, database:
         database.executescript(_TABLES)
         for run in found:
-            told = (run.run, run.phase, run.key, run.status, run.started, run.ended, run.seed, len(run.steps), run.of)
-            row = (*told, run.adapter_version, run.error)
+            told = (run.run, run.phase, run.key, run.status, run.started, run.ended, run.seed, run.adapter)
+            row = (*told, len(run.steps), run.of, run.adapter_version, run.error)
             database.execute(f"INSERT INTO runs VALUES ({','.join('?' * len(row))})", row)
             database.executemany("INSERT INTO steps VALUES (?,?,?,?)", run.values())
     staging.replace(path)
@@ -155,7 +157,8 @@ def _read(log: Path, found: list[Run]) -> None:
         if event == "start":
             seed = line.get("seed")
             phase, key, started = log.stem.partition("-")[0], _text(line.get("key")), _text(line.get("started"))
-            mine = Run(len(found) + 1, phase, key, started, seed if _is_count(seed) else None)
+            named = _text(line["adapter"]) if "adapter" in line else None
+            mine = Run(len(found) + 1, phase, named, key, started, seed if _is_count(seed) else None)
             found.append(mine)
         elif mine is None:
             continue

@@ -66,6 +66,12 @@ CASES: list[tuple[str, int, int, str]] = [
     (keys("system_prompt: a\u00a0b"), 5, 16, "system_prompt holds the character U+00A0"),
     (keys("trainig: {}"), 5, 1, 'unknown key "trainig"'),
     (keys("training: {seed: x}"), 5, 18, 'training.seed is "x"'),
+    (
+        keys("training: {adapters: {en: {}, de: {}}}").removesuffix("text\n") + "::instruction::\n### Q\nx\n### A\ny\n",
+        5,
+        31,
+        "training.adapters.de learns nothing",
+    ),
     (keys("training: {gate: {steps: 7}}"), 5, 26, "training.gate.steps is 7"),
     (keys("evaluate: {recall: 1}"), 5, 1, "evaluate in version 15"),
     # versions

@@ -244,7 +244,15 @@ def test_unclosed_code_block(found: Found, head: str, body: str, line: int, col:
     assert found(head + body) == [(line, col, "this code block is never closed")]
 
 
-def test_adapters_and_media_wait_for_another_version(found: Found, head: str) -> None:
+def test_a_section_names_an_adapter_that_there_is_and_each_adapter_is_trained(found: Found, head: str) -> None:
+    named = head.replace("---\n", "---\ntraining: {adapters: {en: {}, de: {}}}\n", 1)
+    pair = "### Q\nx\n### A\ny\n"
+    assert parse_text(f"{named}x\n::instruction#de::\n{pair}", "book.dlm").sections[1].adapter == "de"
+    assert found(f"{named}::instruction::\n{pair}::prose#den::\nz\n") == [(12, 8, "a section for the adapter den")]
+    assert found(f"{named}::instruction::\n{pair}") == [(2, 31, "training.adapters.de learns nothing")]
+
+
+def test_undeclared_adapters_and_media_are_refused(found: Found, head: str) -> None:
     body = '::prose#en::\nx\n::instruction#en::\n### Q\nx\n### A\ny\n::image path="a.png" alt="é"::\ncaption\n'
     body += '::audio path="a.wav" transcript="hm"::\n'
     assert found(head + body) == [

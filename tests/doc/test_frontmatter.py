@@ -146,7 +146,6 @@ UNBUILT = [
     ("cpt: {embed_warmup_steps: 3}", 6, 29, "cpt.embed_warmup_steps is 3"),
     ("gate: {steps: 300}", 6, 17, "gate.steps is 300"),
     ("audio: {auto_resample: true}", 6, 26, "audio.auto_resample is true"),
-    ("adapters: {en: {}}", 6, 13, 'adapters is {"en": {}}'),
 ]
 
 
@@ -252,6 +251,27 @@ def test_keys_that_exclude_each_other(found: Found, with_keys: WithKeys) -> None
     assert ("training.lora_r is 16", "where training.adapters names adapters, each has its own") in told
     assert ("training.gate.enabled is true", "a gate chooses between adapters") in told
     assert not any(what.startswith("training.lora_alpha") for what, _ in told)
+
+
+@pytest.mark.parametrize(
+    ("mixes", "col", "what", "why"),
+    [
+        ("b: {weights: {en: 1, de: 2}}", 43, "export.mixes.b.weights.de is 2", "training.adapters names en"),
+        ("en: {weights: {en: 1}}", 22, 'export.mixes.en is {"weights": {"en": 1}}', "an adapter has this name"),
+        ("b: {weights: {en: 0}}", 36, 'export.mixes.b.weights is {"en": 0}', "above 0 and at most 10"),
+        ("b: {weights: {}}", 31, "export.mixes.b.weights is {}", "names of adapters"),
+        ("b: {rank: 3}", 21, 'missing key "weights"', "nothing says what is meant"),
+        ("b: {weights: {en: 1}, rank: 0}", 46, "export.mixes.b.rank is 0", "from 1 to 256"),
+    ],
+)
+def test_mixes_are_checked(with_keys: WithKeys, mixes: str, col: int, what: str, why: str) -> None:
+    text = with_keys(f"training: {{adapters: {{en: {{}}}}}}\nexport: {{mixes: {{{mixes}}}}}")
+    with pytest.raises(InvalidDocument) as caught:
+        parse_text(text.replace("dlm_version: 15", "dlm_version: 16"), "handbook.dlm")
+    (error,) = caught.value.errors
+    assert (error.what, error.where) == (what, Where("handbook.dlm", 6, col)) and why in error.why
+    with pytest.raises(InvalidDocument, match=r"export\.mixes in version 15"):
+        parse_text(text, "handbook.dlm")
 
 
 def first_version(with_keys: WithKeys, dpo: str) -> str:

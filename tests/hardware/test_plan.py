@@ -90,11 +90,21 @@ def test_each_field_changes_the_plan_and_nothing_else_in_it(field: str) -> None:
 
 def test_every_field_of_the_document_is_in_the_plan_and_no_auto_is_left() -> None:
     found = plan()
-    elsewhere = {"preference", "sources", "sources_policy", "cache"}  # in a phase of its own, in rows, in no result
+    elsewhere = {"adapters", "preference", "sources", "sources_policy", "cache"}  # plans and phases of their own, rows
     fields = set(Training.model_fields) - {key.rpartition(".")[2] for key in UNBUILT_BLOCKS} - elsewhere
     assert fields <= set(found)
     assert set(WRITTEN) | {"adapter", "optimizer"} == fields  # not every machine allows each value of those
     assert "auto" not in found.values() and None not in found.values()
+
+
+def test_each_named_adapter_has_a_plan() -> None:
+    found = plan(adapters={"facts": {"lora_r": 4, "learning_rate": 1e-3}, "tone": {}})["adapters"]
+    assert found["tone"] == plan()
+    assert found["facts"] == plan() | {"lora_r": 4, "learning_rate": 1e-3}
+    bad = training(adapters={"tone": {"target_modules": ("qproj",)}})
+    ((path, error),) = refused_modules(bad, BASE).items()
+    assert path == ("adapters", "tone", "target_modules", 0)
+    assert error.what.startswith('training.adapters.tone.target_modules names "qproj"')
 
 
 def test_the_second_phase_has_what_its_method_uses() -> None:
@@ -155,8 +165,8 @@ def test_modules_that_the_base_does_not_have_are_refused_one_by_one() -> None:
     assert refused_modules(training(), BASE) == {}
     assert refused_modules(training(target_modules=("q_proj", "down_proj")), BASE) == {}
     refused = refused_modules(training(target_modules=("q_proj", "qproj", "lm_head", ".*", "self_attn.k_proj")), BASE)
-    assert list(refused) == [1, 2, 3, 4]
-    assert 'names "qproj", which is no linear layer' in refused[1].what
+    assert list(refused) == [("target_modules", at) for at in (1, 2, 3, 4)]
+    assert 'names "qproj", which is no linear layer' in refused["target_modules", 1].what
     assert all(", ".join(LAYERS) in error.why for error in refused.values())
-    assert [refused[at].do for at in (1, 4)] == ['did you mean "q_proj"?', 'did you mean "k_proj"?']
-    assert "`auto` is all of them" in refused[2].do and "`auto` is all of them" in refused[3].do
+    assert [refused["target_modules", at].do for at in (1, 4)] == ['did you mean "q_proj"?', 'did you mean "k_proj"?']
+    assert "`auto` is all of them" in refused["target_modules", 2].do
