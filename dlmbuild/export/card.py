@@ -21,12 +21,12 @@ _HUB_LICENCES = {
 
 def model_card(
     dlm_id: str,
-    of: str,
     quant: str,
     base: Mapping[str, Any],
     smoke: Mapping[str, Any],
     stops: Sequence[str],
     system: str | None,
+    of: str = "",
     *,
     parts: bool,
 ) -> str:

@@ -33,11 +33,14 @@ def test_a_store_has_the_layout_of_the_public_format() -> None:
         "manifest.json": store.manifest,
         "document.json": store.document,
         "plan.json": store.plan,
-        "dataset": store.dataset,
+        "dataset.json": store.dataset,
         "adapter": store.adapter,
         "logs": store.logs,
         "cache": store.cache,
         "exports/Q4_K_M": store.export("Q4_K_M"),
+        "dataset/tone/dataset.json": store.named("tone").dataset,
+        "adapter/tone": store.named("tone").adapter,
+        "exports/tone/Q4_K_M": store.named("tone").export("Q4_K_M"),
         ".lock": store.lock_file,
     }
     assert {name: path.relative_to(f"/h/store/{ULID}").as_posix() for name, path in below.items()} == {
