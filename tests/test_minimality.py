@@ -135,8 +135,8 @@ TABLE: dict[str, tuple[Edit, set[str], set[str]]] = {
     "nothing": (lambda w: None, NOTHING, NOTHING),
     "adapters": (  # a name for the only adapter: what it is made of is what it was
         training("adapters: {one: {}}"),
-        CHECK | PLAN | {"parity:tower:one", *(f"{verb}:tower:one:Q4_K_M" for verb in ("merge", "smoke", "export"))},
-        {"dataset:tower:one", "train:tower:one"},
+        CHECK | PLAN | {"parity:tower:one", *(f"{verb}:tower:one:Q4_K_M" for verb in ("merge", "export"))},
+        {"dataset:tower:one", "train:tower:one", "smoke:tower:one:Q4_K_M"},
     ),
     "a comment in the frontmatter": (key("# a comment"), CHECK, NOTHING),
     "a comment after a value": (text("base_model: file:./base", "base_model: file:./base  # mine"), CHECK, NOTHING),
