@@ -57,7 +57,7 @@ def _plan(document: Document, project: Project) -> Step:
         guessed = sorted(field for field, value in given["training"].items() if value == "auto")
         if guessed and not given["recipe"]["measured"]:
             watcher().note(name, "`auto` training values are cautious guesses: none were measured on this base")
-        if plan["adapter"] == "qlora":
+        if any(one["adapter"] == "qlora" for one in plan.get("adapters", {"": plan}).values()):
             told = "the base is rounded to 4 bits while the adapter is trained"
             watcher().note(name, f"{told}; exports join it with the weights as they are, never with rounded ones")
         (place.out / "plan.json").write_bytes(readable_json(plan))

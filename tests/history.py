@@ -76,7 +76,7 @@ if kill_at:
         setattr(os, name, counted(getattr(os, name)))
 
 local.run_job = run_job
-local.require_extra = lambda *modules: None
+local.require_extra = lambda *modules, extra="": None
 """
 
 # A plain dodo file, of which a build that had nothing to do leaves a note (build/uptodate.py).

@@ -200,7 +200,7 @@ TABLE: dict[str, tuple[Edit, set[str], set[str]]] = {
     "target_modules": (training("target_modules: [q_proj]"), CHECK | PLAN | ADAPTER, NOTHING),
     "layers": (newer_training("layers: last 1"), CHECK | PLAN | ADAPTER, NOTHING),
     "layers that are all there are": (newer_training("layers: last 2"), CHECK | PLAN, NOTHING),
-    "what is kept of frozen layers": (training("cache: {max_bytes: 5, enabled: false}"), CHECK | PLAN, NOTHING),
+    "cache": (training("cache: {max_bytes: 5, enabled: false}"), CHECK | PLAN, NOTHING),
     "lr_scheduler": (training("lr_scheduler: constant"), CHECK | PLAN | ADAPTER, NOTHING),
     "warmup_ratio": (training("warmup_ratio: 0.1"), CHECK | PLAN | ADAPTER, NOTHING),
     "precision": (training("precision: bf16"), CHECK | PLAN | ADAPTER, NOTHING),
