@@ -44,6 +44,7 @@ def test_only_the_last_layer_is_trained_exported_and_agreed_on(shop: Workshop) -
     assert json.loads((shop.store / "plan.json").read_bytes())["layers"] == "last 1"
     assert shop.doit("export:Q4_K_M").steps == []
     shop.doit("pack:tower")
+    shop.dlm("unpack", "--check", "tower.dlm.pack")
     assert "layers" in shop.dlm("doctor", "tower").out
 
 

@@ -365,7 +365,8 @@ HOSTILE |= {
         "r": 10**9,
         "lora_alpha": float(10**9),
         "lora_dropout": True,
-        "use_dora": True,
+        "use_dora": 1,
+        "layers_to_transform": [10**6],
         "unheard_of": "yes",
     }.items()
 }

@@ -16,6 +16,7 @@ from dlmbuild.errors import PackError, Where
 CONFIG = "adapter_config.json"
 _MOST_MODULES = 100
 _MOST_RANK = 4096
+_MOST_LAYERS = 1000
 
 
 def _one_of(*values: object) -> Callable[[Any], bool]:
@@ -31,6 +32,10 @@ def _modules(found: Any) -> bool:
     return few and all(isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9_.]{1,200}", name) for name in found)
 
 
+def _layers(found: Any) -> bool:
+    return isinstance(found, list) and len(found) <= _MOST_LAYERS and all(map(_number(0, _MOST_LAYERS, int), found))
+
+
 _CHECKS: Mapping[str, Callable[[Any], bool]] = {
     "peft_type": _one_of("LORA"),
     "task_type": _one_of("CAUSAL_LM"),
@@ -41,6 +46,7 @@ _CHECKS: Mapping[str, Callable[[Any], bool]] = {
     "lora_alpha": _number(0, 1e6, int, float),
     "lora_dropout": _number(0, 1, int, float),
     "target_modules": _modules,  # names; a text would be searched with as a pattern
+    "layers_to_transform": _layers,
     "use_rslora": _one_of(True, False),
     "use_dora": _one_of(True, False),
     "megatron_core": _one_of("megatron.core"),  # PEFT's own, and used only if megatron_config is not off
