@@ -61,6 +61,7 @@ def test_as_data() -> None:
             "lora_r": "auto",
             "lora_alpha": "auto",
             "lora_dropout": "auto",
+            "rslora": False,
             "target_modules": "auto",
             "layers": "auto",
             "sequence_len": "auto",
@@ -72,6 +73,9 @@ def test_as_data() -> None:
             "lr_scheduler": "auto",
             "warmup_ratio": "auto",
             "precision": None,
+            "validation": None,
+            "early_stopping": None,
+            "retention": "auto",
             "seed": 42,
             "cache": {"enabled": True, "max_bytes": 10 << 30, "prune_older_than_days": 90},
             "preference": {
