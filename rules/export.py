@@ -20,6 +20,7 @@ from dlmbuild.store.outputs import Files
 from dlmbuild.store.records import Record
 
 from .check import refused
+from .shorter import alias
 
 
 def tasks(project: Project) -> Iterator[dict[str, Any] | Task]:
@@ -33,11 +34,11 @@ def tasks(project: Project) -> Iterator[dict[str, Any] | Task]:
             yield {"name": f"{trained.title}:{quant}", **task, "clean": [Clean([made[quant][at]], said)]}
         usual = trained.document.default_quant
         clean = Clean([_exported(trained, usual)], said)
-        yield _alias(trained.title, f"{trained.title} as {usual}", [f"export:{trained.title}:{usual}"], clean)
+        yield alias(trained.title, f"{trained.title} as {usual}", [f"export:{trained.title}:{usual}"], [clean])
     blocked = [f"check:{refusal.name}" for refusal in refused(project)]
     for quant in project.quantisations:
         exports = [f"export:{document.name}:{quant}" for document in project.documents]
-        yield _alias(quant, f"every document as {quant}", exports + blocked, Clean(made[quant], said))
+        yield alias(quant, f"every document as {quant}", exports + blocked, [Clean(made[quant], said)])
     # doit would let the group stand for all of its tasks; here it stands for the default quantisations.
     # `doit clean` removes the exports of every quantisation; adapters and history stay.
     yield Task(
@@ -48,10 +49,6 @@ def tasks(project: Project) -> Iterator[dict[str, Any] | Task]:
         has_subtask=True,
         clean=[Clean((_exported(one, quant) for one in every for quant in QUANTISATIONS), said)],
     )
-
-
-def _alias(name: str, doc: str, tasks: list[str], clean: Clean) -> dict[str, Any]:
-    return {"name": name, "doc": doc, "actions": None, "task_dep": tasks, "clean": [clean]}
 
 
 def _named(trained: Trained) -> dict[str, Any]:

@@ -24,14 +24,14 @@ def _merge(trained: Trained, quant: str, project: Project) -> Step:
     name = f"model.{quant}.gguf"
 
     def params() -> Mapping[str, Any]:
-        from dlmbuild.export.lineage import general, origin
+        from dlmbuild.export.lineage import general, origin, title
         from dlmbuild.lock.capture import pins
 
         facts = read_json(base.facts)
         return {
             "quant": quant,
             "base": facts["files"],
-            "name": "-".join(filter(None, (facts["key"], trained.document.dlm_id, trained.name))),
+            "name": title(facts["key"], trained.document.dlm_id, trained.name),
             "general": general(origin(facts, trained.document.base), trained.document.dlm_id),
             "pins": pins(("libggml-python",)),
         }

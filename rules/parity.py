@@ -29,7 +29,7 @@ def _parity(trained: Trained, project: Project) -> Step:
     names = ("reference.json", "parity.json") if whole else ("adapter.gguf", "reference.json", "parity.json")
 
     def params() -> Mapping[str, Any]:
-        from dlmbuild.export.lineage import general, origin
+        from dlmbuild.export.lineage import general, origin, title
         from dlmbuild.lock.capture import pins
 
         document, facts = trained.document, read_json(base.facts)
@@ -38,7 +38,7 @@ def _parity(trained: Trained, project: Project) -> Step:
             "system_prompt": read_json(store.document)["system_prompt"],
             "base": facts["files"],
             "general": {
-                "general.name": "-".join(filter(None, (facts["key"], document.dlm_id, trained.name))),
+                "general.name": title(facts["key"], document.dlm_id, trained.name),
                 **general(origin(facts, document.base), document.dlm_id),
             },
             "least_agreement": LEAST_AGREEMENT,

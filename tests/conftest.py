@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 from pathlib import Path
 
@@ -41,8 +40,6 @@ def _built_once(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
 @pytest.fixture
 def built(_built_once: Workshop, tmp_path: Path) -> Workshop:
     """A project with one document on a small random model, built to Q4_K_M; every test has a copy of its own."""
-    copy = Workshop(tmp_path / "project", tmp_path / "home")
-    shutil.copytree(_built_once.folder, copy.folder)
-    shutil.copytree(_built_once.home, copy.home)
+    copy = _built_once.copied_to(tmp_path)
     assert copy.doit("export:Q4_K_M").steps == []  # the base lies elsewhere now: its task has another name once
     return copy

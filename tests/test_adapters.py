@@ -50,9 +50,7 @@ def _named_once(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
 @pytest.fixture
 def named(_named_once: Workshop, tmp_path: Path) -> Workshop:
     """A built project whose document names two adapters; every test has a copy of its own."""
-    copy = Workshop(tmp_path / "project", tmp_path / "home")
-    shutil.copytree(_named_once.folder, copy.folder)
-    shutil.copytree(_named_once.home, copy.home)
+    copy = _named_once.copied_to(tmp_path)
     assert copy.doit(Q).steps == []
     return copy
 

@@ -226,9 +226,7 @@ def test_a_training_killed_between_checkpoints_resumes_to_the_same_bytes(built: 
     built.edit(
         "tower", "dlm_version: 15", "dlm_version: 15\ntraining: {num_epochs: 40, lora_dropout: 0.1, grad_accum: 1}"
     )
-    whole = Workshop(tmp_path / "whole", tmp_path / "home2")
-    shutil.copytree(built.folder, whole.folder)
-    shutil.copytree(built.home, whole.home)
+    whole = built.copied_to(tmp_path / "whole")
     whole.doit("train")
     built.killed_at_checkpoint("train", range(15, 80))
     ran = built.doit("train")

@@ -240,9 +240,7 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
 
 @pytest.fixture
 def shop(once: Workshop, tmp_path: Path) -> Workshop:
-    copy = Workshop(tmp_path / "project", tmp_path / "home")
-    shutil.copytree(once.folder, copy.folder)
-    shutil.copytree(once.home, copy.home)
+    copy = once.copied_to(tmp_path)
     copy.doit("export:Q4_K_M")  # the base lies elsewhere now: its task has another name once
     return copy
 
@@ -314,9 +312,7 @@ def once_with_sources(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
 
 @pytest.fixture
 def shop_with_sources(once_with_sources: Workshop, tmp_path: Path) -> Workshop:
-    copy = Workshop(tmp_path / "project", tmp_path / "home")
-    shutil.copytree(once_with_sources.folder, copy.folder)
-    shutil.copytree(once_with_sources.home, copy.home)
+    copy = once_with_sources.copied_to(tmp_path)
     copy.doit("export:Q4_K_M")
     return copy
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -59,6 +60,13 @@ class Workshop:
     folder: Path
     home: Path
     environment: dict[str, str] = field(default_factory=dict)
+
+    def copied_to(self, root: Path) -> Workshop:
+        """The same project and home in folders of their own below `root`."""
+        copy = Workshop(root / "project", root / "home")
+        shutil.copytree(self.folder, copy.folder)
+        shutil.copytree(self.home, copy.home)
+        return copy
 
     def run(self, script: str, *words: str, code: int | None = 0, **environment: str) -> Ran:
         """Run `doit` or `dlm`; `code` is the exit code that is expected, None for any."""

@@ -82,10 +82,13 @@ def _refused_by_ollama(named: str, found: Mapping[str, Any]) -> dict[str, Any]:
 
     _, document = find_document(named, Path.cwd())
     manifests = [document.store.export(name) / "export_manifest.json" for name in document.store.exported()]
-    told = {}
-    for manifest in manifests if found["version"] else ():
+    told: dict[str, Any] = {}
+    if not found["version"]:
+        return told
+    server = OllamaServer(_PATIENCE_SECONDS)
+    for manifest in manifests:
         try:
-            OllamaServer(_PATIENCE_SECONDS).require(template=read_json(manifest)["ollama"]["template"] is not None)
+            server.require(template=read_json(manifest)["ollama"]["template"] is not None)
         except DlmError as error:
             told[str(manifest.parent.relative_to(document.store.exports))] = f"{error.what}: {error.why}"
     return told

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
+RUN = "training_run.json"
 
 _KEY = re.compile(r"base_model\.model\.(.+)\.lora_(?:([AB])\.weight|magnitude_vector)")
 _PLAIN_STARTS = (True, False, "gaussian", "eva", "orthogonal", None)
@@ -77,21 +78,27 @@ class Adaptable(NamedTuple):
     """Whether it is a linear layer inside a block."""
 
 
+def base_of(adapter: Path) -> dict[str, Any]:
+    """Identity of the base that an adapter's version folder was trained on. Raises ExportError where it says none."""
+    path = adapter / RUN
+    base = read_json_object(path, ExportError).get("base")
+    if not isinstance(base, dict) or not isinstance(base.get("files"), dict):
+        raise ExportError("the adapter does not say on which base it was trained", where=Where(str(path)))
+    return base
+
+
 def require_base(adapter: Path, files: Mapping[str, str]) -> None:
     """Refuse an adapter's version folder that was not trained on the base with these `files` (name → SHA-256).
 
     Shapes alone tell models of one family apart from nothing. Raises ExportError, also for a folder that does not say.
     """
-    path = adapter / "training_run.json"
-    base = read_json_object(path, ExportError).get("base")
-    if not isinstance(base, dict) or not isinstance(base.get("files"), dict):
-        raise ExportError("the adapter does not say on which base it was trained", where=Where(str(path)))
+    base = base_of(adapter)
     if base["files"] != files:
         named, held = base["files"], dict(files)
         other = min(name for name in named.keys() | held.keys() if named.get(name) != held.get(name))
         raise ExportError(
             f"the adapter was trained on another base: {base.get('name')}, revision {base.get('revision')}",
-            where=Where(str(path)),
+            where=Where(str(adapter / RUN)),
             why=f"its {other} is not that of the base here, on which the adapter would answer nonsense",
             do="train it on this base",
         )

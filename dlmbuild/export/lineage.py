@@ -45,6 +45,11 @@ def origin(facts: Mapping[str, Any], reference: Reference) -> dict[str, Any]:
     return {**{field: facts[field] for field in said}, "hub": hub}
 
 
+def title(key: str, dlm_id: str, adapter: str = "") -> str:
+    """What a model made of the base `key` by a document is called; `adapter` says by which of its adapters."""
+    return "-".join(filter(None, (key, dlm_id, adapter)))
+
+
 def name_of(base: Mapping[str, Any]) -> Name:
     """The parts of the name of a base, as `origin` gives it.
 

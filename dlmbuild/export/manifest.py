@@ -8,6 +8,7 @@ from typing import Any
 
 from dlmbuild.data.template import ChatTemplate
 from dlmbuild.export.card import model_card
+from dlmbuild.export.lineage import title
 from dlmbuild.export.ollama.modelfile import Modelfile
 from dlmbuild.export.ollama.templates import go_template
 from dlmbuild.export.runtimes import llama_server
@@ -66,7 +67,7 @@ def export_files(
         template=go_template(template, adds_bos=adds_bos),
     )
     (out / "Modelfile").write_text(modelfile.text, "utf-8")
-    alias = "-".join(filter(None, (base["key"], settings["dlm_id"], trained.get("adapter", trained.get("mix")))))
+    alias = title(base["key"], settings["dlm_id"], trained.get("adapter", trained.get("mix", "")))
     parts = "adapter.gguf" in digests
     script = llama_server.launch_script(quant, alias, modelfile.parameters, in_parts=parts, draft=settings["draft"])
     (out / llama_server.NAME).write_text(script, "utf-8")

@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlmbuild.errors import ExportError, Where
-from dlmbuild.export.adapter_gguf import CONFIG, WEIGHTS, Adaptable, LoraFactors, read_factors
+from dlmbuild.export.adapter_gguf import CONFIG, RUN, WEIGHTS, Adaptable, LoraFactors, base_of, read_factors
 from dlmbuild.io.digest import readable_json, sha256_file
-from dlmbuild.io.json_file import read_json_object
 from dlmbuild.io.progress import Progress
 from dlmbuild.io.safetensors_file import read_safetensors
 
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_RUN = "training_run.json"
 _A, _B = ".lora_A.weight", ".lora_B.weight"
 _PREFIX = "base_model.model."
 
@@ -70,7 +68,7 @@ def mix(
     (out / WEIGHTS).chmod(0o644)  # safetensors makes files private
     (out / CONFIG).write_bytes(readable_json(_config(ranks, base)))
     said = {"weights": dict(weights), "asked_rank": rank, **told}
-    (out / _RUN).write_bytes(readable_json({"base": base, "mix": said}))
+    (out / RUN).write_bytes(readable_json({"base": base, "mix": said}))
     described = {"base": base, "files": {name: sha256_file(out / name) for name in (CONFIG, WEIGHTS)}}
     (out / "adapter.json").write_bytes(readable_json(described))
     return told
@@ -80,13 +78,11 @@ def _base(adapters: Mapping[str, Path]) -> dict[str, Any]:
     """The base of all of them."""
     found: dict[str, Any] = {}
     for name, adapter in sorted(adapters.items()):
-        base = read_json_object(adapter / _RUN, ExportError).get("base")
-        if not isinstance(base, dict):
-            raise ExportError("the adapter does not say on which base it was trained", where=Where(str(adapter / _RUN)))
+        base = base_of(adapter)
         if found and base != found:
             raise ExportError(
                 f"{name} was trained on another base than the others",
-                where=Where(str(adapter / _RUN)),
+                where=Where(str(adapter / RUN)),
                 why=f"{base.get('name')}, revision {base.get('revision')}: what they add is added to different weights",
                 do="train all of them on one base: doit train",
             )

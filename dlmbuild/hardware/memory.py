@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from dlmbuild.hardware.plan import trained_layers
+
 CUDA_CONTEXT = 600 << 20
 """What a process takes of a GPU before its first tensor: driver context, kernels, cuBLAS' workspaces."""
 CPU_RUNTIME = 430 << 20
@@ -160,7 +162,7 @@ class Setup:
             micro_batch=rows,
             targets=tuple(name.rpartition(".")[2] for name in plan["target_modules"]),
             rank=plan["lora_r"],
-            layers=0 if plan["layers"] == "all" else int(plan["layers"].removeprefix("last ")),
+            layers=trained_layers(plan["layers"]),
             method="dora" if plan["adapter"] == "dora" else "lora",
             size=_SIZES[plan["precision"]],
             autocast=plan["device"] == "cuda" and plan["precision"] != "fp32",

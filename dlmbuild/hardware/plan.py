@@ -126,7 +126,7 @@ def refused_modules(
 def _layers(asked: str, there: int) -> str:
     if asked == "all":
         return asked
-    count = int(asked.removeprefix("last "))
+    count = trained_layers(asked)
     if count > there:
         raise HardwareError(
             f"training.layers asks for the last {count} layers, the base has {there}",
@@ -136,9 +136,14 @@ def _layers(asked: str, there: int) -> str:
     return asked if count < there else "all"
 
 
+def trained_layers(asked: str) -> int:
+    """How many of the last layers `training.layers` trains; 0 for all."""
+    return 0 if asked == "all" else int(asked.removeprefix("last "))
+
+
 def first_trained(plan: Mapping[str, Any], layers: int) -> int:
     """The first of a base's layers that a plan trains, from 0; what lies below stays as it was."""
-    return 0 if plan["layers"] == "all" else layers - int(plan["layers"].removeprefix("last "))
+    return layers - (trained_layers(plan["layers"]) or layers)
 
 
 def _precision(asked: str | None, machine: Machine) -> str:

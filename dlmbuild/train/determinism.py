@@ -25,6 +25,13 @@ def make_deterministic(seed: int, threads: int) -> None:
     set_seed(seed)
 
 
+def order_generator(seed: int, turn: int) -> Any:
+    """A generator for the order of one turn through something: a function of the two numbers alone."""
+    import torch
+
+    return torch.Generator().manual_seed(seed * 1_000_003 + turn)
+
+
 class EpochOrder:
     """The order of rows in each epoch, a pure function of (seed, epoch): a resumed training needs no sampler state.
 
@@ -45,7 +52,7 @@ class EpochOrder:
     def __iter__(self) -> Iterator[int]:
         import torch
 
-        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self._epoch)
+        generator = order_generator(self._seed, self._epoch)
 
         def shuffled(count: int) -> list[int]:
             order: list[int] = torch.randperm(count, generator=generator).tolist()

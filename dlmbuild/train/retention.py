@@ -9,7 +9,7 @@ al. 2015, arXiv 1503.02531: distillation). On SmolLM2-135M that keeps more than 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from dlmbuild.data.rows import Row
 from dlmbuild.data.tokenizer import Tokenizer
 from dlmbuild.errors import TrainingError, Where
 from dlmbuild.io.progress import Progress
+from dlmbuild.train.determinism import make_deterministic, order_generator
 
 LIKELIEST = 128
 """Next tokens that are kept of each position; the rest counts as one."""
@@ -39,7 +40,6 @@ def make_retention_set(*, base: Path, threads: int, out: Path, progress: Progres
     import torch
     from safetensors.torch import save_file
 
-    from dlmbuild.train.determinism import make_deterministic
     from dlmbuild.train.model import load_base
 
     progress("loading torch and the base")
@@ -107,14 +107,14 @@ class RetentionSet:
 
     def drawn(self, step: int, count: int) -> list[int]:
         """The texts of a step, counted from 0: all of them once, in an order of their own, then all again."""
-        return [self._order(place // len(self.rows))[place % len(self.rows)] for place in _places(step, count)]
-
-    def _order(self, turn: int) -> Sequence[int]:
         import torch
 
-        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + turn)
-        order: list[int] = torch.randperm(len(self.rows), generator=generator).tolist()
-        return order
+        found: list[int] = []
+        for place in range(step * count, (step + 1) * count):
+            turn, at = divmod(place, len(self.rows))
+            order = torch.randperm(len(self.rows), generator=order_generator(self._seed, turn))
+            found.append(int(order[at]))
+        return found
 
     def divergence(self, logits: Any, texts: Sequence[int], first: int) -> Any:
         """How far a model is from what the base said, in nats per token, in the mean over all tokens of `texts`.
@@ -132,10 +132,6 @@ class RetentionSet:
             rest, said_rest = (1 - p.sum(-1)).clamp_min(1e-9), (1 - of_these.exp().sum(-1)).clamp_min(1e-9)
             parts.append((p * (p.clamp_min(1e-9).log() - of_these)).sum(-1) + rest * (rest / said_rest).log())
         return torch.cat(parts).mean()
-
-
-def _places(step: int, count: int) -> Iterator[int]:
-    return iter(range(step * count, (step + 1) * count))
 
 
 def _user(text: str) -> dict[str, str]:

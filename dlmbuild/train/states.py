@@ -37,14 +37,14 @@ class States:
     def __init__(self, about: Mapping[str, Any], folder: Path | None) -> None:
         self._about, self._folder = sha256_json(about), folder
         self._width, self._dtype = about["width"], about["dtype"]
-        self._kept: dict[str, Any] = {}
+        self._kept: dict[tuple[int, ...], Any] = {}
 
     def has(self, ids: Sequence[int]) -> bool:
         """Whether a row's states are here, undamaged; then they count as used now."""
         if self._read(ids) is None:
             return False
-        if self._folder is not None:
-            os.utime(self._path(self._folder, ids))
+        if path := self._path(ids):
+            os.utime(path)
         return True
 
     def get(self, ids: Sequence[int]) -> Any:
@@ -57,25 +57,24 @@ class States:
         """Keep the states of a row."""
         import torch
 
-        name = self._name(ids)
-        if self._folder is None:
-            self._kept[name] = states
+        path = self._path(ids)
+        if path is None:
+            self._kept[tuple(ids)] = states
             return
         numbers = states.contiguous().view(torch.uint8).numpy().tobytes()
-        path = self._path(self._folder, ids)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{name}.{os.getpid()}")
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
         temporary.write_bytes(numbers + hashlib.sha256(numbers).digest())
         temporary.replace(path)
 
     def _read(self, ids: Sequence[int]) -> Any:
         import torch
 
-        name = self._name(ids)
-        if self._folder is None:
-            return self._kept.get(name)
+        path = self._path(ids)
+        if path is None:
+            return self._kept.get(tuple(ids))
         try:
-            data = self._path(self._folder, ids).read_bytes()
+            data = path.read_bytes()
         except OSError:
             return None
         numbers, digest = data[:-_DIGEST], data[-_DIGEST:]
@@ -84,9 +83,8 @@ class States:
         flat = torch.frombuffer(bytearray(numbers), dtype=getattr(torch, self._dtype))
         return flat.view(len(ids), self._width) if flat.numel() == len(ids) * self._width else None
 
-    def _path(self, folder: Path, ids: Sequence[int]) -> Path:
-        name = self._name(ids)
-        return folder / name[:2] / name
-
-    def _name(self, ids: Sequence[int]) -> str:
-        return sha256_json([self._about, list(ids)])
+    def _path(self, ids: Sequence[int]) -> Path | None:
+        if self._folder is None:
+            return None
+        name = sha256_json([self._about, list(ids)])
+        return self._folder / name[:2] / name
