@@ -15,6 +15,7 @@ import pytest
 
 from dlmbuild.build import forecast
 from dlmbuild.build.project import Project
+from dlmbuild.build.trained import adapters
 from dlmbuild.errors import HardwareError
 from dlmbuild.hardware import detect
 from dlmbuild.lock.capture import pin
@@ -86,20 +87,21 @@ def test_a_training_that_the_machine_cannot_hold_is_refused_and_one_that_is_shor
     monkeypatch.setenv("DLM_HOME", str(tower.home))
     project = Project(tower.folder, ("*.dlm",))
     (document,) = project.documents
-    plan = forecast.planned(document, project).plan
-    needed = forecast.memory(document, project, plan)
+    (trained,) = adapters([document])
+    plan = forecast.planned(trained, project).plan
+    needed = forecast.memory(trained, project, plan)
     assert needed is not None
     machine = replace(detect.this_machine(), device="cpu", memory_bytes=2 * needed.total)
     monkeypatch.setattr(detect, "this_machine", lambda: machine)
     monkeypatch.setattr(detect, "free_memory", lambda: 2 * needed.total)
-    assert forecast.require_memory(document, project, plan) == ""
+    assert forecast.require_memory(trained, project, plan) == ""
     monkeypatch.setattr(detect, "free_memory", lambda: needed.total)
-    assert "dlm doctor tower says more" in forecast.require_memory(document, project, plan)
+    assert "dlm doctor tower says more" in forecast.require_memory(trained, project, plan)
     monkeypatch.setattr(detect, "free_memory", lambda: 0)  # not told
-    assert forecast.require_memory(document, project, plan) == ""
+    assert forecast.require_memory(trained, project, plan) == ""
     machine = replace(machine, memory_bytes=needed.total - 1)
     with pytest.raises(HardwareError, match="this training takes about") as refused:
-        forecast.require_memory(document, project, plan)
+        forecast.require_memory(trained, project, plan)
     assert "write under training: micro_batch_size: 1, grad_accum: 4" in refused.value.do
 
 
