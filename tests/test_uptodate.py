@@ -251,27 +251,37 @@ def note_of(shop: Workshop) -> Path:
     return note
 
 
-def sealed(*lines: str) -> str:
-    return "".join(f"{zlib.crc32(line.encode()):08x} {line}\n" for line in lines)
+def sealed(part: bytes) -> bytes:
+    return b"%d %d\n%b" % (len(part), zlib.crc32(part), part)
 
 
-BROKEN: dict[str, Callable[[list[str]], str]] = {
-    "nothing": lambda lines: "",
-    "no graph": lambda lines: lines[0] + "\n",
-    "half a graph": lambda lines: "\n".join(lines)[:-200],
-    "another count": lambda lines: "\n".join(lines).replace('"steps": 11', '"steps": 12'),
-    "a deep one": lambda lines: sealed("[" * 100_000, "[" * 100_000),
-    "a deep graph": lambda lines: lines[0] + "\n" + sealed("[" * 100_000),
-    "tasks that are none": lambda lines: (
-        lines[0] + "\n" + sealed(json.dumps({"asked": [], "tasks": {'["*.dlm"]': ["x"]}}))
+BROKEN: dict[str, Callable[[bytes, bytes], bytes]] = {
+    "nothing": lambda looks, graph: b"",
+    "no graph": lambda looks, graph: looks,
+    "half a graph": lambda looks, graph: looks + graph[:-200],
+    "another count": lambda looks, graph: looks.replace(b"\x0011\0", b"\x0012\0") + graph,
+    "no numbers": lambda looks, graph: b"many few\n" + graph,
+    "more than the file holds": lambda looks, graph: b"%d 0\n" % 10**30 + graph,
+    "less than nothing": lambda looks, graph: b"-1 0\n" + graph,
+    "other looks": lambda looks, graph: sealed(b"\0" * 9) + graph,
+    "no looks": lambda looks, graph: sealed(b"") + graph,
+    "a deep graph": lambda looks, graph: looks + sealed(b"[" * 100_000),
+    "tasks that are none": lambda looks, graph: (
+        looks + sealed(json.dumps({"asked": [], "tasks": {'["*.dlm"]': ["x"]}}).encode())
     ),
 }
+
+
+def parts(note: Path) -> tuple[bytes, bytes]:
+    data = note.read_bytes()
+    size = data.index(b"\n") + 1 + int(data.split(b" ", 1)[0])
+    return data[:size], data[size:]
 
 
 def test_a_damaged_note_is_none(shop: Workshop) -> None:
     for what, broken in BROKEN.items():
         assert shop.doit().steps == [] and quick(shop), what
-        note_of(shop).write_text(broken(note_of(shop).read_text().splitlines()))
+        note_of(shop).write_bytes(broken(*parts(note_of(shop))))
         assert up_to_date(shop) == [True, True], what
         shop.edit("tower", "# The lighthouse", "# The  lighthouse")
         assert "✓ check:tower" in shop.doit("check").out, what

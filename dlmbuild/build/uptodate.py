@@ -1,27 +1,35 @@
 """What the last build that ended well looked at, so that the next one with the same words may know that it has nothing
 to do: by one `stat` per file and one listing per folder, without taking the graph apart.
 
-A note has two lines of JSON, each after its checksum: first the stats, which `dlm build` answers from before doit is
-even imported; then the tasks of the graph, from which `doit` gets its graph again without making it. Little more than
-what the interpreter has loaded anyway is imported here. Whatever is out of the ordinary (an option, a variable, another
-environment, a configuration of doit's, any changed file) takes the long way, which is always right.
+A note has two parts, each after its length and checksum: first what was looked at, which `dlm build` answers from
+before doit is even imported; then the tasks of the graph, from which `doit` gets its graph again without making it.
+Little more than what the interpreter has loaded anyway is imported here: not `typing`, and `json` only for the graph.
+Whatever is out of the ordinary (an option, a variable, another environment, a configuration of doit's, any changed
+file) takes the long way, which is always right.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, BinaryIO
 
 _ENVIRONMENT = ("DLM_LOCK", "CUDA_VISIBLE_DEVICES", "DLM_PRE_TOKENIZER", "PYTHONPATH", "PYTHONNOUSERSITE")
 _ELSEWHERE = ("DOIT_FILE", "DOIT_SEEK_FILE")
 """Variables by which doit takes another dodo file."""
 _DATABASE = ".doit.db"
+_END = b"\0"
+"""No path holds it."""
+_SEPARATOR = os.sep.encode()
 _GRANULARITY_NS = 20_000_000
 """As in io/statcache.py."""
+_RELATIVE = os.stat in os.supports_dir_fd
+"""Whether folders of the store are noted relative to it: the system then walks half the way, for thousands of files."""
 _KEPT = ("basename", "name", "doc", "file_dep", "targets", "task_dep")
 
 created: dict[str, list[Any]] = {}
@@ -32,14 +40,15 @@ loaded_by_hand = False
 """Set while the dodo file is run for something else than a build: then nothing but the whole graph will do."""
 
 
-class Note(NamedTuple):
+class Note:
     """A note whose stats are still true."""
 
-    steps: int
-    alone: bool
-    """Whether there are no tasks but ours: a person's own are made by their code, which is run to know them."""
-    graph: str
-    """The second line."""
+    def __init__(self, steps: int, alone: bool, graph: bytes) -> None:
+        self.steps = steps
+        self.alone = alone
+        """Whether there are no tasks but ours: a person's own are made by their code, which is run to know them."""
+        self.graph = graph
+        """The second part, if it was asked for."""
 
 
 def plain_words(argv: Sequence[str]) -> list[str] | None:
@@ -52,22 +61,21 @@ def plain_words(argv: Sequence[str]) -> list[str] | None:
     return None if any(word.startswith("-") or "=" in word for word in words) else words
 
 
-def still_true(words: Sequence[str]) -> Note | None:
+def still_true(words: Sequence[str], *, graph: bool = True) -> Note | None:
     """The note of the last build with these words, if nothing that it looked at has changed."""
     if loaded_by_hand:
         return None
     try:
-        with open(_file(words), encoding="utf-8") as file:  # noqa: PTH123 - pathlib is not needed for this
-            data = json.loads(_unsealed(file.readline()))
-            if data["about"] != _about(words):
+        with open(_file(words), "rb") as file:  # noqa: PTH123 - pathlib is not needed for this
+            about, steps, alone, stats, listed, *fields = _unsealed(file).split(_END)
+            count = 2 * int(listed)
+            folders = zip(fields[:count:2], fields[1:count:2], strict=True)
+            if about != _about(words) or _stats(fields[count:]) != int(stats):
                 return None
-            if _stats(data["files"]) != data["stats"]:
+            if any(str(_names(os.fsdecode(folder))).encode() != names for folder, names in folders):
                 return None
-            for path, names in data["folders"].items():
-                if _names(path) != names:
-                    return None
-            return Note(data["steps"], data["alone"], file.readline())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return Note(int(steps), alone == b"alone", _unsealed(file) if graph else b"")
+    except (OSError, ValueError):
         return None
 
 
@@ -79,6 +87,7 @@ def write_note(words: Sequence[str], steps: Sequence[Any], noticed: Mapping[Any,
     declare projects and tasks, doit has settings of its own, or nothing can be written.
     """
     import contextlib
+    import json
     import time
     from pathlib import Path
 
@@ -102,20 +111,23 @@ def write_note(words: Sequence[str], steps: Sequence[Any], noticed: Mapping[Any,
     folders = {str(path.absolute()): then for path, then in noticed.items() if path.is_dir()}
     beside = [path for path in noticed if not path.is_dir()]
     looked_at = {str(path.absolute()) for path in (*paths, *beside, Path(_DATABASE))}
+    near = home + os.sep if _RELATIVE else ""
     files: dict[str, list[str]] = {}
     for path in sorted(looked_at.union(_installed()) - folders.keys()):  # doit adds the project's folder to sys.path
         folder, name = os.path.split(path)
-        files.setdefault(folder, []).append(name)
-    about = {"about": _about(words), "steps": len(steps), "alone": bound <= {OURS}}
-    noted = {**about, "files": files, "stats": _stats(files), "folders": folders}
+        files.setdefault(os.path.join(folder, "").removeprefix(near), []).append(name)  # noqa: PTH118
+    fields = [os.fsencode(field) for folder, names in files.items() for field in (folder, *names)]
+    listed = [field for path, then in folders.items() for field in (os.fsencode(path), str(then).encode())]
+    counts = [b"%d" % len(steps), b"alone" if bound <= {OURS} else b"", b"%d" % _stats(fields), b"%d" % len(folders)]
     # Looked at last: what was written just now may have been written after its content was looked at. What builds write
     # they wrote before we came here; the time of any other file may lie a tick of the clock before that.
     if any(max(_stat(path)[:2]) > entered - (0 if path.startswith(ours) else _GRANULARITY_NS) for path in looked_at):
         return
     tasks = {patterns: [_as_data(task) for task in tasks] for patterns, tasks in created.items()}
-    graph = {"asked": [step.name for step in steps], "tasks": tasks}
+    graph = json.dumps({"asked": [step.name for step in steps], "tasks": tasks}).encode()
     with contextlib.suppress(OSError):  # only a shortcut
-        write_atomic(Path(_file(words)), "".join(_sealed(json.dumps(data)) for data in (noted, graph)).encode())
+        noted = _END.join((_about(words), *counts, *listed, *fields))
+        write_atomic(Path(_file(words)), b"".join(map(_sealed, (noted, graph))))
 
 
 def remembered_graph(
@@ -126,24 +138,26 @@ def remembered_graph(
     Steps are up to date if `ask` says so of their name, and of whether the noted build looked at them; what is to be
     done is `run`, called with the name.
     """
+    import json
+
     try:
-        graph = json.loads(_unsealed(note.graph))
+        graph = json.loads(note.graph)
         asked = frozenset(graph["asked"])
         return list(_tasks(graph["tasks"][patterns], _Ask(lambda name: ask(name, name in asked)), run))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 
-def _sealed(line: str) -> str:
-    return f"{zlib.crc32(line.encode()):08x} {line}\n"
+def _sealed(part: bytes) -> bytes:
+    return b"%d %d\n%b" % (len(part), zlib.crc32(part), part)
 
 
-def _unsealed(line: str) -> str:
-    """What was sealed. Raises ValueError if it is damaged."""
-    seal, _, text = line.rstrip("\n").partition(" ")
-    if seal != f"{zlib.crc32(text.encode()):08x}":
+def _unsealed(file: BinaryIO) -> bytes:
+    """The next part of a note. Raises ValueError if it is damaged."""
+    size, seal = map(int, file.readline().split())
+    if not 0 <= size <= os.fstat(file.fileno()).st_size or seal != zlib.crc32(part := file.read(size)):
         raise ValueError("the note is damaged")
-    return text
+    return part
 
 
 class _Ask:
@@ -187,19 +201,19 @@ def _as_data(task: Any) -> dict[str, Any]:
     return {**kept, "acts": "step" if step else "other" if task["actions"] else ""}
 
 
-def _about(words: Sequence[str]) -> list[object]:
+def _about(words: Sequence[str]) -> bytes:
     # The machine, as far as a plan without a lock can depend on it and as it can change between two runs.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
     pages = os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
     kernel = [os.uname().release, os.uname().machine] if hasattr(os, "uname") else []
     machine = [*kernel, cores, pages, os.path.exists("/proc/driver/nvidia/version")]  # noqa: PTH110
     environment = [os.environ.get(name) for name in _ENVIRONMENT]
-    return [os.getcwd(), _home(), list(words), sys.executable, environment, machine]  # noqa: PTH109
+    return ascii([os.getcwd(), _home(), list(words), sys.executable, environment, machine]).encode()  # noqa: PTH109
 
 
 def _file(words: Sequence[str]) -> str:
-    name = zlib.crc32(json.dumps(_about(words)).encode())
-    return os.path.join(_home(), "uptodate", f"{name:08x}.json")  # noqa: PTH118
+    name = zlib.crc32(_about(words))
+    return os.path.join(_home(), "uptodate", f"{name:08x}")  # noqa: PTH118
 
 
 def _home() -> str:
@@ -220,12 +234,26 @@ def _installed() -> Iterable[str]:
     return [*filter(os.path.isdir, sys.path), *map(str, [registry, *code])]
 
 
-def _stats(files: Mapping[str, Sequence[str]]) -> int:
-    """One number for the stats of all files, by folder; hashes of integers are the same in every process."""
-    found = 0
-    for folder, names in files.items():
-        for name in names:
-            found = hash((found, *_stat(f"{folder}/{name}")))
+def _stats(fields: Iterable[bytes]) -> int:
+    """One number for the stats of all files; hashes of integers are the same in every process.
+
+    `fields`: a folder, which ends with a separator, the names of its files; the next folder …
+    """
+    found, folder = 0, b""
+    near = os.open(_home(), os.O_RDONLY) if _RELATIVE else None
+    try:
+        for name in fields:
+            if name.endswith(_SEPARATOR):
+                folder = name
+                continue
+            try:
+                look = os.stat(folder + name, dir_fd=near)
+                found = hash((found, look.st_mtime_ns, look.st_ctime_ns, look.st_size, look.st_ino))
+            except OSError:
+                found = hash((found, 0))
+    finally:
+        if near is not None:
+            os.close(near)
     return found
 
 

@@ -24,7 +24,7 @@ def run(words: list[str]) -> int:
         return 0
     sys.argv[1:] = ["run", *words]  # which the dodo file and the reporter look at, too
     plain = plain_words(sys.argv)
-    note = still_true(plain) if plain is not None else None
+    note = still_true(plain, graph=False) if plain is not None else None
     if note is not None and note.alone:
         print(f"everything is up to date ({note.steps} steps)")
         return 0
