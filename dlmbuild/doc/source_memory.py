@@ -35,6 +35,8 @@ class Folder(NamedTuple):
     """the digest of the content of each, or why it does not count,"""
     stats: str
     """and their signatures with / between them; without a signature a result is not to be relied on."""
+    looks: int
+    """What `looks_of` said of the files; 0 where it does not say enough."""
 
     def digests(self) -> dict[str, tuple[str, str]]:
         """Name of a file → signature and result."""
@@ -76,12 +78,21 @@ class Memory:
         packed = self._folders.get(path)
         if packed is None:
             return None
-        rules, own, names, files, results, stats = packed
-        return Folder(rules, own, names, files.split("/") if files else [], results.split("/") if files else [], stats)
+        rules, own, names, files, results, stats, looks = packed
+        files, results = (files.split("/"), results.split("/")) if files else ([], [])
+        return Folder(rules, own, names, files, results, stats, looks)
 
     def note_folder(self, path: str, known: Folder) -> None:
         # Three texts are read from a file ten times as fast as lists of numbers.
-        packed = [known.rules, known.own, known.names, "/".join(known.files), "/".join(known.results), known.stats]
+        packed = [
+            known.rules,
+            known.own,
+            known.names,
+            "/".join(known.files),
+            "/".join(known.results),
+            known.stats,
+            known.looks,
+        ]
         if self._folders.get(path) != packed:
             self._folders[path] = packed
             self._changed.add(path)
@@ -136,6 +147,11 @@ def owner_of(path: Path) -> str:
 def signature(*found: os.stat_result) -> str:
     """What changes when a file's content does, or the names in a folder; with / between those of several."""
     return "/".join([f"{one.st_ino} {one.st_size} {one.st_mtime_ns} {one.st_ctime_ns}" for one in found])
+
+
+def looks_of(found: Iterable[os.stat_result]) -> int:
+    """One number for the signatures of some files, much faster; hashes of integers are the same in every process."""
+    return hash(tuple([(one.st_ino, one.st_size, one.st_mtime_ns, one.st_ctime_ns) for one in found]))
 
 
 def settled(found: os.stat_result) -> bool:

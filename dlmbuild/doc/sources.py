@@ -180,10 +180,14 @@ def _below(path: str, folder: str) -> bool:
 
 def _found(path: str, named: str, tree: Tree, files: Mapping[str, str]) -> Found:
     weights = {name: weight for name, weight in tree.weights.items() if name in files}
-    total = sum(size for name, size in zip(tree.files, tree.sizes, strict=True) if name in files)
+    sizes = tree.sizes
+    if len(files) < len(tree.files):
+        sizes = [size for name, size in zip(tree.files, tree.sizes, strict=True) if name in files]
     linked = {name: target for name, target in tree.linked.items() if name in files}
     looked_at = [*sorted(tree.folders), *tree.seen]
-    return Found(path, tree.root, files, weights, linked, dict(sorted(tree.skipped.items())), total, named, looked_at)
+    return Found(
+        path, tree.root, files, weights, linked, dict(sorted(tree.skipped.items())), sum(sizes), named, looked_at
+    )
 
 
 def _root(at: int, path: str, policy: str, anchor: Path) -> str:
