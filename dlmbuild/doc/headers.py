@@ -86,9 +86,6 @@ class Spans:
         self.starts.append(start)
         self.ends.append(end)
 
-    def __len__(self) -> int:
-        return len(self.starts)
-
 
 class Block:
     """What stands below a fence, from an offset of the text on.
@@ -104,12 +101,12 @@ class Block:
         self.start = self.end = start
         self.line = line  # of what is at `start`
         self.code, self.removed = code, removed
-        self._codes, self._removals = len(code), len(removed)  # that came before
+        self._codes, self._removals = len(code.starts), len(removed.starts)  # that came before
 
     @property
     def plain(self) -> bool:
         """Whether every line stands as it is written, none of them in a code block."""
-        return len(self.code) == self._codes and len(self.removed) == self._removals
+        return len(self.code.starts) == self._codes and len(self.removed.starts) == self._removals
 
     def text(self, start: int, end: int) -> str:
         """A part of the block without the blank lines around it."""
@@ -169,18 +166,19 @@ def _plain_groups(grammar: _Grammar, block: Block) -> list[tuple[list[str], list
     groups = []
     line = block.line + first.count("\n")
     for part in parts:
-        texts = [part]
+        written = [part]
         for number, header in enumerate(headers, 2):
-            texts += texts.pop().split(header)
-            if len(texts) != number:
+            written += written.pop().split(header)
+            if len(written) != number:
                 return None
-        lines = []
-        for at, text in enumerate(texts):
+        texts, lines = [], []
+        for text in written:
             lines.append(line)
             line += text.count("\n") + 2
-            texts[at] = text = text.strip("\n").rstrip()
-            if not text or text.startswith("###"):
+            text = text.strip("\n").rstrip()
+            if text[:3] in ("", "###"):
                 return None
+            texts.append(text)
         groups.append((texts, lines))
     return groups
 
