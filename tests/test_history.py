@@ -60,16 +60,21 @@ def test_gc_frees_what_nothing_needs_and_nothing_else(tmp_path: Path) -> None:
         shop.doit("export:Q4_K_M", "export:Q8_0")
     (shop.home / "store" / ID / "cache" / ".0123456789ab.staging").mkdir()
     (shop.home / "uptodate").mkdir(exist_ok=True)
-    old, young = (shop.home / "uptodate" / f"{name}.json" for name in ("01234567", "89abcdef"))
-    old.touch()
-    young.touch()
-    os.utime(old, (0, time.time() - 31 * 86_400))
+    (shop.home / "states" / "ab").mkdir(parents=True, exist_ok=True)
+    kept, gone = [], []
+    for folder, days in ((shop.home / "uptodate", 30), (shop.home / "states" / "ab", 90)):
+        for found, age in ((kept, days - 1), (gone, days + 1)):
+            path = folder / f"abcd{age:04}"
+            path.touch()
+            os.utime(path, (0, time.time() - age * 86_400))
+            found.append(path)
     before = {path for path in shop.home.rglob("*") if path.is_file()}
     assert "could go" in shop.dlm("gc").out
     assert {path for path in shop.home.rglob("*") if path.is_file()} == before
     assert "deleted" in shop.dlm("gc", "--delete").out
     assert "0 things could go" in shop.dlm("gc").out
-    assert not list(shop.home.rglob("*.staging")) and young.exists() and not old.exists()
+    assert not list(shop.home.rglob("*.staging"))
+    assert [path for path in (*kept, *gone) if path.exists()] == kept
     versions = shop.home / "store" / ID / "adapter" / "versions"
     assert sorted(path.name for path in versions.iterdir()) == ["v0003", "v0004", "v0005"]
     nothing = shop.doit("export:Q4_K_M", "export:Q8_0")

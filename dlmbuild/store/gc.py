@@ -3,7 +3,8 @@
 Stays: whatever lies in place now (built.json of each store and base), the newest versions of each adapter, the logs of
 its trainings, and the records and objects that these need. Goes: older versions, exports' parts whose export
 was removed (`doit clean`), records and objects that nothing names any more, what is remembered of the sources of
-documents that are gone, notes of builds long ago, and what killed builds left lying.
+documents that are gone, notes of builds and states of rows (train/states.py) that nobody used for long, and what killed
+builds left lying.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ KEPT_VERSIONS = 3
 
 _DAYS_OF_NOTES = 30
 """How long the note of a build that had nothing to do is kept."""
+
+_DAYS_OF_STATES = 90
+"""How long the states of a row are kept after a training used them, as `training.cache` has it by default."""
 
 _VARIANT = re.compile(r"(export|merge|smoke|quantize):(.+)")
 _ASIDE = re.compile(r"(hub|runtime):(.+)")
@@ -89,9 +93,10 @@ def garbage(home: Home, objects: Objects, kept_versions: int = KEPT_VERSIONS) ->
     for path in sorted(home.sources.glob("*.jsonl")):
         if not Path(owner_of(path) or "?").is_file():
             yield from _file(path, "the document whose sources it remembers is gone")
-    for path in sorted(home.notes.glob("*.json")):
-        if started - path.stat().st_mtime > _DAYS_OF_NOTES * 86_400:
-            yield from _file(path, f"only a shortcut, and older than {_DAYS_OF_NOTES} days")
+    for paths, days in ((home.notes.glob("*"), _DAYS_OF_NOTES), (home.states.glob("*/*"), _DAYS_OF_STATES)):
+        for path in sorted(paths):
+            if started - path.stat().st_mtime > days * 86_400:
+                yield from _file(path, f"only a shortcut, and not used for {days} days")
     for path in home.root.rglob(f".*{STAGING_SUFFIX}"):
         yield Garbage(path, "left by a build that was killed", _size(path))
 

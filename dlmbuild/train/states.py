@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dlmbuild.io.atomic import STAGING_SUFFIX
 from dlmbuild.io.digest import sha256_json
 
 _DIGEST = 32
@@ -63,7 +64,7 @@ class States:
             return
         numbers = states.contiguous().view(torch.uint8).numpy().tobytes()
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        temporary = path.with_name(f".{path.name}.{os.getpid()}{STAGING_SUFFIX}")
         temporary.write_bytes(numbers + hashlib.sha256(numbers).digest())
         temporary.replace(path)
 
