@@ -1,4 +1,4 @@
-"""Running a job on this machine as a child process.
+"""Running a job on this machine as a process of its own.
 
 Events come back as JSON lines on the child's standard output; everything that libraries print goes to a log file. The
 child's standard input is a pipe that closes with this process, however it dies, and the child ends itself then.
@@ -14,12 +14,14 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from dlmbuild.errors import DlmError, JobError, MissingExtra
 from dlmbuild.io.digest import JSON, readable_json
 from dlmbuild.io.progress import Progress, silent
 from dlmbuild.jobs.environment import job_environment
+from dlmbuild.jobs.forkserver import Forked, fork, may_fork
+from dlmbuild.jobs.table import LOADED
 
 
 def run_job(
@@ -52,14 +54,8 @@ def run_job(
     failure: DlmError | None = None
     bug = ""
     with log.open("wb") as log_file:
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "dlmbuild.jobs", str(spec_file)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log_file,
-            env=job_environment(threads=threads, network=network),
-            start_new_session=True,  # Ctrl-C reaches the build, which ends the job in its own way
-        )
+        environment = job_environment(threads=threads, network=network)
+        process = _started(name, spec_file, log_file, environment)
         assert process.stdout is not None
         try:
             for line in process.stdout:
@@ -75,15 +71,30 @@ def run_job(
                     bug = event["error"]
                 else:
                     failure = DlmError.from_data(event["error"])
-            process.wait()
+            code = process.wait()
         finally:
             _end(process)
     spec_file.unlink(missing_ok=True)
     if failure is not None:
         raise failure
-    if result is None or process.returncode:
-        raise _died(name, process.returncode, bug, log)
+    if result is None or code:
+        raise _died(name, code, bug, log)
     return result
+
+
+def _started(
+    name: str, spec_file: Path, log: BinaryIO, environment: Mapping[str, str]
+) -> subprocess.Popen[bytes] | Forked:
+    if name in LOADED and may_fork() and (forked := fork(spec_file, LOADED[name], log, environment)):
+        return forked
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "dlmbuild.jobs", str(spec_file)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=log,
+        env=environment,
+        start_new_session=True,  # Ctrl-C reaches the build, which ends the job in its own way
+    )
 
 
 def require_extra(*modules: str, extra: str = "train") -> None:
@@ -98,7 +109,7 @@ def require_extra(*modules: str, extra: str = "train") -> None:
         )
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end(process: subprocess.Popen[bytes] | Forked) -> None:
     if process.stdin is not None:
         with contextlib.suppress(OSError):
             process.stdin.close()

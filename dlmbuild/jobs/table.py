@@ -30,3 +30,15 @@ JOBS = {
     "serve": "dlmbuild.inference.server:serve",
     "prompt_export": "dlmbuild.inference.generate:answer_with_export",
 }
+
+_TORCH = ("torch", "transformers.modeling_utils", "transformers.models.auto", "peft")
+_TRL = (*_TORCH, "datasets", "trl.trainer.sft_trainer")
+
+LOADED: dict[str, tuple[str, ...]] = {
+    "retention": _TORCH,
+    "train": _TRL,
+    "prefer": (*_TRL, "trl.trainer.dpo_trainer"),
+    "reference": _TORCH,
+    "measure": _TORCH,
+}
+"""Jobs of which one build often runs several, and what they take long to load: a build does it once (forkserver.py)."""

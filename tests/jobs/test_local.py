@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from dlmbuild.errors import DataError, JobError, MissingExtra, StoreError, Where
+from dlmbuild.jobs.forkserver import _servers, may_fork
 from dlmbuild.jobs.local import require_extra, run_job
-from dlmbuild.jobs.table import JOBS
+from dlmbuild.jobs.table import JOBS, LOADED
 
 WORK = """
 import os, signal, sys, time
@@ -24,6 +25,13 @@ def echo(*, document, word, out, progress):
     progress("echoing")
     (out / "echo.txt").write_text(document.read_text() + word)
     return {"word": word, "threads": os.environ["OMP_NUM_THREADS"]}
+
+COUNT = 0
+
+def loaded(*, out, progress):
+    global COUNT
+    COUNT += 1
+    return {"before": "colorsys" in sys.modules, "number": COUNT, "parent": os.getppid(), "group": os.getpgid(0)}
 
 def one_file(*, out, progress):
     out.write_text("x")
@@ -91,6 +99,7 @@ def sleep(*, out, progress):
 
 NAMES = [
     "echo",
+    "loaded",
     "one_file",
     "mistake",
     "bug",
@@ -107,9 +116,15 @@ NAMES = [
 ]
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+FORKS = pytest.mark.skipif(not may_fork(), reason="jobs are forked on Linux, where no accelerator is")
+
+
+@pytest.fixture(params=["a new process", pytest.param("a forked one", marks=FORKS)])
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Path:
     """Where the child finds the jobs of this test beside the real ones."""
+    if request.param == "a forked one":
+        for name in (*NAMES, "no_such_job"):
+            monkeypatch.setitem(LOADED, name, ("json", "no_such_module"))
     (tmp_path / "work").mkdir()
     (tmp_path / "work" / "jobs_of_tests.py").write_text(WORK)
     (tmp_path / "work" / "sitecustomize.py").write_text(
@@ -259,7 +274,8 @@ def test_a_killed_build_takes_its_job_along(folder: Path) -> None:
         [
             sys.executable,
             "-c",
-            "import sys; from pathlib import Path; from dlmbuild.jobs.local import run_job\n"
+            "import sys; from pathlib import Path; from dlmbuild.jobs.local import LOADED, run_job\n"
+            f"LOADED['sleep'] = {LOADED.get('sleep')!r}; LOADED['sleep'] or LOADED.pop('sleep')\n"
             "folder = Path(sys.argv[1])\n"
             "run_job('sleep', inputs={}, params={}, out=folder / 'out', log=folder / 'job.log')",
             str(folder),
@@ -290,6 +306,24 @@ def test_two_jobs_at_once(folder: Path) -> None:
     for thread in threads:
         thread.join()
     assert sorted(result["word"] for result in results) == ["1", "2"]
+
+
+@FORKS
+def test_forked_jobs_share_what_was_loaded_and_nothing_else(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("loaded", "die"):
+        monkeypatch.setitem(LOADED, name, ("colorsys",))
+    before = set(_servers)
+    first, second = run(folder, "loaded"), run(folder, "loaded")
+    assert first["before"] and second["before"] and first["parent"] == second["parent"] != os.getpid()
+    assert first["number"] == second["number"] == 1  # counted in a process of its own each time
+    assert first["group"] != second["group"]
+    with pytest.raises(JobError, match="SIGKILL"):
+        run(folder, "die", params={"number": int(signal.SIGKILL)})
+    assert run(folder, "loaded")["parent"] == first["parent"]
+    os.kill(first["parent"], signal.SIGKILL)
+    assert run(folder, "loaded")["parent"] != first["parent"]
+    assert len(set(_servers) - before) == 1
+    assert run(folder, "loaded", threads=2)["parent"] != first["parent"]
 
 
 def test_missing_packages_are_named_with_what_installs_them() -> None:
