@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 
 import pytest
 
 from tests.workshop import Workshop, empty_workshop
+
+# Else each of the thousands of starts compiles our modules, and only ours, again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # Whoever is started in the background ignores Ctrl-C, and so do its children, which are tested to end by it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

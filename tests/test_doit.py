@@ -96,6 +96,8 @@ def test_a_damaged_database_begins_afresh(here: Workshop) -> None:
 def test_a_document_with_a_name_that_means_something_else_is_refused_alone(
     here: Workshop, name: str, told: str
 ) -> None:
+    make_tiny_base(here.folder / "base")
+    here.edit("tower", "smollm2-135m", "file:./base")
     path = here.document(name)
     if name == "smollm2-135m":
         path.write_text("---\nnonsense\n---\n")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from tests.history import History
 from tests.workshop import Workshop
 
 pytestmark = pytest.mark.model
@@ -25,6 +27,23 @@ def _damage(name: str) -> Edit:
         path.write_bytes(path.read_bytes()[:-1] + b"?")
 
     return damage
+
+
+@pytest.fixture(scope="module")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    shop = History(tmp_path_factory.mktemp("once"), 0).shop
+    (shop.folder / "tower.dlm").unlink()
+    shop.document("tower")
+    shop.doit("export:Q4_K_M")
+    return shop
+
+
+@pytest.fixture
+def shop(once: Workshop, tmp_path: Path) -> Workshop:
+    """A project whose heavy jobs only write digests, built to Q4_K_M."""
+    copy = once.copied_to(tmp_path)
+    copy.doit("export:Q4_K_M")
+    return copy
 
 
 @pytest.mark.parametrize(
@@ -63,11 +82,11 @@ def _damage(name: str) -> Edit:
         "lost database",
     ],
 )
-def test_why_agrees_with_the_build_that_follows(built: Workshop, edit: Edit, cause: str) -> None:
-    edit(built)
-    said = built.doit("why", "--json", "--all", "export:Q4_K_M", code=None)
+def test_why_agrees_with_the_build_that_follows(shop: Workshop, edit: Edit, cause: str) -> None:
+    edit(shop)
+    said = shop.doit("why", "--json", "--all", "export:Q4_K_M", code=None)
     findings = {finding["task"]: finding for finding in json.loads(said.out)}
-    did = built.doit("export:Q4_K_M")
+    did = shop.doit("export:Q4_K_M")
     verdicts = {task: finding["verdict"] for task, finding in findings.items()}
     assert {task for task in did.steps if verdicts[task] not in ("run", "maybe")} == set()
     assert {task for task in did.restored if verdicts[task] not in ("restore", "maybe")} == set()
@@ -80,14 +99,14 @@ def test_why_agrees_with_the_build_that_follows(built: Workshop, edit: Edit, cau
             assert task not in did.steps + did.restored
     assert said.code == (1 if set(verdicts.values()) != {"ok"} else 0)
     assert cause in "\n".join(cause for finding in findings.values() for cause in finding["causes"])
-    assert built.doit("why", "export:Q4_K_M").out == f"{len(findings)} of {len(findings)} steps are up to date\n"
+    assert shop.doit("why", "export:Q4_K_M").out == f"{len(findings)} of {len(findings)} steps are up to date\n"
 
 
-def test_why_builds_nothing(built: Workshop) -> None:
-    built.edit("tower", "rings in fog", "rings at noon")
-    before = {path: path.stat().st_mtime_ns for path in built.home.rglob("*") if path.is_file()}
-    built.doit("why", code=1)
-    after = {path: path.stat().st_mtime_ns for path in built.home.rglob("*") if path.is_file()}
+def test_why_builds_nothing(shop: Workshop) -> None:
+    shop.edit("tower", "rings in fog", "rings at noon")
+    before = {path: path.stat().st_mtime_ns for path in shop.home.rglob("*") if path.is_file()}
+    shop.doit("why", code=1)
+    after = {path: path.stat().st_mtime_ns for path in shop.home.rglob("*") if path.is_file()}
     changed = {path.name for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
     assert changed <= {"stat.sqlite", "stat.sqlite-wal", "stat.sqlite-shm"} | {
         path.name for path in after.keys() - before.keys() if path.parent.name == "headers"
