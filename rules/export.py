@@ -110,18 +110,18 @@ def _export(trained: Trained, quant: str, project: Project) -> Step:
         digests = {name: objects.keep(path) for name, path in big.items()}
         for name, sha256 in digests.items():
             objects.place(sha256, place.out / name)
-        adapter = read_json(store.adapter / "adapter.json")
+        adapter, smoke = read_json(store.adapter / "adapter.json"), read_json(reports["smoke"])
         export_files(
             place.params,
             adapter=adapter,
             checkpoint=checkpoint(base),
             digests=digests,
             parity=read_json(reports["parity"]),
-            smoke=read_json(reports["smoke"]),
+            smoke=smoke,
             adds_bos=bool(read_header(big[f"model.{quant}.gguf"]).metadata.get("tokenizer.ggml.add_bos_token")),
             out=place.out,
         )
-        return {"agreement": read_json(reports["smoke"])["agreement"]}
+        return {name: smoke[name] for name in ("agreement", "kl", "perplexity") if name in smoke}
 
     def done(record: Record, built: bool) -> None:
         from dlmbuild.store.manifest import append_run
@@ -135,6 +135,8 @@ def _export(trained: Trained, quant: str, project: Project) -> Step:
             append_run(store.manifest, document.dlm_id, "exports", run)
 
     def summary(record: Record) -> str:
+        from dlmbuild.export.parity import in_words
+
         model, name = shlex.quote(trained.title.replace(":", "-").lower()), shlex.quote(document.name)
         of = f"--adapter {trained.name} " if trained.name else ""
         modelfile, launch = (shlex.quote(str(folder / name)) for name in ("Modelfile", "llama-server.sh"))
@@ -144,6 +146,7 @@ def _export(trained: Trained, quant: str, project: Project) -> Step:
         return (
             f"\n{trained.title} as {quant} is in {folder}\n"
             f"  model.{quant}.gguf  the whole model    {parts}\n"
+            f"  measured:    {in_words(record.notes)}\n"
             f'  ask it:      dlm prompt --export {quant} {of}{name} "…"\n'
             f"  in Ollama:   doit ollama:{shlex.quote(trained.title)}:{quant}\n"
             f"               or: ollama create {model} -f {modelfile} && ollama run {model}\n"
@@ -153,7 +156,7 @@ def _export(trained: Trained, quant: str, project: Project) -> Step:
     return Step(
         name=f"export:{trained.title}:{quant}",
         doc=f"{trained.title} as {quant}",
-        rule="export/3",
+        rule="export/4",
         inputs={**big, **reports, "adapter": store.adapter / "adapter.json"},
         params=params,
         reads=(store.document, base.facts, *trained.datasets),

@@ -26,6 +26,7 @@ def tasks(project: Project) -> Iterator[dict[str, Any]]:
 
 def _parity(trained: Trained, project: Project) -> Step:
     base, store, whole = project.base_folder(trained.document.base), trained.store, trained.whole
+    datasets = {f"dataset_{number}": path for number, path in enumerate(trained.datasets, 1)}
     names = ("reference.json", "parity.json") if whole else ("adapter.gguf", "reference.json", "parity.json")
 
     def params() -> Mapping[str, Any]:
@@ -61,7 +62,7 @@ def _parity(trained: Trained, project: Project) -> Step:
             described = {**named, "general": place.params["general"]}
             job("adapter_gguf", inputs=used, params=described, file="adapter.gguf")
         asked = {name: place.params[name] for name in ("questions", "system_prompt")}
-        job("reference", inputs={"base": folder, "adapter": adapter}, params=asked, threads=threads)
+        job("reference", inputs={"base": folder, "adapter": adapter, **datasets}, params=asked, threads=threads)
         pair = {"gguf": base.gguf("F16"), "lora": place.out / "adapter.gguf"}
         if whole:
             pair = {"gguf": place.out / "model.F16.gguf"}
@@ -81,8 +82,8 @@ def _parity(trained: Trained, project: Project) -> Step:
     return Step(
         name=f"parity:{trained.title}",
         doc=f"the adapter of {trained.title} as GGUF, compared with the trained model",
-        rule="parity/4",
-        inputs={"adapter": store.adapter / "adapter.json", "f16": base.gguf("F16")},
+        rule="parity/5",
+        inputs={"adapter": store.adapter / "adapter.json", "f16": base.gguf("F16"), **datasets},
         params=params,
         reads=(store.document, base.facts),
         outputs=Files({name: store.cache / name for name in names}),

@@ -49,7 +49,21 @@ def _text(shown: tuple[str, dict[str, Any]]) -> str:
             lines += [textwrap.indent(_text(one), "  ") for one in value.items()]
         elif field == "bytes":
             lines += [f"  {kind + ':':<38}{size / 1e6:10.1f} MB" for kind, size in value.items()]
+        elif field == "compared":
+            lines += _table(value)
         else:
             text = ", ".join(value) if isinstance(value, list) else value
             lines.append(f"  {field.replace('_', ' ') + ':':<18}{'none' if text in (None, '') else text}")
     return "\n".join(lines)
+
+
+def _table(compared: dict[str, dict[str, Any]]) -> list[str]:
+    """How far each export is from the trained model."""
+    lines = [f"  {'beside the trained model:':<38}top-1      KL ≥   perplexity  (trained)"] if compared else []
+    for export, numbers in compared.items():
+        kl, perplexity = numbers["kl"]["mean"], numbers["perplexity"]
+        lines.append(
+            f"    {export:<34}{numbers['agreement']:>7.1%}{kl:>10.4f}{perplexity['file']:>13.2f}"
+            f"{'(' + format(perplexity['trained'], '.2f') + ')':>11}"
+        )
+    return lines

@@ -96,7 +96,18 @@ def parent(base: Mapping[str, Any]) -> str:
 def agreement(smoke: Mapping[str, Any]) -> str:
     """How near the merged file is to what was trained."""
     share = f"{smoke['agreeing']} of {smoke['positions']}" if "agreeing" in smoke else f"{smoke['agreement']:.1%}"
-    return f"At {share} compared positions the merged file chooses the token of the trained model."
+    told = f"At {share} compared positions the merged file chooses the token of the trained model."
+    if kl := smoke.get("kl"):  # a report of an earlier version has none
+        told += (
+            f" The KL divergence from its next token is at least {kl['mean']:.4f} nats on average, counted over the"
+            " likeliest tokens of both and one that stands for all others."
+        )
+    if perplexity := smoke.get("perplexity"):
+        told += (
+            f" On {perplexity['tokens']} tokens that it was trained on the perplexity is {perplexity['file']:.2f}, that"
+            f" of the trained model {perplexity['trained']:.2f}."
+        )
+    return told
 
 
 def ending(stops: Sequence[str], system: str | None) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from dlmbuild.data.control import Piece
 from dlmbuild.errors import SmokeError, Where
@@ -16,9 +17,10 @@ from dlmbuild.io.digest import readable_json
 from dlmbuild.io.gguf_file import read_header
 from dlmbuild.io.progress import Progress
 
-_CANDIDATES = 20
+_CANDIDATES = 40
 """How many of the likeliest tokens are asked for at each position."""
-
+_LEAST_MASS = 1e-6
+"""Probabilities are known to about that much: what is left of 1 is never taken to be less."""
 
 _TIE = 0.01
 """Two log-probabilities that are closer are a tie: half-precision weights and activations cannot tell them apart."""
@@ -41,27 +43,39 @@ def compare(
     `least_agreement` (0…1) of the positions choose the same token as the trained model: with the place. Where the
     trained model's two best are a tie, either counts as its choice, and `ties` says how often the second was taken.
     With the file's `quant`, `tensors` says how many there are of each type, and how many took another than meant.
+
+    `kl` is the mean divergence (nats) of the file's next token from the trained model's, over the tokens that both name
+    among their likeliest and one more that stands for all others: the whole vocabulary's is no smaller. `mass` is the
+    mean probability of those named. `perplexity` is that of the learned tokens of the document's own rows, in the file
+    and in the trained model. Positions at which the server shows no probabilities are left out of these numbers.
     """
     progress("loading the model into llama.cpp")
-    probes = json.loads(reference.read_bytes())["probes"]
+    made = json.loads(reference.read_bytes())
+    probes, compared = made["probes"], made["compared"]
     runtime = LlamaCpp(gguf, lora=lora)
     for probe in probes:
         _same_tokens(runtime.tokenize(Piece(*piece) for piece in probe["pieces"]), probe, gguf.name)
     agreed, ties, first_difference = 0, 0, ""
     gaps: list[float] = []
-    positions = list(_positions(probes))
-    for done, (text, ids, best, logprobs) in enumerate(positions):
+    divergences: list[tuple[float, float]] = []
+    own: list[tuple[float, float]] = []
+    positions = list(_positions(compared))
+    for done, position in enumerate(positions):
         progress("comparing with the trained model", done, len(positions))
-        chosen, candidates = runtime.next_token(ids, candidates=_CANDIDATES)
+        best, logprobs = position.best, position.logprobs
+        chosen, candidates = runtime.next_token(position.ids, candidates=_CANDIDATES, also=position.own)
         tied = chosen == best[1] and logprobs[0] - logprobs[1] < _TIE
         ties += tied
         if chosen == best[0] or tied:
             agreed += 1
         elif not first_difference:
-            first_difference = f"token {len(ids)} of {text!r}"
+            first_difference = f"token {len(position.ids)} of {position.text!r}"
         if candidates:
             # Outside the candidates the probability is at most that of the last one.
             gaps.append(abs(candidates.get(best[0], min(candidates.values())) - logprobs[0]))
+            divergences.append(_divergence(dict(zip(best, logprobs, strict=True)), candidates))
+        if position.own in candidates:
+            own.append((candidates[position.own], position.own_logprob))
     total = len(positions)
     agreement = agreed / total
     numbers: dict[str, Any] = {
@@ -70,9 +84,17 @@ def compare(
         "agreeing": agreed,
         "ties": ties,
         "agreement": round(agreement, 4),
-        "mean_logprob_gap": round(sum(gaps) / max(1, len(gaps)), 4),
+        "mean_logprob_gap": round(_mean(gaps), 4),
+        "kl": {
+            "mean": round(max(0.0, _mean([kl for kl, _ in divergences])), 5),
+            "mass": round(_mean([mass for _, mass in divergences]), 4),
+            "positions": len(divergences),
+        },
         "first_difference": first_difference,
     }
+    if own:
+        file, trained = (round(math.exp(-_mean(logs)), 4) for logs in zip(*own, strict=True))
+        numbers["perplexity"] = {"file": file, "trained": trained, "tokens": len(own)}
     if agreement < least_agreement:
         raise SmokeError(
             f"{gguf.name} chooses the trained model's token at {agreed} of {total} positions "
@@ -88,13 +110,46 @@ def compare(
     return numbers
 
 
-def _positions(probes: list[dict[str, Any]]) -> Iterator[tuple[str, list[int], list[int], list[float]]]:
-    """For each compared position: its text, the ids before it, and the trained model's two best with their logs."""
-    for probe in probes:
-        if "compared" in probe:
-            compared = probe["compared"]
-            for offset, (best, logprobs) in enumerate(zip(compared["best"], compared["logprob"], strict=True)):
-                yield _text(probe), compared["ids"][: compared["first"] + offset], best, logprobs
+class _Position(NamedTuple):
+    text: str
+    ids: list[int]
+    """Those before it."""
+    best: list[int]
+    logprobs: list[float]
+    own: int | None
+    """The next token of a row of the document."""
+    own_logprob: float
+
+
+def in_words(numbers: Mapping[str, Any]) -> str:
+    """What `compare` found, on one line. Reports of earlier versions hold less."""
+    told = f"{numbers['agreement']:.1%} of choices are the trained model's"
+    if kl := numbers.get("kl"):
+        told += f", KL at least {kl['mean']:.4f}"
+    if perplexity := numbers.get("perplexity"):
+        told += f", perplexity on its own rows {perplexity['file']:.2f} (trained {perplexity['trained']:.2f})"
+    return told
+
+
+def _positions(compared: list[dict[str, Any]]) -> Iterator[_Position]:
+    for entry in compared:
+        ids, first, own = entry["ids"], entry["first"], entry.get("own")
+        for at, (best, logprobs) in enumerate(zip(entry["best"], entry["logprob"], strict=True), first):
+            token, log = (ids[at], own[at - first]) if own else (None, 0.0)
+            yield _Position(entry["text"], ids[:at], best, logprobs, token, log)
+
+
+def _divergence(wanted: dict[int, float], found: Mapping[int, float]) -> tuple[float, float]:
+    """A lower bound of the KL divergence of `found` from `wanted`, logs of probabilities; the probability compared."""
+    named = [(log, found[token]) for token, log in wanted.items() if token in found]
+    mass, other = (sum(map(math.exp, logs)) for logs in zip(*named, strict=True)) if named else (0.0, 0.0)
+    rest, other_rest = max(1 - mass, _LEAST_MASS), max(1 - other, _LEAST_MASS)
+    divergence = sum(math.exp(p) * (p - q) for p, q in named)
+    return divergence + rest * math.log(rest / other_rest), mass
+
+
+def _mean(numbers: Sequence[float]) -> float:
+    return sum(numbers) / max(1, len(numbers))
 
 
 def _same_tokens(found: list[int], probe: dict[str, Any], name: str) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import heapq
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from dlmbuild.data.control import Piece
 from dlmbuild.data.rows import conversation
+from dlmbuild.data.shards import read_rows
 from dlmbuild.data.tokenizer import Tokenizer
 from dlmbuild.inference.numbers import no_numbers
 from dlmbuild.io.digest import canonical_json
@@ -23,8 +25,14 @@ FIXED_TEXTS = (
 )
 """Texts that tell tokenizers apart, and on which next tokens are not all obvious."""
 
-_ANSWER_TOKENS = 16
-_QUESTIONS = 10
+BEST = 20
+"""Likeliest next tokens that are kept of each position."""
+
+_ROW_POSITIONS = 192
+"""Learned tokens of the document's own rows that are compared, about."""
+_OF_A_ROW = 24
+_LONGEST = 2048
+"""A row whose learned tokens begin later is left out: what comes before them is read anew for each."""
 
 
 def probe_texts(questions: Sequence[str], system_prompt: str | None, tokenizer: Tokenizer) -> list[list[Piece]]:
@@ -41,12 +49,14 @@ def reference_predictions(
     system_prompt: str | None,
     out: Path,
     progress: Progress,
+    **datasets: Path,
 ) -> dict[str, Any]:
-    """Write reference.json: each probe text and its ids, and the trained model's choice at each compared position.
+    """Write reference.json: each probe text and its ids, and the trained model's choices at each compared position.
 
-    At every position of the fixed texts, and along the first tokens of its own answers to (at most ten of) the
-    document's questions, the two likeliest next tokens and the natural logs of their probabilities. Computed in fp32.
-    Raises SmokeError where they are no numbers.
+    Compared are every position of the fixed texts, and the first learned tokens of rows of `datasets` (paths of
+    dataset.json files): which rows is decided by their digests. Of each position there are the BEST likeliest next
+    tokens and the natural logs of their probabilities, of a row's also the log of its own next token's. Computed in
+    fp32. Raises SmokeError where they are no numbers.
     """
     import torch
 
@@ -55,37 +65,39 @@ def reference_predictions(
     progress("loading torch, the base and the adapter")
     model = load_model(base, adapter)
     tokenizer = Tokenizer.from_base(base)
-    texts = probe_texts(questions, system_prompt, tokenizer)
-    compared = texts[: len(FIXED_TEXTS) + _QUESTIONS]
-    probes: list[dict[str, Any]] = []
-    for number, text in enumerate(texts):
-        progress("asking the trained model", number, len(texts))
-        ids = tokenizer.encode_pieces(text)
-        probe: dict[str, Any] = {"pieces": text, "ids": ids}
-        if number < len(compared):
-            start = 1
-            with torch.no_grad():
-                if number >= len(FIXED_TEXTS):
-                    start = len(ids)
-                    given = torch.tensor([ids])
-                    ids = model.generate(
-                        input_ids=given,
-                        attention_mask=torch.ones_like(given),
-                        max_new_tokens=_ANSWER_TOKENS,
-                        do_sample=False,
-                        pad_token_id=tokenizer.pad_id,
-                        eos_token_id=tokenizer.stop_ids,
-                    )[0].tolist()
-                best = torch.log_softmax(model(torch.tensor([ids])).logits[0].float(), dim=-1).topk(2, dim=-1)
-            if not torch.isfinite(best.values).all():
-                raise no_numbers("the trained model")
-            stop = len(ids) if number < len(FIXED_TEXTS) else len(ids) - 1
-            probe["compared"] = {
-                "ids": ids,
-                "first": start,
-                "best": best.indices[start - 1 : stop].tolist(),
-                "logprob": [[round(value, 5) for value in pair] for pair in best.values[start - 1 : stop].tolist()],
-            }
-        probes.append(probe)
-    (out / "reference.json").write_bytes(canonical_json({"probes": probes}))
-    return {"texts": len(texts), "positions": sum(len(p["compared"]["best"]) for p in probes if "compared" in p)}
+    probes = [
+        {"pieces": text, "ids": tokenizer.encode_pieces(text)}
+        for text in probe_texts(questions, system_prompt, tokenizer)
+    ]
+    texts = [(text, tokenizer.encode(text), 1) for text in FIXED_TEXTS]
+    rows = [(tokenizer.decode(list(ids)), list(ids), first) for ids, first in _own_rows(datasets.values())]
+    compared: list[dict[str, Any]] = []
+    for number, (text, ids, first) in enumerate([*texts, *rows]):
+        progress("asking the trained model", number, len(texts) + len(rows))
+        own = number >= len(texts)  # the token after the last one is of interest in a text, and not in a row
+        with torch.no_grad():
+            logits = model(torch.tensor([ids]), logits_to_keep=len(ids) - first + 1).logits[0].float()
+            logs = torch.log_softmax(logits[: len(ids) - first] if own else logits, dim=-1)
+            best = logs.topk(min(BEST, logs.shape[-1]), dim=-1)
+        if not torch.isfinite(best.values).all():
+            raise no_numbers("the trained model")
+        entry = {"text": text, "ids": ids, "first": first, "best": best.indices.tolist()}
+        entry["logprob"] = [[round(value, 5) for value in values] for values in best.values.tolist()]
+        if own:
+            entry["own"] = [round(log[token].item(), 5) for log, token in zip(logs, ids[first:], strict=True)]
+        compared.append(entry)
+    (out / "reference.json").write_bytes(canonical_json({"probes": probes, "compared": compared}))
+    return {"texts": len(probes), "rows": len(rows), "positions": sum(len(entry["best"]) for entry in compared)}
+
+
+def _own_rows(datasets: Iterable[Path]) -> Iterator[tuple[tuple[int, ...], int]]:
+    """Beginnings of rows, each with the place of its first learned token; an edited row leaves the others alone."""
+    # Adapters of a mix may have learned the same row.
+    rows = {row.digest: row for path in datasets for row in read_rows(path) if row.given + _OF_A_ROW <= _LONGEST}
+    left = _ROW_POSITIONS
+    for row in (rows[digest] for digest in heapq.nsmallest(_ROW_POSITIONS, rows)):
+        first = max(row.given, 1)  # nothing foresees the first token
+        stop = min(first + min(_OF_A_ROW, left), len(row.ids))
+        if first < stop:
+            yield row.ids[:stop], first
+            left -= stop - first

@@ -20,6 +20,8 @@ from dlmbuild.errors import SmokeError
 from dlmbuild.inference.numbers import no_numbers
 from dlmbuild.io.gguf_file import read_header
 
+_FORCED = 1e4
+"""What is added to the logit of a token so that it is chosen."""
 _CONTROL = (2, 3)
 """Token types (LLAMA_TOKEN_TYPE_UNKNOWN and _CONTROL) that llama.cpp finds in a text only where it is told to."""
 
@@ -109,15 +111,26 @@ class LlamaCpp:
         """The text of some tokens."""
         return str(self._post("/detokenize", {"tokens": list(ids)})["content"])
 
-    def next_token(self, ids: Sequence[int], *, candidates: int) -> tuple[int, dict[int, float]]:
+    def next_token(
+        self, ids: Sequence[int], *, candidates: int, also: int | None = None
+    ) -> tuple[int, dict[int, float]]:
         """The likeliest next token, and the likeliest `candidates` with the natural log of their probabilities.
 
-        The second is empty where the token is a part of a character: the server shows no probabilities then.
+        Among the second is the token `also`, however unlikely. They are empty where no probabilities are shown: the
+        server keeps them back while what it says ends within a character.
         """
         asked = {"n_predict": 1, "temperature": 0, "n_probs": candidates, "return_tokens": True, "cache_prompt": True}
         reply = self._post("/completion", {"prompt": list(ids), **asked})
-        shown = self._shown(reply)
-        return int(reply["tokens"][0]), {int(c["id"]): float(c["logprob"]) for c in shown}
+        known = {int(c["id"]): float(c["logprob"]) for c in self._shown(reply)}
+        if also is not None and also not in known:
+            # It is made the choice; the probabilities that are shown are those from before any choosing.
+            forced = self._post("/completion", {"prompt": list(ids), **asked, "logit_bias": [[also, _FORCED]]})
+            shown = self._shown(forced)
+            known |= {int(c["id"]): float(c["logprob"]) for c in shown}
+            if shown:
+                said = forced["completion_probabilities"][0]
+                known[int(said["id"])] = float(said["logprob"])
+        return int(reply["tokens"][0]), known
 
     def answer(
         self, messages: Sequence[dict[str, str]], *, max_tokens: int, temperature: float, seed: int, top_p: float = 1.0

@@ -21,7 +21,12 @@ def describe_store(store: Store, dlm_id: str, named: Sequence[str] = ()) -> dict
     Where the document names adapters or mixes, `named`, there is this of each of them under `adapters`.
     """
     told = {
-        "exports": store.exported(),
+        "exports": (exports := store.exported()),
+        "compared": {
+            name: found
+            for name in exports
+            if (found := _compared(store.root / "exports" / name / "export_manifest.json"))
+        },
         "trainings": len(read_manifest(store.manifest, dlm_id)["training_runs"]),
         "last_run": attempts[-1].status if (attempts := all_runs(store)) else None,
     }
@@ -50,6 +55,14 @@ def _adapter(store: Store, dlm_id: str) -> dict[str, Any]:
         "evaluation": known or None,
         **({"validation": _validated(in_place)} if in_place.get("validation_rows") else {}),
     }
+
+
+def _compared(manifest: Path) -> dict[str, Any]:
+    """How far an export is from the trained model, as its manifest says; empty where that is not known."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        smoke = json.loads(manifest.read_bytes())["smoke"]
+        return {name: smoke[name] for name in ("agreement", "kl", "perplexity")}
+    return {}
 
 
 def _validated(run: Mapping[str, Any]) -> str:
