@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from dlmbuild.build import history
 from dlmbuild.build.project import Document, Project
 from dlmbuild.build.reading import answered, checkpoint, read_json, tokenizer_files
 from dlmbuild.build.reporter import watcher
@@ -14,6 +15,9 @@ from dlmbuild.errors import DataError, Where
 from dlmbuild.io.digest import sha256_json
 from dlmbuild.store.built import read_built
 from dlmbuild.store.outputs import Folder
+from dlmbuild.store.records import Record
+
+from . import train
 
 if TYPE_CHECKING:
     from dlmbuild.data.rows import RowTooLongError
@@ -36,6 +40,8 @@ def _dataset(trained: Trained, project: Project) -> Step:
     def params() -> Mapping[str, Any]:
         files = _source_files(document, project)
         share = trained.plan().get("validation")
+        replay = history.share(trained)
+        ages = history.deleted(trained, project.archive) if replay else {}
         return {
             **({"sources": sha256_json([file[:3] for file in files])} if files else {}),
             "sections": sha256_json(trained.own_sections()),
@@ -44,6 +50,7 @@ def _dataset(trained: Trained, project: Project) -> Step:
             "sequence_len": trained.plan()["sequence_len"],
             "pairs": trained.prefers,
             **({"validation": share} if share else {}),
+            **({"replay": {"share": replay, "deleted sections": len(ages), "versions ago": ages}} if replay else {}),
         }
 
     def work(place: Workplace) -> Mapping[str, Any]:
@@ -87,9 +94,17 @@ def _dataset(trained: Trained, project: Project) -> Step:
         parts = _split(sections, place.params.get("validation"), document)
         rows = rows_of(parts.trained if parts else sections, prompt, tokenizer, limit, longest, place.progress)
         held = rows_of(parts.held, prompt, tokenizer, limit, longest) if parts else None
+        old = history.Replay(trained, project.archive, place.params.get("replay", {}), parts.held if parts else [])
         try:
             counts = write_dataset(
-                rows, tokenizer, limit, place.out, others=shards, instead=" and ".join(untrained.values()), held=held
+                rows,
+                tokenizer,
+                limit,
+                place.out,
+                others=shards,
+                instead=" and ".join(untrained.values()),
+                held=held,
+                replay=lambda beside: old.rows(beside, prompt, tokenizer, limit),
             )
             if trained.prefers:
                 counts |= write_pairs(pairs_of(sections, prompt, tokenizer, limit, longest), tokenizer, place.out)
@@ -99,7 +114,18 @@ def _dataset(trained: Trained, project: Project) -> Step:
         if parts:
             notes["held_out"] = {"groups": parts.held_groups, "of": parts.groups}
             watcher().note(name, f"held out for validation: {parts.held_groups} of {parts.groups} groups of content")
+        if "replay" in place.params:
+            history.write_taught(parts.trained if parts else sections, place.out)
+        if old.notes:
+            notes["replayed"] = old.notes
+            watcher().note(name, old.words)
         return {**notes, "source_shards": known} if known else notes
+
+    def done(record: Record, built: bool) -> None:
+        training = train.step(trained, project)
+        made_from = training.ingredients() if history.share(trained) else None
+        if made_from and training.known(made_from.key) and training.is_noted(made_from.key):
+            history.keep(trained, project.archive)  # these rows are trained already: no training will tell
 
     return Step(
         name=name,
@@ -111,6 +137,8 @@ def _dataset(trained: Trained, project: Project) -> Step:
         outputs=Folder(store.dataset, "dataset"),
         work=work,
         light=True,
+        also_watched=lambda: [history.index_file(trained)] if history.share(trained) else [],
+        done=done,
         lock_file=store.lock_file,
         archive=project.archive,
     )

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from dlmbuild.build import history
 from dlmbuild.build.locking import keep_to_lock, planning_facts
 from dlmbuild.build.project import Project
 from dlmbuild.build.reading import base_identity, checkpoint, read_json
@@ -45,7 +46,12 @@ def step(trained: Trained, project: Project) -> Step:
 
     def work(place: Workplace) -> Mapping[str, Any]:
         inputs = {"base": checkpoint(base), **made_from}
+        history.offer(trained, project.archive, place.key)
         return training_run("train", name, trained, project, place, inputs=inputs, plan=place.params["plan"])
+
+    def done(record: Record, built: bool) -> None:
+        history.keep(trained, project.archive)
+        note_run(trained, project, record, built)
 
     def guard() -> None:
         if project.lock_mode == "strict":
@@ -63,7 +69,7 @@ def step(trained: Trained, project: Project) -> Step:
         lock_file=store.lock_file,
         archive=project.archive,
         guard=guard,
-        done=lambda record, built: note_run(trained, project, record, built),
+        done=done,
     )
 
 
@@ -123,6 +129,8 @@ def training_run(
             progress=place.progress,
             threads=plan["threads"],
         )
+    if job == "train" and (replayed := read_json(trained.store.dataset).get("replayed")):
+        run["replayed_rows"] = sum(replayed["rows"].values())
     for path, _ in prune(project.archive.home.states, kept["max_bytes"], kept["prune_older_than_days"]):
         path.unlink(missing_ok=True)
     return {

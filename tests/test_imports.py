@@ -18,7 +18,7 @@ LAYERS = (
     ("doc",),
     ("store", "lock"),
     ("base_models", "hardware"),
-    ("data",),
+    ("data", "replay"),
     ("train",),
     ("inference",),
     ("export", "eval"),

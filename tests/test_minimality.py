@@ -198,6 +198,7 @@ TABLE: dict[str, tuple[Edit, set[str], set[str]]] = {
     ),
     "rslora": (newer_training("rslora: true"), CHECK | PLAN | ADAPTER, NOTHING),
     "target_modules": (training("target_modules: [q_proj]"), CHECK | PLAN | ADAPTER, NOTHING),
+    "replay": (newer_training("replay: 0.1"), CHECK | PLAN | DATASET, NOTHING),  # there is no history yet
     "layers": (newer_training("layers: last 1"), CHECK | PLAN | ADAPTER, NOTHING),
     "layers that are all there are": (newer_training("layers: last 2"), CHECK | PLAN, NOTHING),
     "cache": (training("cache: {max_bytes: 5, enabled: false}"), CHECK | PLAN, NOTHING),

@@ -17,7 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from dlmbuild.build.history import describe
     from dlmbuild.build.project import find_document, project_of
+    from dlmbuild.build.trained import adapters
     from dlmbuild.store.disk import require_readable
     from dlmbuild.store.inspect import describe_store, disk_use
 
@@ -33,6 +35,9 @@ def run(arguments: argparse.Namespace) -> int:
     for document in documents:
         facts: dict[str, Any] = {"document": str(document.path), "dlm_id": document.dlm_id, "base": document.base.text}
         facts |= describe_store(document.store, document.dlm_id, [*document.adapters, *document.mixes])
+        for trained in adapters([document]):
+            told = facts["adapters"][trained.name] if trained.name else facts
+            told["deleted"] = describe(trained, project.archive)
         facts["store"] = str(document.store.root)
         if arguments.size:
             facts["bytes"] = disk_use(project.archive.home, document.store, project.base_folder(document.base))
@@ -47,6 +52,9 @@ def _text(shown: tuple[str, dict[str, Any]]) -> str:
     for field, value in facts.items():
         if field == "adapters":
             lines += [textwrap.indent(_text(one), "  ") for one in value.items()]
+        elif field == "deleted":
+            lines += ["  deleted, and replayed less and less:"] * bool(value)
+            lines += [f"    {one['section']}  {one['age']} versions ago  {one['begins']}" for one in value]
         elif field == "bytes":
             lines += [f"  {kind + ':':<38}{size / 1e6:10.1f} MB" for kind, size in value.items()]
         elif field == "compared":

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +21,8 @@ from dlmbuild.io.digest import canonical_json, readable_json, sha256_file
 DOCUMENT_SHARD = "document.jsonl"
 VALIDATION_SHARD = "validation.jsonl"
 """What is held out."""
+REPLAY_SHARD = "replay.jsonl"
+"""What the document says no more."""
 
 
 @dataclass(slots=True)
@@ -81,11 +83,12 @@ def write_dataset(
     others: Mapping[str, Shard] | None = None,
     instead: str = "",
     held: Iterable[Row] | None = None,
+    replay: Callable[[int], Iterable[Row]] = lambda rows: (),
 ) -> dict[str, Any]:
     """Write the document's shard and `dataset.json` into `out`, where `others` lie already; returns the counts.
 
-    `held` are the rows of what is held out. Raises DataError where there is nothing to train; `instead` says what the
-    document holds then.
+    `held` are the rows of what is held out; `replay` gives those of earlier versions that go with so many rows. Raises
+    DataError where there is nothing to train; `instead` says what the document holds then.
     """
     shards = {**(others or {}), DOCUMENT_SHARD: write_shard(rows, out / DOCUMENT_SHARD)}
     counts = Counts()
@@ -97,11 +100,16 @@ def write_dataset(
             why=f"it holds {instead}, and no more" if instead else "it holds neither prose nor an answered question",
             do="write a paragraph, or an ::instruction:: section with ### Q and ### A",
         )
+    replayed = write_shard(replay(counts.rows.total()), out / REPLAY_SHARD)
+    if replayed.counts.rows:
+        shards[REPLAY_SHARD] = replayed
+        counts.add(replayed.counts)
     index: dict[str, Any] = {
         "shards": {name: shard.sha256 for name, shard in shards.items() if shard.counts.rows},
         "sequence_len": sequence_len,
         "pad_id": tokenizer.pad_id,
         "counts": counts.as_data(),
+        **({"replayed": replayed.counts.as_data()} if replayed.counts.rows else {}),
     }
     if held is not None:
         shard = write_shard(held, out / VALIDATION_SHARD)
@@ -113,11 +121,14 @@ def write_dataset(
     return counts.as_data()
 
 
-def read_rows(index_file: Path, *, held: bool = False) -> Iterator[Row]:
-    """The rows of a dataset, or those held out of it, the shards checked against their digests."""
+def read_rows(index_file: Path, *, held: bool = False, replayed: bool = True) -> Iterator[Row]:
+    """The rows of a dataset, or those held out of it, the shards checked against their digests.
+
+    Without `replayed` only what the document and its sources say now.
+    """
     index = json.loads(index_file.read_bytes())
     for name, sha256 in sorted(index["shards"].items()):
-        if (name == VALIDATION_SHARD) != held:
+        if (name == VALIDATION_SHARD) != held or (name == REPLAY_SHARD and not replayed):
             continue
         shard = index_file.parent / "dataset" / name
         if sha256_file(shard) != sha256:

@@ -46,6 +46,16 @@ def split(sections: Sequence[dict[str, Any]], share: float) -> Split:
     return Split(part(False), part(True), len(names), len(held))
 
 
+def normal(text: str) -> str:
+    """A text as it is compared: in whatever case and white space."""
+    return " ".join(text.split()).casefold()
+
+
+def texts(sections: Sequence[dict[str, Any]]) -> set[str]:
+    """All that sections say in rows, each text as `normal` has it: of `Split.held` all that is held out."""
+    return {normal(text) for _, said in _content(sections) for text in said}
+
+
 def _groups(sections: Sequence[dict[str, Any]]) -> dict[tuple[int, int], str]:
     """(section, pair), or (section, 0) of prose → the name of its group, a digest of what the group says."""
     first: dict[str, int] = {}
@@ -64,7 +74,7 @@ def _groups(sections: Sequence[dict[str, Any]]) -> dict[tuple[int, int], str]:
         leader.append(here)
         said.append(texts)
         for text in texts:
-            other = root(first.setdefault(" ".join(text.split()).casefold(), here))
+            other = root(first.setdefault(normal(text), here))
             mine = root(here)
             leader[max(mine, other)] = min(mine, other)
     members: dict[int, list[list[str]]] = {}

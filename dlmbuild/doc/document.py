@@ -154,8 +154,9 @@ def as_data(document: Document) -> dict[str, Any]:
     data = document.frontmatter.model_dump(mode="json", exclude={"dlm_version": True, "training": silent})
     preference = data["training"]["preference"]
     data["training"]["preference"] = {**preference, "enabled": True} if prefers(document) else {"enabled": False}
-    if not data["training"]["adapters"]:
-        del data["training"]["adapters"]
+    for name in ("adapters", "replay"):
+        if not data["training"][name]:
+            del data["training"][name]
     if not data["export"]["mixes"]:
         del data["export"]["mixes"]
     data["evaluate"] = {name: wanted for name, wanted in data["evaluate"].items() if wanted is not None}

@@ -44,7 +44,7 @@ REFUSED_VALUES = {"training.optimizer": {"galore_adamw": _NO_GALORE, "galore_ada
 Auto = Literal["auto"]
 Fraction = Annotated[float, Field(ge=0, le=0.5)]
 Share = Annotated[float, Field(ge=0, le=1)]
-HeldOut = Annotated[float, Field(gt=0, le=0.5)]
+Portion = Annotated[float, Field(gt=0, le=0.5)]
 Rank = Annotated[int, Field(ge=1, le=256)]
 Alpha = Annotated[int, Field(ge=1, le=4096)]
 Batch = Annotated[int, Field(ge=1, le=1024)]
@@ -187,9 +187,10 @@ class Training(Block):
     lr_scheduler: Literal["auto", "cosine", "linear", "constant"] = "auto"
     warmup_ratio: Auto | Fraction = "auto"
     precision: Literal["fp32", "bf16", "fp16"] | None = None
-    validation: HeldOut | None = None
+    validation: Portion | None = None
     early_stopping: Epochs | None = None
     retention: Auto | Annotated[float, Field(ge=0, le=100)] = "auto"
+    replay: Portion | None = None
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 42
     preference: OrNull[Preference] = Preference.model_construct()
     cpt: OrNull[Cpt] = Cpt.model_construct()

@@ -18,6 +18,7 @@ SINCE: dict[Path, int] = {
     ("export", "mixes"): 16,
     ("training", "layers"): 16,
     ("training", "retention"): 16,
+    ("training", "replay"): 16,
     ("training", "rslora"): 16,
     ("training", "validation"): 16,
     ("training", "early_stopping"): 16,

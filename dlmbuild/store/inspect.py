@@ -53,6 +53,7 @@ def _adapter(store: Store, dlm_id: str) -> dict[str, Any]:
         "trained": in_place.get("ended_at"),
         "train_loss": in_place.get("train_loss"),
         "evaluation": known or None,
+        **({"replayed_rows": in_place["replayed_rows"]} if in_place.get("replayed_rows") else {}),
         **({"validation": _validated(in_place)} if in_place.get("validation_rows") else {}),
     }
 
@@ -77,6 +78,7 @@ def disk_use(home: Home, store: Store, base: BaseFolder) -> dict[str, int]:
         "adapters": store.adapter,
         "exports": store.root / "exports",
         "cache": store.cache,
+        "history": store.replay,
         "base": base.root,
         "states of frozen layers": home.states,
         "objects and records of all documents": home.root,

@@ -132,6 +132,11 @@ class Store(NamedTuple):
         return self.root / "imported"
 
     @property
+    def replay(self) -> Path:
+        """What was trained in earlier versions of the document (replay/history.py)."""
+        return self.root / "replay"
+
+    @property
     def logs(self) -> Path:
         return self.root / "logs"
 
