@@ -95,7 +95,17 @@ def test_a_document_that_is_named_twice_is_checked_once(workshop: Workshop) -> N
 
 
 @pytest.mark.parametrize(
-    "words", [("check",), ("show",), ("list", "--all", "--status"), ("why",), ("metrics",), ("gc",), ("lock",)]
+    "words",
+    [
+        ("check",),
+        ("show",),
+        ("list", "--all", "--status"),
+        ("why",),
+        ("metrics",),
+        ("gc",),
+        ("lock",),
+        ("purge", "book"),
+    ],
 )
 def test_who_only_looks_leaves_nothing_behind(workshop: Workshop, words: tuple[str, ...]) -> None:
     workshop.document("book", base="smollm2-135m")

@@ -1,6 +1,6 @@
 """`training.replay` through the command line: what is deleted fades, what is edited is gone, a build is a fixed point.
 
-The graph is the real one, the heavy jobs write digests (tests/history.py); one test trains a small model for real.
+The graph is the real one, the heavy jobs write digests (tests/history.py); tests/test_purge.py trains for real.
 """
 
 from __future__ import annotations
@@ -175,15 +175,3 @@ def test_values_that_mean_nothing_are_refused_where_they_stand(shop: Workshop) -
     shop.edit("tower", "replay: off", "replay: 0.5")
     shop.edit("tower", "dlm_version: 16", "dlm_version: 15")
     assert "training.replay in version 15: version 16 has it first" in shop.doit("check", code=1).err
-
-
-def test_a_real_training_takes_replayed_rows_in(once: Workshop, tmp_path: Path) -> None:
-    shop = empty_workshop(tmp_path)
-    shutil.copytree(once.folder / "base", shop.folder / "base")
-    start(shop)
-    shop.doit("train")
-    shop.edit("tower", FERRY, "")
-    shop.doit("train")
-    run = json.loads((shop.store / "manifest.json").read_bytes())["training_runs"][-1]
-    assert run["replayed_rows"] == 1 and run["rows"] == 5
-    assert shop.doit("train").steps == []

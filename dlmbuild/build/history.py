@@ -118,7 +118,11 @@ class Replay:
 
 def first_words(section: Mapping[str, Any]) -> str:
     """What a section begins with, in quotation marks."""
-    text = section["text"] if section["type"] == "prose" else section["pairs"][0]["question"]
+    return shortened(section["text"] if section["type"] == "prose" else section["pairs"][0]["question"])
+
+
+def shortened(text: str) -> str:
+    """The beginning of a text, in quotation marks."""
     line = " ".join(text.split())
     return f'"{line[:_SHOWN]}…"' if len(line) > _SHOWN else f'"{line}"'
 

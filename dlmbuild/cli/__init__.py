@@ -18,6 +18,7 @@ COMMANDS = {
     "serve": "answer over HTTP, as OpenAI's API does, from an export",
     "show": "what was built, and what uses the disk",
     "gc": "make room: what nothing needs any more",
+    "purge": "take back for good what a document says no more",
     "unpack": "bring in a document and its adapter from a pack",
     "metrics": "how trainings went, and how the one that runs is going",
     "doctor": "what this machine can do, and whether a document's training fits it",

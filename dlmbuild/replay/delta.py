@@ -57,10 +57,10 @@ def parts_of(section: Mapping[str, Any]) -> set[str]:
     """Digests of what a section says, in whatever case and white space: questions, telling answers and sentences."""
     said: list[str] = []
     if section["type"] == "prose":
-        said = [text for text in _SENTENCE_ENDS.split(section["text"]) if _tells(text)] or [section["text"]]
+        said = [text for text in _SENTENCE_ENDS.split(section["text"]) if tells(text)] or [section["text"]]
     elif section["type"] == "instruction":
         for pair in section["pairs"]:
-            said += [pair["question"], *([pair["answer"]] if _tells(pair["answer"]) else [])]
+            said += [pair["question"], *([pair["answer"]] if tells(pair["answer"]) else [])]
     return {sha256_bytes(" ".join(text.split()).casefold().encode())[:16] for text in said}
 
 
@@ -113,5 +113,6 @@ def _left_out(before: Sequence[str], after: Sequence[str], parts: Parts) -> list
     return left
 
 
-def _tells(text: str) -> bool:
+def tells(text: str) -> bool:
+    """Whether a text says enough to be known again."""
     return len(text.split()) >= _TELLING

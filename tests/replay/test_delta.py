@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import pytest
@@ -73,6 +74,27 @@ def test_the_same_version_twice_is_one_and_age_counts_versions() -> None:
     assert once.ages == {name_of(BELL): 1}
     assert after([LAMP, BELL], [LAMP], [LAMP]) == once
     assert after([LAMP, BELL], [LAMP], [LAMP, FERRY], [LAMP, FERRY, BOAT]).ages == {name_of(BELL): 3}
+
+
+def test_any_history_is_a_fixed_point_and_what_is_here_was_never_deleted() -> None:
+    sections = [
+        LAMP,
+        BELL,
+        BOAT,
+        FERRY,
+        CORRECTED,
+        prose("One."),
+        prose("Two."),
+        prose("The bell rings in fog. Often."),
+    ]
+    draw = random.Random(1)
+    for _ in range(300):
+        versions = [draw.sample(sections, draw.randint(1, 5)) for _ in range(draw.randint(1, 6))]
+        state = after(*versions)
+        assert after(*versions, versions[-1]) == state == after(*versions, versions[-1], versions[-1])
+        assert not set(state.ages) & set(state.present) and all(age >= 1 for age in state.ages.values())
+        said = said_by(versions[-1])
+        assert all(parts_of(section).isdisjoint(said) for section in deleted(*versions))
 
 
 def test_probes_are_no_part_of_what_is_taught_but_of_what_is_said() -> None:

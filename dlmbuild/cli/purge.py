@@ -1,0 +1,108 @@
+"""Take back for good what a document said once and says no more. Says what would go; `--delete` lets it go."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dlmbuild.replay.purge import Found
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("document", help="name or path of a document")
+    parser.add_argument(
+        "text", nargs="?", default="", help="a part of what is meant (default: all that it says no more)"
+    )
+    parser.add_argument("--delete", action="store_true", help="delete it; without this nothing is touched")
+    parser.add_argument("--models", action="store_true", help="also the adapters and exports that were trained on it")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from dlmbuild.build.history import shortened
+    from dlmbuild.build.project import find_document
+    from dlmbuild.doc.document import as_data, parse
+    from dlmbuild.replay.purge import Purge
+    from dlmbuild.store.disk import require_readable
+    from dlmbuild.store.exclusive import exclusive
+    from dlmbuild.store.gc import folders
+
+    project, document = find_document(arguments.document, Path.cwd())
+    home, path = project.archive.home, project.folder / document.path
+    require_readable(home, document.store.root)
+    present = as_data(parse(path))
+    if document.sources:
+        from dlmbuild.doc.sources import find_sources
+
+        given, policy = document.sources["given"], document.sources["policy"]
+        present["sources"] = [one.as_data() for one in find_sources(dict(enumerate(given)), policy, path, home.sources)]
+    _refuse_what_is_said(arguments.text, path, document.path)
+    beside = [path.with_suffix(".dlm.pack"), project.folder / ".doit.db"]
+    with ExitStack() as locks:
+        for folder in folders(home) if arguments.delete else ():
+            locks.enter_context(exclusive(folder / ".lock", "dlm purge", lambda text: print(text, file=sys.stderr)))
+        purge = Purge(home, document.store, present, arguments.text, beside)
+        found = purge.find()
+        for said in found.said:
+            print(f"  {shortened(said[0])}")
+        nothing = not (found.said or found.files)
+        if nothing:
+            print(f"nothing is here that {document.name} does not say now")
+        elif not arguments.delete:
+            print(f"{document.name} says {_texts(found)} no more; {len(found.files)} files hold it, or may")
+        models = [*found.versions, *found.unknown, *found.models]
+        if models and not (arguments.delete and arguments.models):
+            _name_models(arguments, found)
+        if not arguments.delete:
+            print("" if nothing else f"  → {_command(arguments, '--delete')}\n", end="")
+            return 0
+        purge.delete(found, models=arguments.models)
+        left, searched = purge.left()
+    going = [*found.files, *(models if arguments.models else ())]
+    print(f"{_texts(found)} of {document.name} purged, {len(going)} files and folders deleted")
+    if others := purge.said_elsewhere():
+        print(f"other documents say some of it, and keep it: {', '.join(others)}")
+    if left:
+        print("it is still said in:", *left, sep="\n  ")
+        return 1
+    print(f"searched again: of {searched} files below {home.root} none holds it")
+    return 0
+
+
+def _name_models(arguments: argparse.Namespace, found: Found) -> None:
+    for versions, what in ((found.versions, "were trained on some of it"), (found.unknown, "may have been")):
+        if versions:
+            print(f"adapter versions that {what}: {', '.join(map(_named, versions))}")
+    print(f"  a model may say again what it has learned; to delete these: {_command(arguments, '--delete --models')}")
+
+
+def _texts(found: Found) -> str:
+    return f"{len(found.said)} {'text' if len(found.said) == 1 else 'texts'}"
+
+
+def _named(version: Path) -> str:
+    adapter = version.parent.parent.name
+    return version.name if adapter == "adapter" else f"{adapter} {version.name}"
+
+
+def _command(arguments: argparse.Namespace, options: str) -> str:
+    import shlex
+
+    return shlex.join(["dlm", "purge", arguments.document, *filter(None, [arguments.text]), *options.split()])
+
+
+def _refuse_what_is_said(text: str, path: Path, shown: Path) -> None:
+    from dlmbuild.errors import DocumentError, Where
+    from dlmbuild.io.text import read_text
+
+    for number, line in enumerate(read_text(path).split("\n"), 1):
+        if text and text in line:
+            raise DocumentError(
+                "the document says this still",
+                where=Where(str(shown), number, line.index(text) + 1),
+                why="the next build would bring it back",
+                do="delete it here first",
+            )
