@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from dlmbuild.replay.delta import name_of
 from tests.history import write_dodo
 from tests.tiny import make_tiny_base
 from tests.workshop import Ran, Workshop, empty_workshop
@@ -109,6 +110,22 @@ def test_what_was_edited_or_is_asked_or_held_out_never_comes_back(shop: Workshop
     # The deleted question is there again as a probe: it is asked, so it must not be trained.
     shop.edit("tower", "### Q\nWho trims", "### Q !probe\nwhen does the ferry  GO?\n### A\nEarly.\n\n### Q\nWho trims")
     assert not line(shop.doit("train")) and replayed(shop) == 0
+
+
+def test_what_was_held_out_was_never_trained_and_is_not_replayed(shop: Workshop) -> None:
+    shop.edit("tower", "replay: 0.5", "replay: 0.5, validation: 0.4")
+    assert "held out for validation: 2 of 5 groups" in shop.doit("train").out
+    held = (shop.store / "dataset" / "validation.jsonl").read_text().splitlines()
+    assert shop.doit("train").steps == []
+    taught = json.loads((shop.store / "dataset" / "history.json").read_bytes())["sections"]
+    assert index(shop)["adapters"][""]["present"] == [name_of(section) for section in taught]
+    for text in (FERRY, SMITHY):
+        shop.edit("tower", text, "")
+    shop.doit("train")
+    replay = shop.store / "dataset" / "replay.jsonl"
+    assert not set(held) & set(replay.read_text().splitlines() if replay.exists() else ())
+    again = shop.doit("train")
+    assert again.steps == again.restored == []
 
 
 def test_without_it_nothing_is_kept_and_from_then_on_all_is(shop: Workshop) -> None:

@@ -116,11 +116,15 @@ class Purge:
 
     def delete(self, found: Found, *, models: bool) -> None:
         """Remove what was found; with `models` what was trained on it, or may have been, as well."""
+        going = [*([*found.versions, *found.unknown, *found.models] if models else []), *found.files]
+        # After a kill the next search has to know what is meant: what tells it goes last.
+        telling = {key for key, one in self._records.items() if _is(one, ("check/",))}
+        last = {*map(self._path, telling), self._store.document}
+        last |= {path for path in self._objects() if path.name in self._made_by(telling)}
+        for path in sorted(going, key=last.__contains__):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         if found.sections:
             self._history().forget(found.sections)
-        going = [*found.files, *([*found.versions, *found.unknown, *found.models] if models else [])]
-        for path in going:
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         for adapter in (self._store.adapter, *self._store.adapter.glob("*")):
             for versions in (AdapterVersions(adapter), AdapterVersions(adapter, "sft")):
                 if versions.pointer.exists() and not versions.current().is_dir():
