@@ -137,11 +137,15 @@ def test_a_file_of_the_sources_goes_with_its_rows(tmp_path: Path, base: Path) ->
     shop.doit("train")
     before = rows(shop)
     (shop.folder / "docs" / "a.md").unlink()
+    shop.edit("tower", SECRET, "")
+    shop.doit("train")
+    assert (shop.store / "dataset" / "replay.jsonl").exists()
+    shop.edit("tower", ", replay: 0.5", "")
     shop.doit("train")
     lost = before - rows(shop)
-    assert len(lost) == 1 and holding(shop, *lost)
+    assert len(lost) == 2 and holding(shop, *lost)
     for moment in ("1", "2", "2"):  # it is killed, and begins again
         assert shop.dlm("purge", "tower", "--delete", code=None, KILL_AT=moment).code == -9
     ran = shop.dlm("purge", "tower", "--delete")
-    assert '"a.md"' in ran.out and "1 text of tower purged" in ran.out
+    assert '"a.md"' in ran.out and QUESTION in ran.out and "2 texts of tower purged" in ran.out
     assert holding(shop, *lost) == [] and shop.doit("train").steps == []

@@ -79,7 +79,7 @@ def test_a_deleted_section_is_replayed_and_building_twice_trains_once(shop: Work
     run = json.loads((shop.store / "manifest.json").read_bytes())["training_runs"][-1]
     assert run["replayed_rows"] == 1
     shown = shop.dlm("show").out
-    assert '  1 versions ago  "When does the ferry go?"' in shown and "  replayed rows:    1\n" in shown
+    assert '  1 version ago  "When does the ferry go?"' in shown and "  replayed rows:    1\n" in shown
     again = shop.doit("train")
     assert again.steps == again.restored == []
     assert "0 of" not in shop.doit("why", "train").out

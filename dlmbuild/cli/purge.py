@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
             print(f"{document.name} says {_texts(found)} no more; {len(found.files)} files hold it, or may")
         models = [*found.versions, *found.unknown, *found.models]
         if models and not (arguments.delete and arguments.models):
-            _name_models(arguments, found)
+            _name_models(arguments, found, document.store.root)
         if not arguments.delete:
             print("" if nothing else f"  → {_command(arguments, '--delete')}\n", end="")
             return 0
@@ -72,10 +72,13 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _name_models(arguments: argparse.Namespace, found: Found) -> None:
+def _name_models(arguments: argparse.Namespace, found: Found, store: Path) -> None:
     for versions, what in ((found.versions, "were trained on some of it"), (found.unknown, "may have been")):
         if versions:
             print(f"adapter versions that {what}: {', '.join(map(_named, versions))}")
+    inside = [path.relative_to(store) for path in found.models if path.is_relative_to(store)]
+    if exports := sorted({str(path.parent) for path in inside if path.parts[0] in ("exports", "hub", "runtime")}):
+        print(f"made from these: {', '.join(exports)}")
     print(f"  a model may say again what it has learned; to delete these: {_command(arguments, '--delete --models')}")
 
 

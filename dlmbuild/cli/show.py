@@ -54,7 +54,8 @@ def _text(shown: tuple[str, dict[str, Any]]) -> str:
             lines += [textwrap.indent(_text(one), "  ") for one in value.items()]
         elif field == "deleted":
             lines += ["  deleted, and replayed less and less:"] * bool(value)
-            lines += [f"    {one['section']}  {one['age']} versions ago  {one['begins']}" for one in value]
+            ages = [f"{one['age']} version{'s' * (one['age'] > 1)} ago" for one in value]
+            lines += [f"    {one['section']}  {age}  {one['begins']}" for one, age in zip(value, ages, strict=True)]
         elif field == "bytes":
             lines += [f"  {kind + ':':<38}{size / 1e6:10.1f} MB" for kind, size in value.items()]
         elif field == "compared":

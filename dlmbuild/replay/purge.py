@@ -99,7 +99,7 @@ class Purge:
             files = [path for path in self._objects() if path.name in gone]
             files += [self._path(key) for key in tainted - models]
             files += [path for path in self._in_store() if self._cache.digest(path) in gone]
-            files += self._searched()
+            files += (path for path in self._searched() if path.parent != self._store.replay)  # whose sections go
             files += [path for path in (self._store.root / "cache" / "unfinished", self._home.states) if path.is_dir()]
             found.files = sorted(set(files))
             found.sections = [name for name, section in self._remembered() if self._wanted.in_json(section)]
