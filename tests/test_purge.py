@@ -64,7 +64,9 @@ def test_it_is_gone_from_everywhere(tmp_path: Path, base: Path) -> None:
     learned = sha256_file(shop.store / "adapter" / "versions" / "v0001" / "adapter_model.safetensors")
     told = shop.dlm("purge", "tower", QUESTION, code=1).err
     assert told.startswith("tower.dlm:24:1: the document says this still") and "delete it here first" in told
-    assert "nothing is here that tower does not say now" in shop.dlm("purge", "tower").out
+    for words in ((), ("no such words", "--delete")):
+        assert "nothing is here that tower does not say now" in shop.dlm("purge", "tower", *words).out
+    assert list((shop.home / "states").rglob("*"))
 
     shop.edit("tower", SECRET, "")
     shop.doit("train")

@@ -74,6 +74,28 @@ class Purge:
     def find(self) -> Found:
         """Everything that holds it, and every model that was trained on it."""
         found = Found(sorted(self._wanted.said))
+        held = list(self._searched()) if found.said or self._text else []
+        holding = {path.name for path in held if path.is_relative_to(self._home.objects)}
+        tainted = self._followed({*self._tainted(), *self._holding(holding)}, holding)
+        models = {key for key in tainted if _is(self._records[key], _MODELS)} - self._holding(holding)
+        models = {key for key in models if self._path(key) not in held}
+        if found.said or held:
+            found.files = sorted({*self._going(tainted - models), *held})
+            found.sections = [name for name, section in self._remembered() if self._wanted.in_json(section)]
+        self._add_models(found, models, tainted)
+        return found
+
+    def _going(self, keys: set[str]) -> Iterator[Path]:
+        """Some records and what they made, as far as no other needs it; all that nobody knows; and shortcuts."""
+        named = self._made_by(self._records.keys() - keys).union(self._kept, *self._imported())
+        gone = {path.name for path in self._objects()} - named
+        yield from (path for path in self._objects() if path.name in gone)
+        yield from map(self._path, keys)
+        yield from (path for path in self._in_store() if self._cache.digest(path) in gone)
+        yield from (path for path in (self._store.root / "cache" / "unfinished", self._home.states) if path.is_dir())
+
+    def _add_models(self, found: Found, models: set[str], tainted: set[str]) -> None:
+        """Add the adapter versions, and all that was made from those which have learned it, or may have."""
         trainings = self._trainings()
         known = self._made_by(self._records)
         unknown = {
@@ -81,46 +103,27 @@ class Purge:
             for key in set().union(*trainings.values())
             if not known.issuperset(self._records[key].ingredients.inputs.values())
         }
-        tainted, holding = self._tainted(), set[str]()
-        if found.said or self._text:
-            holding = {
-                path.name for path in self._objects() if path.name not in self._kept and self._wanted.in_file(path)
-            }
-            tainted = self._followed({*tainted, *self._holding(holding)}, holding)
-        models = {key for key in tainted if _is(self._records[key], _MODELS)} - self._holding(holding)
-        models = {key for key in models if not self._wanted.in_file(self._path(key))}
-        learned = self._made_by(models) - self._made_by(self._records.keys() - models)
         doubtful = self._followed(unknown, set()) - tainted
-        learned_perhaps = self._made_by(doubtful) - self._made_by(self._records.keys() - models - doubtful)
-        if found.said or self._text:
-            staying = self._records.keys() - (tainted - models)
-            named = self._made_by(staying).union(self._kept, *self._imported())
-            gone = {path.name for path in self._objects() if path.name not in named}
-            files = [path for path in self._objects() if path.name in gone]
-            files += [self._path(key) for key in tainted - models]
-            files += [path for path in self._in_store() if self._cache.digest(path) in gone]
-            files += (path for path in self._searched() if path.parent != self._store.replay)  # whose sections go
-            files += [path for path in (self._store.root / "cache" / "unfinished", self._home.states) if path.is_dir()]
-            found.files = sorted(set(files))
-            found.sections = [name for name, section in self._remembered() if self._wanted.in_json(section)]
         for version, keys in trainings.items():
             if keys & models:
                 found.versions.append(version)
             elif not keys or keys & doubtful:
                 found.unknown.append(version)
-        every = learned | learned_perhaps
-        found.models = [path for path in self._objects() if path.name in every]
-        found.models += [path for path in self._in_store() if self._cache.digest(path) in every] if every else []
-        found.models += [self._path(key) for key in models | doubtful]
-        return found
+        others = self._records.keys() - models
+        learned = self._made_by(models) - self._made_by(others)
+        learned |= self._made_by(doubtful) - self._made_by(others - doubtful)
+        found.models = [path for path in self._objects() if path.name in learned]
+        found.models += [path for path in self._in_store() if self._cache.digest(path) in learned] if learned else []
+        found.models += map(self._path, models | doubtful)
 
     def delete(self, found: Found, *, models: bool) -> None:
         """Remove what was found; with `models` what was trained on it, or may have been, as well."""
         going = [*([*found.versions, *found.unknown, *found.models] if models else []), *found.files]
         # After a kill the next search has to know what is meant: what tells it goes last.
         telling = {key for key, one in self._records.items() if _is(one, ("check/",))}
+        documents = self._made_by(telling)
         last = {*map(self._path, telling), self._store.document}
-        last |= {path for path in self._objects() if path.name in self._made_by(telling)}
+        last |= {path for path in self._objects() if path.name in documents}
         for path in sorted(going, key=last.__contains__):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         if found.sections:
@@ -221,8 +224,9 @@ class Purge:
     # -- by looking --------------------------------------------------------------------------------------------
 
     def _searched(self) -> Iterator[Path]:
-        """The files that hold it."""
-        return (path for path in self._all_files() if self._wanted.in_file(path))
+        """The files that hold it; the history is asked for its sections."""
+        files = (path for path in self._all_files() if path.parent != self._store.replay)
+        return (path for path in files if self._wanted.in_file(path))
 
     def _all_files(self) -> Iterator[Path]:
         """Every file of the home, and those beside it, but what belongs to bases and to other documents."""
