@@ -87,7 +87,7 @@ class Replay:
         self, trained: Trained, archive: Archive, asked: Mapping[str, Any], held: Sequence[dict[str, Any]]
     ) -> None:
         """`asked` is what the key of the dataset says of replay, `held` what is held out of training."""
-        self._history = history(trained, archive)
+        self._trained, self._archive = trained, archive
         self._share, self._ages = asked.get("share", 0), asked.get("versions ago", {})
         self._held = held
         self.notes: dict[str, Any] = {}
@@ -102,7 +102,8 @@ class Replay:
 
         if not self._ages:
             return []
-        said = {name: self._history.section(name) for name in self._ages}
+        known = history(self._trained, self._archive)
+        said = {name: known.section(name) for name in self._ages}
         sections = [(name, said[name], age) for name, age in self._ages.items()]
         old, left = old_rows(sections, texts(self._held), system_prompt, tokenizer, sequence_len)
         drawn = sample([(one.row.digest, one.age) for one in old], most(self._share, beside))
