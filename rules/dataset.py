@@ -59,6 +59,7 @@ def _dataset(trained: Trained, project: Project) -> Step:
         from dlmbuild.data.shards import write_dataset
         from dlmbuild.data.source_shards import write_source_shards
         from dlmbuild.data.tokenizer import Tokenizer
+        from dlmbuild.data.vocabulary import is_gap, told, words_of
         from dlmbuild.doc.schema import MAX_SEQUENCE_LEN
         from dlmbuild.jobs.local import require_extra
 
@@ -105,11 +106,15 @@ def _dataset(trained: Trained, project: Project) -> Step:
                 instead=" and ".join(untrained.values()),
                 held=held,
                 replay=lambda beside: old.rows(beside, prompt, tokenizer, limit),
+                words=words_of(sections),
             )
             if trained.prefers:
                 counts |= write_pairs(pairs_of(sections, prompt, tokenizer, limit, longest), tokenizer, place.out)
         except RowTooLongError as error:
             raise _located(error, document) from None
+        vocabulary = read_json(place.out / "dataset.json")["vocabulary"]
+        if is_gap(vocabulary):
+            watcher().note(name, f"the base has no good tokens for some of the text: {told(vocabulary)}")
         notes = {"counts": counts, "untrained": untrained, "control_tokens": len(spelled)}
         if parts:
             notes["held_out"] = {"groups": parts.held_groups, "of": parts.groups}
@@ -130,7 +135,7 @@ def _dataset(trained: Trained, project: Project) -> Step:
     return Step(
         name=name,
         doc=f"rows of {trained.title}",
-        rule="dataset/2",
+        rule="dataset/3",
         inputs={},
         params=params,
         reads=(store.document, store.plan, base.facts),

@@ -66,7 +66,7 @@ def _plan(document: Document, project: Project) -> Step:
     return Step(
         name=name,
         doc=f"training parameters of {document.name}",
-        rule="plan/2",
+        rule="plan/3",
         inputs={},
         params=params,
         reads=(document.store.document, base.facts),

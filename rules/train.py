@@ -60,7 +60,7 @@ def step(trained: Trained, project: Project) -> Step:
     return Step(
         name=name,
         doc=f"the adapter of {trained.title}",
-        rule="train/3",
+        rule="train/4",
         inputs=made_from,
         params=params,
         reads=(store.plan, base.facts),

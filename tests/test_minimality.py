@@ -196,6 +196,8 @@ TABLE: dict[str, tuple[Edit, set[str], set[str]]] = {
         CHECK | PLAN | DATASET | ADAPTER,
         NOTHING,
     ),
+    "cpt": (training("cpt: {schedule: sft}"), CHECK | PLAN | ADAPTER, NOTHING),
+    "weight of prose": (newer_training("cpt: {weight: 2}"), CHECK | PLAN | ADAPTER, NOTHING),
     "rslora": (newer_training("rslora: true"), CHECK | PLAN | ADAPTER, NOTHING),
     "target_modules": (training("target_modules: [q_proj]"), CHECK | PLAN | ADAPTER, NOTHING),
     "replay": (newer_training("replay: 0.1"), CHECK | PLAN | DATASET, NOTHING),  # there is no history yet

@@ -88,6 +88,14 @@ def longest_row(trained: Trained, plan: Mapping[str, Any]) -> tuple[int, bool]:
         return plan["sequence_len"], False
 
 
+def known_vocabulary(trained: Trained) -> dict[str, Any] | None:
+    """What the base's tokenizer makes of an adapter's words (data/vocabulary.py); None while there is no dataset."""
+    try:
+        return dict(read_json(trained.store.dataset)["vocabulary"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def memory(trained: Trained, project: Project, plan: Mapping[str, Any]) -> Estimate | None:
     """What a training by `plan` takes at its peak; None for a base whose shape its configuration does not tell."""
     base = project.base_folder(trained.document.base)

@@ -120,7 +120,7 @@ def _job(name: str, inputs: Mapping[str, Path], params: Mapping[str, Any], threa
 
 def _document(named: str, adapter: str | None, machine: Mapping[str, Any], calibrate: bool) -> dict[str, Any]:
     """What there is to say of one document."""
-    from dlmbuild.build.forecast import longest_row, memory, planned
+    from dlmbuild.build.forecast import known_vocabulary, longest_row, memory, planned
     from dlmbuild.build.project import find_document
     from dlmbuild.build.trained import adapters, chosen
     from dlmbuild.hardware.fit import smaller, verdict
@@ -141,6 +141,7 @@ def _document(named: str, adapter: str | None, machine: Mapping[str, Any], calib
         "cautious": cautious,
         "longest_row": longest,
         "longest_row_known": known,
+        "vocabulary": known_vocabulary(trained),
         "estimate": found.as_data() if found else None,
         "free": free,
     }
@@ -240,6 +241,7 @@ def _precision(facts: Mapping[str, Any]) -> str:
 
 def _document_text(told: Mapping[str, Any]) -> Iterator[str]:
     from dlmbuild.build.forecast import gib
+    from dlmbuild.data.vocabulary import told as vocabulary_told
 
     yield f"{told['name']} on {told['base']}"
     for name, value in told["plan"].items():
@@ -249,6 +251,8 @@ def _document_text(told: Mapping[str, Any]) -> Iterator[str]:
         yield f"  {name:<24}{shown}  ({told['origins'][name]})"
     if told["cautious"]:
         yield "  the recipe is a cautious one for any base: none was measured on this one"
+    if told["vocabulary"]:
+        yield f"words         {vocabulary_told(told['vocabulary'])}"
     rows = told["plan"]["micro_batch_size"]
     whose = "the longest of the last build" if told["longest_row_known"] else "the longest that there may be"
     batch = f"{rows} row{'s' if rows > 1 else ''} of {told['longest_row']} tokens"

@@ -18,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from dlmbuild.build.history import describe
+    from dlmbuild.build.forecast import known_vocabulary
     from dlmbuild.build.project import find_document, project_of
     from dlmbuild.build.trained import adapters
     from dlmbuild.store.disk import require_readable
@@ -38,6 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
         for trained in adapters([document]):
             told = facts["adapters"][trained.name] if trained.name else facts
             told["deleted"] = describe(trained, project.archive)
+            told["vocabulary"] = known_vocabulary(trained)
         facts["store"] = str(document.store.root)
         if arguments.size:
             facts["bytes"] = disk_use(project.archive.home, document.store, project.base_folder(document.base))
@@ -47,6 +49,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _text(shown: tuple[str, dict[str, Any]]) -> str:
+    from dlmbuild.data.vocabulary import told
+
     name, facts = shown
     lines = [name]
     for field, value in facts.items():
@@ -61,7 +65,8 @@ def _text(shown: tuple[str, dict[str, Any]]) -> str:
         elif field == "compared":
             lines += _table(value)
         else:
-            text = ", ".join(value) if isinstance(value, list) else value
+            text = told(value) if field == "vocabulary" and value else value
+            text = ", ".join(text) if isinstance(text, list) else text
             lines.append(f"  {field.replace('_', ' ') + ':':<18}{'none' if text in (None, '') else text}")
     return "\n".join(lines)
 

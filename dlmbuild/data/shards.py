@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from dlmbuild.data.rows import Row
 from dlmbuild.data.tokenizer import Tokenizer
+from dlmbuild.data.vocabulary import Vocabulary, vocabulary_of
 from dlmbuild.errors import DataError, StoreError
 from dlmbuild.io.digest import canonical_json, readable_json, sha256_file
 
@@ -50,18 +51,24 @@ class Shard(NamedTuple):
 
     sha256: str
     counts: Counts
+    vocabulary: Vocabulary
+    """Of the text that the rows were made of."""
 
     def as_data(self) -> dict[str, Any]:
-        return {"sha256": self.sha256, "counts": self.counts.as_data()}
+        return {"sha256": self.sha256, "counts": self.counts.as_data(), "vocabulary": self.vocabulary.as_data()}
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> Shard:
         counts = data["counts"]
-        return cls(data["sha256"], Counts(**{**counts, "rows": Counter(counts["rows"])}))
+        known = Counts(**{**counts, "rows": Counter(counts["rows"])})
+        return cls(data["sha256"], known, Vocabulary(**data["vocabulary"]))
 
 
-def write_shard(rows: Iterable[Row], path: Path) -> Shard:
-    """Write rows to a file, one at a time; no file is left where there are none."""
+def write_shard(rows: Iterable[Row], path: Path, words: Mapping[str, int], tokenizer: Tokenizer) -> Shard:
+    """Write rows to a file, one at a time; no file is left where there are none.
+
+    `words` are those of the rows' text; they may become known as the rows do.
+    """
     counts, digest = Counts(), hashlib.sha256()
     with path.open("wb") as shard:
         for row in rows:
@@ -71,7 +78,7 @@ def write_shard(rows: Iterable[Row], path: Path) -> Shard:
             counts.add(Counts(Counter({row.kind: 1}), len(row.ids), len(row.ids) - row.given, len(row.ids)))
     if not counts.rows:
         path.unlink()
-    return Shard(digest.hexdigest(), counts)
+    return Shard(digest.hexdigest(), counts, vocabulary_of(words, tokenizer))
 
 
 def write_dataset(
@@ -84,23 +91,26 @@ def write_dataset(
     instead: str = "",
     held: Iterable[Row] | None = None,
     replay: Callable[[int], Iterable[Row]] = lambda rows: (),
+    words: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
     """Write the document's shard and `dataset.json` into `out`, where `others` lie already; returns the counts.
 
-    `held` are the rows of what is held out; `replay` gives those of earlier versions that go with so many rows. Raises
-    DataError where there is nothing to train; `instead` says what the document holds then.
+    `held` are the rows of what is held out; `replay` gives those of earlier versions that go with so many rows; `words`
+    are those of the text of all rows. Raises DataError where there is nothing to train; `instead` says what the document
+    holds then.
     """
-    shards = {**(others or {}), DOCUMENT_SHARD: write_shard(rows, out / DOCUMENT_SHARD)}
-    counts = Counts()
+    shards = {**(others or {}), DOCUMENT_SHARD: write_shard(rows, out / DOCUMENT_SHARD, words or {}, tokenizer)}
+    counts, vocabulary = Counts(), Vocabulary()
     for shard in shards.values():
         counts.add(shard.counts)
+        vocabulary.add(shard.vocabulary)
     if not counts.rows:
         raise DataError(
             "the document has nothing to train",
             why=f"it holds {instead}, and no more" if instead else "it holds neither prose nor an answered question",
             do="write a paragraph, or an ::instruction:: section with ### Q and ### A",
         )
-    replayed = write_shard(replay(counts.rows.total()), out / REPLAY_SHARD)
+    replayed = write_shard(replay(counts.rows.total()), out / REPLAY_SHARD, {}, tokenizer)
     if replayed.counts.rows:
         shards[REPLAY_SHARD] = replayed
         counts.add(replayed.counts)
@@ -110,9 +120,10 @@ def write_dataset(
         "pad_id": tokenizer.pad_id,
         "counts": counts.as_data(),
         **({"replayed": replayed.counts.as_data()} if replayed.counts.rows else {}),
+        "vocabulary": vocabulary.report(),
     }
     if held is not None:
-        shard = write_shard(held, out / VALIDATION_SHARD)
+        shard = write_shard(held, out / VALIDATION_SHARD, {}, tokenizer)
         index["shards"][VALIDATION_SHARD] = shard.sha256
         index["held_out"] = shard.counts.as_data()
         counts.longest_row = max(counts.longest_row, shard.counts.longest_row)

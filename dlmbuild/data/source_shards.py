@@ -7,6 +7,7 @@ changes its own shard and at most the one before it.
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,13 +15,14 @@ from typing import Any, NamedTuple
 from dlmbuild.data.rows import Row, rows_of
 from dlmbuild.data.shards import Shard, write_shard
 from dlmbuild.data.tokenizer import Tokenizer
+from dlmbuild.data.vocabulary import words_of
 from dlmbuild.doc.source_file import shown_name, source_text
 from dlmbuild.io.digest import sha256_bytes, sha256_json
 from dlmbuild.io.progress import Progress, silent
 from dlmbuild.store.objects import Objects
 
-_RULE = "source shard/1"
-"""Bump it when the same files give other rows."""
+_RULE = "source shard/2"
+"""Bump it when the same files give other rows, or something else is told of them."""
 _FILES = 64
 """In a shard, on average."""
 
@@ -76,7 +78,8 @@ def write_source_shards(
             shutil.copyfile(objects.path(shard.sha256), out / name)
             objects.cache.remember(out / name, shard.sha256)
         elif shard is None or shard.counts.rows:
-            shard = write_shard(_rows(part, tokenizer, sequence_len), out / name)
+            words: Counter[str] = Counter()
+            shard = write_shard(_rows(part, tokenizer, sequence_len, words), out / name, words, tokenizer)
         keys[key] = shard.as_data()
         if shard.counts.rows:
             shards[name] = shard
@@ -101,12 +104,14 @@ def _name(part: list[SourceFile]) -> str:
     return f"source-{sha256_bytes(part[0].name.encode())[:16]}.jsonl"
 
 
-def _rows(files: Iterable[SourceFile], tokenizer: Tokenizer, sequence_len: int) -> Iterator[Row]:
+def _rows(files: Iterable[SourceFile], tokenizer: Tokenizer, sequence_len: int, words: Counter[str]) -> Iterator[Row]:
+    """The rows of some files; `words` are told of those in their text."""
     for file in files:
         if not file.copies:
             continue
         text = source_text(file.path, file.sha256).strip("\n").rstrip()
         section = {"type": "prose", "text": f"# source: {shown_name(file.name)}\n\n{text}"}
+        words.update(words_of([section]))
         for row in rows_of([section], None, tokenizer, sequence_len):
             for _ in range(file.copies):
                 yield row

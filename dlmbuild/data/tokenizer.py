@@ -21,6 +21,8 @@ from dlmbuild.io.json_file import read_json_object
 
 _PADDING = ("<|finetune_right_pad_id|>", "<|pad|>", "<pad>", "[PAD]", "<|endoftext|>", "<unk>", "<|unk|>")
 """Spellings of tokens made for padding or harmless as such, best first."""
+_BEFORE = "x"
+"""What stands before a text: some tokenizers set a space in front of what begins one."""
 _ANOTHER = "take another base, or name the token in its tokenizer_config.json"
 
 
@@ -69,6 +71,31 @@ class Tokenizer:
         self._tokens.encode_special_tokens = not control
         ids: list[int] = self._tokens.encode(text, add_special_tokens=False).ids
         return ids
+
+    def within_text(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of each text as it is in the middle of another one."""
+        self._tokens.encode_special_tokens = True
+        before = len(self._tokens.encode(_BEFORE, add_special_tokens=False).ids)
+        found = self._tokens.encode_batch([_BEFORE + text for text in texts], add_special_tokens=False)
+        return [one.ids[before:] for one in found]
+
+    @cached_property
+    def unknown_id(self) -> int | None:
+        """What stands for text that the vocabulary has nothing for; None where there is always something."""
+        model = self._tokens.model
+        name = getattr(model, "unk_token", None)
+        found: int | None = self._tokens.token_to_id(name) if name else getattr(model, "unk_id", None)
+        return found
+
+    def is_piece(self, token: int) -> bool:
+        """Whether a token is only a part of a character."""
+        if token not in self._pieces:
+            self._pieces[token] = "\ufffd" in self.decode([token], special=True)
+        return self._pieces[token]
+
+    @cached_property
+    def _pieces(self) -> dict[int, bool]:
+        return {}
 
     def encode_pieces(self, pieces: Iterable[Piece]) -> list[int]:
         """Ids of a rendered conversation."""

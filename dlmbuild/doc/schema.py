@@ -24,7 +24,6 @@ MAX_SEQUENCE_LEN = 32768
 """Tokens of the longest row that can be asked for."""
 
 UNBUILT_BLOCKS = {
-    "training.cpt": "schedules of continued pretraining",
     "training.gate": "a gate between adapters",
     "training.audio": "sound",
 }
@@ -40,6 +39,17 @@ _GALORE = (
 _NO_GALORE = (_GALORE, "write adamw_torch, or adamw_bnb_8bit for a smaller state")
 REFUSED_VALUES = {"training.optimizer": {"galore_adamw": _NO_GALORE, "galore_adamw_8bit": _NO_GALORE}}
 """Values of the format that no training of an adapter has a use for → why, and what to do."""
+REFUSED_KEYS = {
+    "training.cpt.embed_warmup_steps": (
+        "an adapter changes linear layers; embeddings are none, no LoRA file of llama.cpp or Ollama can hold them, and "
+        "with them nothing below the first trained layer would stay as it was",
+        "delete it; `dlm show` says which words of the document the base has no good tokens for",
+    )
+}
+"""Keys of the format of which only the default may be written, because no adapter can do what they ask for.
+
+Key → why, and what to do.
+"""
 
 Auto = Literal["auto"]
 Fraction = Annotated[float, Field(ge=0, le=0.5)]
@@ -105,9 +115,10 @@ class Preference(Block):
 
 
 class Cpt(Block):
-    """How prose is trained before questions."""
+    """How prose is trained: by which learning rates, and how much a token of it counts against one of an answer."""
 
     schedule: Literal["auto", "dapt", "sft"] = "auto"
+    weight: Annotated[float, Field(gt=0, le=10)] = 1.0
     embed_warmup_steps: Annotated[int, Field(ge=0, le=1_000_000)] = 0
 
 
@@ -336,6 +347,8 @@ def unbuilt(values: Mapping[Any, Any], block: type[Block], path: Path = ()) -> I
                 yield from unbuilt(one if isinstance(one, dict) else {}, inner, (*here, of))
         elif row and value not in (field.default, None, ()) and not (key == "enabled" and value is False):
             yield here, f"this version does not build {row} yet", ""
+        elif name in REFUSED_KEYS and value != field.default:
+            yield here, *REFUSED_KEYS[name]
         elif isinstance(value, str) and value in REFUSED_VALUES.get(name, ()):
             yield here, *REFUSED_VALUES[name][value]
 
@@ -351,6 +364,9 @@ def contradictions(values: Frontmatter) -> Iterator[tuple[Path, str, str]]:
     if training.early_stopping and not training.validation:
         why = "it stops when the loss on held-out content no longer falls, and nothing is held out"
         yield ("training", "early_stopping"), why, "write training.validation: 0.1 beside it"
+    if training.cpt.schedule == "dapt" and training.lr_scheduler in ("linear", "constant"):
+        why = "continued pretraining has a schedule of its own, a cosine that ends at a tenth of the learning rate"
+        yield ("training", "lr_scheduler"), why, "delete it, or write training.cpt.schedule: sft"
     if training.gate.enabled and len(adapters) < 2:
         yield ("training", "gate", "enabled"), "a gate chooses between adapters", "name two under training.adapters"
     for name, usual in _FLAT.items():

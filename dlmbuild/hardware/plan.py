@@ -27,6 +27,11 @@ _RECIPE_FIELDS = (
     "sequence_len",
     "retention",
 )
+CPT_SCHEDULER = "cosine_with_min_lr"
+"""transformers' word for the schedule of continued pretraining."""
+_CPT_WARMUP = 0.2
+_MOSTLY_PROSE = 0.7
+"""The share of prose among the rows from which on `training.cpt.schedule: auto` is continued pretraining."""
 
 
 def resolve_plan(
@@ -75,11 +80,26 @@ def _resolve(
         )
     plan["retention_rows"] = recipe["retention_rows"]
     plan["layers"] = _layers(plan["layers"], base["layers"])
+    plan["cpt"] = _cpt(training)
     _refuse_too_large(base, machine, plan["precision"])
     preference = training["preference"]
     if preference["enabled"]:
         plan["preference"] = _preference(preference, recipe)
     return plan
+
+
+def _cpt(training: Mapping[str, Any]) -> dict[str, Any]:
+    """How much prose counts, and what is put over the plan where it is `dapt_from` of the rows or more."""
+    asked = training["cpt"]
+    weight = {"weight": asked["weight"]}
+    if asked["schedule"] == "sft" or (asked["schedule"] == "auto" and training["lr_scheduler"] != "auto"):
+        return weight
+    return {
+        **weight,
+        "dapt_from": 0.0 if asked["schedule"] == "dapt" else _MOSTLY_PROSE,
+        "lr_scheduler": CPT_SCHEDULER,
+        "warmup_ratio": _CPT_WARMUP if training["warmup_ratio"] == "auto" else training["warmup_ratio"],
+    }
 
 
 def _preference(asked: Mapping[str, Any], recipe: Mapping[str, Any]) -> dict[str, Any]:

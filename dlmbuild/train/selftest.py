@@ -28,6 +28,7 @@ def five_steps(*, device: str, precision: str, threads: int, out: Path, progress
     plan = {
         "adapter": "lora",
         "attention": "sdpa",
+        "cpt": {"weight": 1.0},
         "device": device,
         "gradient_checkpointing": False,
         "grad_accum": 1,

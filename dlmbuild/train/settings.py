@@ -11,6 +11,11 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
+from dlmbuild.hardware.plan import CPT_SCHEDULER
+
+_LEAST_RATE = 0.1
+"""Of the learning rate: what it ends at in continued pretraining."""
+
 
 def trainer_settings(plan: Mapping[str, Any], rows: int, checkpoints: Path) -> dict[str, Any]:
     """Arguments of transformers' TrainingArguments for a plan and a number of rows."""
@@ -22,6 +27,7 @@ def trainer_settings(plan: Mapping[str, Any], rows: int, checkpoints: Path) -> d
         "gradient_accumulation_steps": plan["grad_accum"],
         "learning_rate": plan["learning_rate"],
         "lr_scheduler_type": plan["lr_scheduler"],
+        "lr_scheduler_kwargs": {"min_lr_rate": _LEAST_RATE} if plan["lr_scheduler"] == CPT_SCHEDULER else None,
         # Rounded down, unlike transformers: the first step of a warm-up is at rate 0, and it may be the only one.
         "warmup_steps": int(plan["warmup_ratio"] * steps),
         # In one kernel, where there is such a variant.

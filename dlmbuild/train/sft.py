@@ -15,6 +15,7 @@ from dlmbuild.data.shards import read_rows
 from dlmbuild.hardware.plan import first_trained
 from dlmbuild.io.progress import Progress
 from dlmbuild.train.commit import write_version
+from dlmbuild.train.cpt import row_weights, scheduled, weighted_loss
 from dlmbuild.train.determinism import make_deterministic
 from dlmbuild.train.model import load_base, lora_config, no_processing
 from dlmbuild.train.prefix import FrozenPrefix
@@ -91,6 +92,7 @@ def fit(
 
     `pad_id` is the token that shorter rows of a batch are filled up with.
     """
+    plan = scheduled(plan, rows)
     make_deterministic(plan["seed"], plan["threads"])
     model = load_base(base, plan, pad_id)
     prefix = frozen_prefix(model, plan, base_identity, states)
@@ -116,6 +118,7 @@ def fit(
         "rows": len(rows),
         "tokens": sum(len(row.ids) for row in rows),
         "learned_tokens": sum(len(row.ids) - row.given for row in rows),
+        "lr_scheduler": plan["lr_scheduler"],
         **({"rows_computed": prefix.computed} if prefix else {}),
         **({"retention_rows": len(kept.rows)} if kept else {}),
     }
@@ -143,6 +146,7 @@ def _trainer(
 
     pad = DataCollatorForLanguageModeling(pad_token_id=pad_id)
     layers = model.config.get_text_config().num_hidden_layers
+    weights = row_weights(rows, plan["cpt"]["weight"])
 
     def batch_of(examples: list[dict[str, Any]]) -> dict[str, Any]:
         return {**pad(examples), "rows": torch.tensor([example["row"] for example in examples])}
@@ -159,8 +163,14 @@ def _trainer(
             targets[:, -1] = _IGNORED
             learned = (targets != _IGNORED).any(dim=0).nonzero()[:, 0]
             asked = {"logits_to_keep": learned, "shift_labels": targets[:, learned], "use_cache": False}
-            # TRL's loss also measures entropy and accuracy over the whole vocabulary: a third more time per step.
-            loss = transformers.Trainer.compute_loss(self, model, {**inputs, **asked}, False, **kwargs)
+            if weights:
+                logits = model(**{**inputs, **asked, "labels": None}).logits
+                of_rows = torch.tensor([weights[number] for number in numbers], device=logits.device)
+                tokens = kwargs.get("num_items_in_batch")
+                loss = weighted_loss(logits, asked["shift_labels"], of_rows, tokens, _IGNORED)
+            else:
+                # TRL's loss also measures entropy and accuracy over the whole vocabulary: a third more time per step.
+                loss = transformers.Trainer.compute_loss(self, model, {**inputs, **asked}, False, **kwargs)
             if kept:
                 # The trainer divides what is a mean of a batch by the batches of a step, and leaves alone what is
                 # a share of the step's tokens.

@@ -142,8 +142,6 @@ def test_identity_of_digits_is_text(head: str) -> None:
 
 
 UNBUILT = [
-    ("cpt: {schedule: dapt}", 6, 19, 'cpt.schedule is "dapt"'),
-    ("cpt: {embed_warmup_steps: 3}", 6, 29, "cpt.embed_warmup_steps is 3"),
     ("gate: {steps: 300}", 6, 17, "gate.steps is 300"),
     ("audio: {auto_resample: true}", 6, 26, "audio.auto_resample is true"),
 ]
@@ -154,6 +152,12 @@ def test_what_is_not_built_is_refused(
     found: Found, with_keys: WithKeys, keys: str, line: int, col: int, what: str
 ) -> None:
     assert found(with_keys(f"training:\n  {keys}")) == [(line, col, f"training.{what}")]
+
+
+def test_a_key_that_no_adapter_can_do_is_refused_with_the_reason(with_keys: WithKeys) -> None:
+    with pytest.raises(InvalidDocument, match=r"6:29: .*cpt.embed_warmup_steps is 3: .*embeddings are none") as caught:
+        parse_text(with_keys("training:\n  cpt: {embed_warmup_steps: 3}"), "handbook.dlm")
+    assert "delete it" in str(caught.value)
 
 
 def test_every_key_that_is_not_built_is_in_the_test() -> None:
@@ -251,6 +255,8 @@ def test_keys_that_exclude_each_other(found: Found, with_keys: WithKeys) -> None
     assert ("training.lora_r is 16", "where training.adapters names adapters, each has its own") in told
     assert ("training.gate.enabled is true", "a gate chooses between adapters") in told
     assert not any(what.startswith("training.lora_alpha") for what, _ in told)
+    keys = "training:\n  lr_scheduler: linear\n  cpt: {schedule: dapt}"
+    assert found(with_keys(keys)) == [(6, 17, 'training.lr_scheduler is "linear"')]
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,7 @@ WRITTEN: dict[str, Any] = {
     "precision": "bf16",
     "retention": 2.0,
     "seed": 7,
+    "cpt": {"schedule": "sft", "weight": 2.0},
 }
 
 
@@ -79,13 +80,27 @@ def test_auto_comes_from_the_recipe() -> None:
 
 def test_what_is_written_wins() -> None:
     found = plan(**WRITTEN)
-    assert {name: found[name] for name in WRITTEN} == {**WRITTEN, "target_modules": ["q_proj", "v_proj"]}
+    assert {name: found[name] for name in WRITTEN} == {
+        **WRITTEN,
+        "target_modules": ["q_proj", "v_proj"],
+        "cpt": {"weight": 2.0},
+    }
 
 
 @pytest.mark.parametrize("field", sorted(WRITTEN))
 def test_each_field_changes_the_plan_and_nothing_else_in_it(field: str) -> None:
     before, after = plan(), plan(**{field: WRITTEN[field]})
-    assert [name for name in before if before[name] != after[name]] == [field]
+    also = ["cpt"] if field in ("lr_scheduler", "warmup_ratio") else []  # what is written wins over that of prose
+    assert [name for name in before if before[name] != after[name]] == [field, *also]
+
+
+def test_the_schedule_of_prose_is_its_own_unless_another_one_is_written() -> None:
+    own = {"lr_scheduler": "cosine_with_min_lr", "warmup_ratio": 0.2}
+    assert plan()["cpt"] == {**own, "weight": 1.0, "dapt_from": 0.7}
+    assert plan(cpt={"schedule": "dapt"})["cpt"] == {**own, "weight": 1.0, "dapt_from": 0.0}
+    assert plan(cpt={"schedule": "sft"})["cpt"] == {"weight": 1.0}
+    assert plan(lr_scheduler="linear")["cpt"] == {"weight": 1.0}
+    assert plan(warmup_ratio=0.1)["cpt"]["warmup_ratio"] == 0.1
 
 
 def test_every_field_of_the_document_is_in_the_plan_and_no_auto_is_left() -> None:

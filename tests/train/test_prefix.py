@@ -52,6 +52,7 @@ def _losses(tmp_path: Path, name: str, **more: Any) -> list[float]:
         **{"micro_batch_size": 2, "num_epochs": 3, "optimizer": "adamw_torch", "precision": "fp32", "seed": 7},
         **{"sequence_len": 128, "target_modules": ["q_proj", "up_proj"], "threads": 1, "warmup_ratio": 0.0},
         **{"layers": "last 1", "retention": 0.0, "rslora": False, "validation": 0, "early_stopping": 0},
+        "cpt": {"weight": 1.0},
     }
     out = tmp_path / name
     out.mkdir()
