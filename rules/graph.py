@@ -15,6 +15,7 @@ from . import (
     dataset,
     evaluate,
     export,
+    gate,
     gguf,
     hub,
     merge,
@@ -51,6 +52,7 @@ STAGES = (
     ollama,
     pack,
     evaluate,
+    gate,
 )
 """In the order in which they follow each other."""
 _OF_A_BASE = (base, retention, gguf, quantize)

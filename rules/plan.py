@@ -27,8 +27,9 @@ def _plan(document: Document, project: Project) -> Step:
 
     def params() -> Mapping[str, Any]:
         facts = read_json(base.facts)
+        training = read_json(document.store.document)["training"]
         return {
-            "training": read_json(document.store.document)["training"],
+            "training": {key: value for key, value in training.items() if key != "gate"},  # which trains no adapter
             "base": {**base_identity(base), **{name: facts[name] for name in _OF_THE_BASE}},
             **planning_facts(document, project),
         }

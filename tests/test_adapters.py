@@ -156,6 +156,23 @@ def test_a_pack_has_all_adapters(named: Workshop, tmp_path: Path) -> None:
     assert not {"train:tower:facts", "train:tower:tone"} & set(ran.steps)
 
 
+def test_a_gate_chooses_the_adapter_for_a_question(named: Workshop) -> None:
+    few = ("--max-tokens", "2")
+    named.edit("tower", "training:\n", "training:\n  gate: {enabled: true, cold_start_floor: 1, steps: 20, lr: 1e-2}\n")
+    assert "doit gate:tower" in named.dlm("prompt", "tower", "Who?", *few, code=1).err
+    ran = named.doit()
+    assert set(ran.steps) == {"check:tower", "gate:tower"}
+    told = "was not measured: an adapter has only one text"
+    assert f"gate:tower {told}" in ran.out and f"gate:             {told}" in named.dlm("show").out
+    for export in ((), ("--export", "Q4_K_M")):
+        said = named.dlm("prompt", "tower", *export, "How do you greet a ship?", *few)
+        assert said.out.strip() and said.err.startswith("tower:tone answers (the gate is ")
+    named.edit("tower", "cold_start_floor: 1", "cold_start_floor: 2")
+    told = "no gate, since facts has 1 text to learn from, and the gate wants 2 of each"
+    assert told in named.doit("gate").out
+    assert (named.doit().steps, named.doit("train").steps) == ([], [])
+
+
 def test_a_mix_is_exported_in_its_own_place_and_asked(named: Workshop) -> None:
     question = ("tower", "Who trims the lamp?", "--max-tokens", "4")
     made = named.dlm("prompt", "--mix", "facts=0.7,tone=0.3", *question).out

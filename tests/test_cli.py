@@ -163,6 +163,7 @@ def test_list_shows_each_group_with_a_line(workshop: Workshop) -> None:
             "dataset",
             "evaluate",
             "export",
+            "gate",
             "gguf",
             "hub",
             "merge",

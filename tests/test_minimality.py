@@ -373,6 +373,7 @@ def test_every_field_of_the_frontmatter_is_in_the_table() -> None:
         "default_temperature",
         "default_top_p",
         "mixes",
+        "gate",
         "retention",
     }  # fmt: skip  (blocks; identity, base below; one value; rows under other words; test_adapters; test_retention)
     unbuilt = {key.rpartition(".")[2] for key in UNBUILT_BLOCKS}  # nothing but their defaults is let in

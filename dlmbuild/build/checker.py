@@ -32,12 +32,13 @@ VERBS = frozenset(
         "ollama",
         "pack",
         "evaluate",
+        "gate",
     ]
 )
 """The first words of our tasks' names; every other task is the person's own."""
 
-DEFAULT = ("export", "evaluate:_default")
-"""What a build without words builds; the second stands for the documents that say what their models must reach."""
+DEFAULT = ("export", "gate", "evaluate:_default")
+"""What a build without words builds; the last stands for the documents that say what their models must reach."""
 
 
 def is_ours(task: str) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dlmbuild.build.locking import governing_lock, planning_facts
-from dlmbuild.build.project import Project
+from dlmbuild.build.project import Document, Project
 from dlmbuild.build.reading import checkpoint, read_json
 from dlmbuild.build.trained import Trained
 from dlmbuild.errors import HardwareError, InvalidDocument, StoreError
@@ -93,6 +93,14 @@ def known_vocabulary(trained: Trained) -> dict[str, Any] | None:
     try:
         return dict(read_json(trained.store.dataset)["vocabulary"])
     except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def known_gate(document: Document) -> dict[str, Any] | None:
+    """What a document's gate says of itself (train/gate.py); None while there is none."""
+    try:
+        return read_json(document.store.gate / "gate_config.json")
+    except (OSError, ValueError):
         return None
 
 

@@ -28,7 +28,7 @@ from dlmbuild.io.digest import canonical_json
 from dlmbuild.lock import Mode
 from dlmbuild.store.layout import BaseFolder, Home, Store
 
-_HEADER_VERSION = "9"
+_HEADER_VERSION = "10"
 _REGISTRY = Path(base_models.__file__).with_name("registry.toml")
 
 
@@ -55,6 +55,8 @@ class Document(NamedTuple):
     """The adapters that it names, as they are declared → whether they are trained on preferences. See trained.py."""
     mixes: Mapping[str, Any] = {}
     """`weights` and `rank` of each mix of them that it exports."""
+    gated: bool = False
+    """Whether a gate is trained that chooses between its adapters."""
 
     @property
     def name(self) -> str:
@@ -180,6 +182,7 @@ class Project:
             tuple(header.get("whole", ())),
             dict(header.get("adapters", ())),
             header.get("mixes", {}),
+            header.get("gated", False),
         )
         document = Document(path, header["dlm_id"], reference, header["default_quant"], store, *shape)
         if reference.landmark:
@@ -234,6 +237,8 @@ class Project:
             header["adapters"] = list(found.adapters.items())  # their order decides, and JSON's keys are sorted
         if found.mixes:
             header["mixes"] = found.mixes
+        if found.gated:
+            header["gated"] = True
         if reference.path is None:  # what lies on this disk is named by a path, which is not the document's
             header["reference"] = reference.as_data()
         if self.archive.home.root.is_dir():  # who only looks makes no home

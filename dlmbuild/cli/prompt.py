@@ -40,7 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--base", action="store_true", help="ask the base without the adapter, to compare")
     adapter = parser.add_mutually_exclusive_group()
     adapter.add_argument(
-        "--adapter", metavar="NAME", help="of a document that names adapters: ask with this one, or mix"
+        "--adapter",
+        metavar="NAME",
+        help="of a document that names adapters: ask with this one, or mix (default: what its gate chooses)",
     )
     adapter.add_argument(
         "--mix", type=_mix, metavar="NAME=WEIGHT,…", help="ask with a weighted sum of its adapters, such as a=0.7,b=0.3"
@@ -101,10 +103,12 @@ def answers(document: str, questions: list[str], arguments: argparse.Namespace) 
     """What the built model answers to each question."""
     from dlmbuild.build.project import find_document
     from dlmbuild.build.reading import base_identity, checkpoint, read_json
+    from dlmbuild.build.trained import adapters as trainings
     from dlmbuild.jobs.local import require_extra, run_job
 
     project, found = find_document(document, Path.cwd())
-    asked = _asked(found, arguments)
+    gated = found.gated and not (arguments.base or arguments.mix or arguments.adapter)
+    asked = list(trainings([found])) if gated else _asked(found, arguments)
     store = found.store
     if not store.document.exists():
         raise _unbuilt(project, "nothing has been built from it yet", f"train:{found.name}")
@@ -120,6 +124,8 @@ def answers(document: str, questions: list[str], arguments: argparse.Namespace) 
     adapters: dict[str, Path] = {}
     if arguments.export:
         require_extra("xllamacpp")
+        if gated:
+            asked = [_routed(project, found, questions)]
         (one,) = asked
         inputs = {"model": one.store.export(arguments.export) / f"model.{arguments.export}.gguf"}
         if not inputs["model"].exists():
@@ -143,6 +149,8 @@ def answers(document: str, questions: list[str], arguments: argparse.Namespace) 
 
             mix(adapters, arguments.mix, Path(mixed))
             inputs["adapter"] = Path(mixed)
+        elif gated and not arguments.export:
+            inputs |= {"gate": _gate(project, found), **{f"of_{name}": path for name, path in adapters.items()}}
         elif asked and not arguments.export:
             (inputs["adapter"],) = adapters.values()
         result = run_job(
@@ -154,7 +162,54 @@ def answers(document: str, questions: list[str], arguments: argparse.Namespace) 
             progress=_tell,
             threads=_threads(),
         )
+    _tell_choices(found, result.get("choices", []))
     return list(result["answers"])
+
+
+def _routed(project: Project, found: Document, questions: list[str]) -> Trained:
+    """The adapter that the gate chooses for the only question, which is asked of an export."""
+    from dlmbuild.build.reading import checkpoint
+    from dlmbuild.build.trained import chosen
+    from dlmbuild.jobs.local import require_extra, run_job
+
+    require_extra("torch", "transformers")
+    inputs = {"gate": _gate(project, found), "base": checkpoint(project.base_folder(found.base))}
+    with tempfile.TemporaryDirectory() as out:
+        told = run_job(
+            "route",
+            inputs=inputs,
+            params={"questions": questions},
+            out=Path(out),
+            log=found.store.logs / "route.log",
+            progress=_tell,
+            threads=_threads(),
+        )
+    (choice,) = told["choices"]
+    _tell_choices(found, [choice])
+    return chosen(found, choice["adapter"])
+
+
+def _gate(project: Project, found: Document) -> Path:
+    """The folder of the document's gate. Raises StoreError for one of other adapters, or on another base."""
+    from dlmbuild.build.reading import base_identity, read_json
+
+    config, task = found.store.gate / "gate_config.json", f"gate:{found.name}"
+    if not config.exists():
+        raise _unbuilt(project, "no gate has been trained to choose an adapter", task)
+    with _as_built(config, project, task):
+        told = read_json(config)
+        same = (told["adapters"], told["base"]) == (
+            list(found.adapters),
+            base_identity(project.base_folder(found.base)),
+        )
+    if not same:
+        raise _unbuilt(project, "the gate is of other adapters, or on another base", task)
+    return config.parent
+
+
+def _tell_choices(found: Document, choices: list[dict[str, str]]) -> None:
+    for choice in choices:
+        print(f"{found.name}:{choice['adapter']} answers ({choice['why']})", file=sys.stderr)
 
 
 def _asked(found: Document, arguments: argparse.Namespace) -> list[Trained]:

@@ -17,8 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from dlmbuild.build.forecast import known_gate, known_vocabulary
     from dlmbuild.build.history import describe
-    from dlmbuild.build.forecast import known_vocabulary
     from dlmbuild.build.project import find_document, project_of
     from dlmbuild.build.trained import adapters
     from dlmbuild.store.disk import require_readable
@@ -40,6 +40,8 @@ def run(arguments: argparse.Namespace) -> int:
             told = facts["adapters"][trained.name] if trained.name else facts
             told["deleted"] = describe(trained, project.archive)
             told["vocabulary"] = known_vocabulary(trained)
+        if document.gated:
+            facts["gate"] = known_gate(document)
         facts["store"] = str(document.store.root)
         if arguments.size:
             facts["bytes"] = disk_use(project.archive.home, document.store, project.base_folder(document.base))
@@ -49,6 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _text(shown: tuple[str, dict[str, Any]]) -> str:
+    from dlmbuild.data.gate import told as gate_told
     from dlmbuild.data.vocabulary import told
 
     name, facts = shown
@@ -65,7 +68,7 @@ def _text(shown: tuple[str, dict[str, Any]]) -> str:
         elif field == "compared":
             lines += _table(value)
         else:
-            text = told(value) if field == "vocabulary" and value else value
+            text = {"vocabulary": told, "gate": gate_told}[field](value) if isinstance(value, dict) else value
             text = ", ".join(text) if isinstance(text, list) else text
             lines.append(f"  {field.replace('_', ' ') + ':':<18}{'none' if text in (None, '') else text}")
     return "\n".join(lines)

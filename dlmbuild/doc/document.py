@@ -157,6 +157,8 @@ def as_data(document: Document) -> dict[str, Any]:
     for name in ("adapters", "replay"):
         if not data["training"][name]:
             del data["training"][name]
+    if not data["training"]["gate"]["enabled"]:
+        del data["training"]["gate"]
     if not data["export"]["mixes"]:
         del data["export"]["mixes"]
     data["evaluate"] = {name: wanted for name, wanted in data["evaluate"].items() if wanted is not None}

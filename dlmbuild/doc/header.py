@@ -37,6 +37,8 @@ class Header:
     """The adapters that it names, in their order → whether they are trained on preferences."""
     mixes: dict[str, Any] = field(default_factory=dict)
     """`export.mixes` as data."""
+    gated: bool = False
+    """Whether it has a gate trained between its adapters."""
 
 
 def read_header(data: bytes, path: str) -> Header:
@@ -68,6 +70,7 @@ def read_header(data: bytes, path: str) -> Header:
         tuple(name for name, kind in kinds.items() if kind == "dora"),
         {name: name in preferring for name in named},
         {name: mix.model_dump() for name, mix in (values.export.mixes or {}).items()},
+        values.training.gate.enabled,
     )
 
 

@@ -34,8 +34,8 @@ USUAL = QUANTISATIONS[:5]
 """Those that every document has tasks for; one of the others has them where it is asked for."""
 
 _TASKS = (
-    "check base plan dataset retention train prefer mix evaluate gguf imatrix quantize parity merge export smoke hub "
-    "runtime ollama pack report bench"
+    "check base plan dataset retention train prefer mix gate evaluate gguf imatrix quantize parity merge export smoke "
+    "hub runtime ollama pack report bench"
 )
 RUNTIMES = ("mlx", "vllm")
 """Those that an adapter is written for in a layout of their own."""

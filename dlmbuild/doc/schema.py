@@ -24,7 +24,6 @@ MAX_SEQUENCE_LEN = 32768
 """Tokens of the longest row that can be asked for."""
 
 UNBUILT_BLOCKS = {
-    "training.gate": "a gate between adapters",
     "training.audio": "sound",
 }
 """Key of the format → what this version does not build yet.
@@ -369,6 +368,9 @@ def contradictions(values: Frontmatter) -> Iterator[tuple[Path, str, str]]:
         yield ("training", "lr_scheduler"), why, "delete it, or write training.cpt.schedule: sft"
     if training.gate.enabled and len(adapters) < 2:
         yield ("training", "gate", "enabled"), "a gate chooses between adapters", "name two under training.adapters"
+    for name, value in training.gate:
+        if not training.gate.enabled and value != Gate.model_fields[name].default:
+            yield ("training", "gate", name), "no gate is trained", "write enabled: true beside it, or delete it"
     for name, usual in _FLAT.items():
         if adapters and getattr(training, name) not in (usual, Training.model_fields[name].default):
             why = "where training.adapters names adapters, each has its own"

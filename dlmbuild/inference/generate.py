@@ -11,6 +11,7 @@ from dlmbuild.data.tokenizer import Tokenizer
 from dlmbuild.inference.llama_cpp import LlamaCpp
 from dlmbuild.inference.numbers import no_numbers
 from dlmbuild.io.progress import Progress
+from dlmbuild.train.gate import Choice, Gate
 
 
 def load_model(base: Path, adapter: Path | None) -> Any:
@@ -47,18 +48,26 @@ def answer_with_adapter(
     *,
     base: Path,
     adapter: Path | None = None,
+    gate: Path | None = None,
     questions: Sequence[str],
     system_prompt: str | None,
     sampling: Mapping[str, Any],
     out: Path,
     progress: Progress,
+    **named: Path,
 ) -> dict[str, Any]:
-    """Answers of the trained model, or of the bare base, in order: {"answers": […]}."""
+    """Answers of the trained model, or of the bare base, in order: {"answers": […]}.
+
+    With the folder of a `gate` each question goes to the adapter that it chooses, NAME of those given as `of_NAME`;
+    `choices` are then what it chose for each.
+    """
     import torch
 
     progress("loading torch and the model")
     model = load_model(base, adapter)
     tokenizer = Tokenizer.from_base(base)
+    choices = _choices(gate, model, tokenizer, questions) if gate else []
+    trained = adapter is not None or bool(choices)
     torch.manual_seed(sampling["seed"])
     greedy = sampling["temperature"] == 0
     settings = {"do_sample": False} if greedy else {
@@ -74,12 +83,44 @@ def answer_with_adapter(
                 max_new_tokens=sampling["max_tokens"],
                 pad_token_id=tokenizer.pad_id,
                 eos_token_id=tokenizer.stop_ids,
-                logits_processor=[require_numbers(trained=adapter is not None)],
+                logits_processor=[require_numbers(trained=trained)],
                 **settings,
             )
         return tokenizer.decode(made[0, ids.shape[1] :].tolist()).strip()
 
-    return _answers(ask, questions, system_prompt, progress)
+    if not choices:
+        return _answers(ask, questions, system_prompt, progress)
+    answers = []
+    for question, choice in zip(questions, choices, strict=True):
+        model = _switched(model, choice.adapter, named[f"of_{choice.adapter}"])
+        answers += _answers(ask, [question], system_prompt, progress)["answers"]
+    return {"answers": answers, "choices": [choice._asdict() for choice in choices]}
+
+
+def choose_adapters(
+    *, base: Path, gate: Path, questions: Sequence[str], out: Path, progress: Progress
+) -> dict[str, Any]:
+    """What the gate in a folder chooses for each question, on the bare base: {"choices": [{"adapter", "why"}…]}."""
+    progress("loading torch and the base")
+    choices = _choices(gate, load_model(base, None), Tokenizer.from_base(base), questions)
+    return {"choices": [choice._asdict() for choice in choices]}
+
+
+def _choices(gate: Path, base: Any, tokenizer: Tokenizer, questions: Sequence[str]) -> list[Choice]:
+    read = Gate.read(gate)
+    return [read.choose(base, tokenizer, question) for question in questions]
+
+
+def _switched(model: Any, name: str, adapter: Path) -> Any:
+    """The model with this one of the adapters on it; `model` may be the base, or have others."""
+    from peft import PeftModel
+
+    if not isinstance(model, PeftModel):
+        return PeftModel.from_pretrained(model, adapter, adapter_name=name, local_files_only=True).eval()
+    if name not in model.peft_config:
+        model.load_adapter(str(adapter), adapter_name=name, local_files_only=True)
+    model.set_adapter(name)
+    return model.eval()
 
 
 def answer_with_export(

@@ -12,6 +12,7 @@ JOBS = {
     "quantize": "dlmbuild.export.quantize:quantize_base",
     "retention": "dlmbuild.train.retention:make_retention_set",
     "train": "dlmbuild.train.sft:train",
+    "gate": "dlmbuild.train.gate:train_gate",
     "prefer": "dlmbuild.train.preference:prefer",
     "selftest": "dlmbuild.train.selftest:five_steps",
     "calibrate": "dlmbuild.train.calibrate:calibrate",
@@ -27,6 +28,7 @@ JOBS = {
     "measure": "dlmbuild.eval.measure:measure_model",
     "measure_export": "dlmbuild.eval.measure:measure_export",
     "prompt": "dlmbuild.inference.generate:answer_with_adapter",
+    "route": "dlmbuild.inference.generate:choose_adapters",
     "serve": "dlmbuild.inference.server:serve",
     "prompt_export": "dlmbuild.inference.generate:answer_with_export",
 }

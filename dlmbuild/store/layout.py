@@ -123,6 +123,11 @@ class Store(NamedTuple):
         return self.root / "adapter" / self.of
 
     @property
+    def gate(self) -> Path:
+        """What chooses between the named adapters (train/gate.py); no adapter can have this name."""
+        return self.root / "adapter" / "_gate"
+
+    @property
     def evaluation(self) -> Path:
         return self.root / "eval" / self.of
 

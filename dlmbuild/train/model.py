@@ -8,6 +8,9 @@ from typing import Any
 
 from dlmbuild.hardware.plan import first_trained
 
+PLAIN = {"precision": "fp32", "attention": "sdpa", "adapter": "lora", "device": "cpu"}
+"""The part of a plan that says how a base is loaded, for what has to be the same everywhere."""
+
 
 def load_base(base: Path, plan: Mapping[str, Any], pad_id: int) -> Any:
     """The pretrained model of the folder `base`, in the plan's precision, ready for training."""

@@ -27,8 +27,6 @@ _ANSWER, _CONTINUATION = 48, 80
 _AT_ONCE = 20
 _TEMPERATURE = 0.8
 _SEED = 1
-_PLAIN = {"precision": "fp32", "attention": "sdpa", "adapter": "lora", "device": "cpu"}
-"""The part of a plan that says how a base is loaded: the same everywhere, because what it says is shared."""
 
 
 def make_retention_set(*, base: Path, threads: int, out: Path, progress: Progress) -> dict[str, Any]:
@@ -40,12 +38,12 @@ def make_retention_set(*, base: Path, threads: int, out: Path, progress: Progres
     import torch
     from safetensors.torch import save_file
 
-    from dlmbuild.train.model import load_base
+    from dlmbuild.train.model import PLAIN, load_base
 
     progress("loading torch and the base")
     make_deterministic(_SEED, threads)
     tokenizer = Tokenizer.from_base(base)
-    model = load_base(base, _PLAIN, tokenizer.pad_id).eval()
+    model = load_base(base, PLAIN, tokenizer.pad_id).eval()
     asked = json.loads(Path(__file__).with_suffix(".json").read_bytes())
     questions = [tokenizer.encode_pieces(tokenizer.question([_user(text)])) for text in asked["questions"]]
     openings = [tokenizer.encode(text) for text in asked["openings"]]

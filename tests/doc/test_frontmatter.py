@@ -142,7 +142,6 @@ def test_identity_of_digits_is_text(head: str) -> None:
 
 
 UNBUILT = [
-    ("gate: {steps: 300}", 6, 17, "gate.steps is 300"),
     ("audio: {auto_resample: true}", 6, 26, "audio.auto_resample is true"),
 ]
 
@@ -255,6 +254,7 @@ def test_keys_that_exclude_each_other(found: Found, with_keys: WithKeys) -> None
     assert ("training.lora_r is 16", "where training.adapters names adapters, each has its own") in told
     assert ("training.gate.enabled is true", "a gate chooses between adapters") in told
     assert not any(what.startswith("training.lora_alpha") for what, _ in told)
+    assert found(with_keys("training:\n  gate: {steps: 300}")) == [(6, 17, "training.gate.steps is 300")]
     keys = "training:\n  lr_scheduler: linear\n  cpt: {schedule: dapt}"
     assert found(with_keys(keys)) == [(6, 17, 'training.lr_scheduler is "linear"')]
 
@@ -396,8 +396,8 @@ def test_all_mistakes_at_once(found: Found) -> None:
 
 
 def test_what_is_wrong_hides_nothing_that_is_not_built(found: Found, with_keys: WithKeys) -> None:
-    keys = "training:\n  seed: -1\n  gate: {steps: 0, enabled: true, lr: 1}\n  cpt: 5"
-    assert [(line, col) for line, col, _ in found(with_keys(keys))] == [(6, 9), (7, 17), (7, 29), (7, 39), (8, 8)]
+    keys = "training:\n  seed: -1\n  audio: {auto_resample: true}\n  cpt: {schedule: no, embed_warmup_steps: 3}"
+    assert [(line, col) for line, col, _ in found(with_keys(keys))] == [(6, 9), (7, 26), (8, 19), (8, 43)]
 
 
 def test_broken_yaml_does_not_hide_the_body(found: Found) -> None:
