@@ -164,7 +164,8 @@ def _trainer(
             learned = (targets != _IGNORED).any(dim=0).nonzero()[:, 0]
             asked = {"logits_to_keep": learned, "shift_labels": targets[:, learned], "use_cache": False}
             if weights:
-                logits = model(**{**inputs, **asked, "labels": None}).logits
+                whole = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+                logits = model(**whole, logits_to_keep=learned, use_cache=False).logits
                 of_rows = torch.tensor([weights[number] for number in numbers], device=logits.device)
                 tokens = kwargs.get("num_items_in_batch")
                 loss = weighted_loss(logits, asked["shift_labels"], of_rows, tokens, _IGNORED)
