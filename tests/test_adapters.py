@@ -171,6 +171,9 @@ def test_a_gate_chooses_the_adapter_for_a_question(named: Workshop) -> None:
     told = "no gate, since facts has 1 text to learn from, and the gate wants 2 of each"
     assert told in named.doit("gate").out
     assert (named.doit().steps, named.doit("train").steps) == ([], [])
+    named.edit("tower", "    tone: {", "    fair: {}\n    tone: {")
+    err = named.dlm("prompt", "tower", "--export", "Q4_K_M", "Who?", code=1).err
+    assert "the gate is of other adapters" in err and "doit gate:tower" in err
 
 
 def test_a_mix_is_exported_in_its_own_place_and_asked(named: Workshop) -> None:
