@@ -20,6 +20,7 @@ from dlmbuild.store.outputs import Files
 from dlmbuild.store.records import Record
 
 from .check import refused
+from .merge import weighed
 from .shorter import alias
 
 
@@ -58,7 +59,7 @@ def _named(trained: Trained) -> dict[str, Any]:
     return {"mix": trained.name, "weights": dict(trained.parts), "rank": trained.rank}
 
 
-_NOT_OF_A_FILE = ("default_quant", "mixes")
+_NOT_OF_A_FILE = ("default_quant", "mixes", "imatrix")
 """What a document says under `export` about which exports there are."""
 
 
@@ -100,6 +101,7 @@ def _export(trained: Trained, quant: str, project: Project) -> Step:
             "draft": os.path.relpath(project.archive.home.base(draft).root, folder) if draft else "",
             "longest_row": max(read_json(rows)["counts"]["longest_row"] for rows in trained.datasets),
             **({"trained": _named(trained)} if trained.name else {}),
+            **({"imatrix": True} if weighed(trained, quant) else {}),
         }
 
     def work(place: Workplace) -> Mapping[str, Any]:

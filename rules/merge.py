@@ -9,7 +9,10 @@ from dlmbuild.build.project import Project
 from dlmbuild.build.reading import checkpoint, read_json
 from dlmbuild.build.step import Step, Workplace
 from dlmbuild.build.trained import Trained, models
+from dlmbuild.doc.names import EXACT
 from dlmbuild.store.outputs import AdapterVersions, Files
+
+from .imatrix import NAME as IMATRIX
 
 
 def tasks(project: Project) -> Iterator[dict[str, Any]]:
@@ -19,9 +22,15 @@ def tasks(project: Project) -> Iterator[dict[str, Any]]:
             yield {"name": f"{trained.title}:{quant}", **_merge(trained, quant, project).task()}
 
 
+def weighed(trained: Trained, quant: str) -> bool:
+    """Whether the importance matrix of the document decides how this model is rounded."""
+    return trained.document.imatrix and quant not in EXACT
+
+
 def _merge(trained: Trained, quant: str, project: Project) -> Step:
     base, store = project.base_folder(trained.document.base), trained.store
     name = f"model.{quant}.gguf"
+    matters = {"imatrix": store.cache / IMATRIX} if weighed(trained, quant) else {}
 
     def params() -> Mapping[str, Any]:
         from dlmbuild.export.lineage import general, origin, title
@@ -48,6 +57,7 @@ def _merge(trained: Trained, quant: str, project: Project) -> Step:
                 "adapter": AdapterVersions(store.adapter).current(),
                 "base_quant": base.gguf(quant),
                 "f16": base.gguf("F16"),
+                **matters,
             },
             params={
                 "quant": quant,
@@ -64,7 +74,12 @@ def _merge(trained: Trained, quant: str, project: Project) -> Step:
         name=f"merge:{trained.title}:{quant}",
         doc=f"{trained.title} merged, as {quant} GGUF",
         rule="merge/3",
-        inputs={"adapter": store.adapter / "adapter.json", "base": base.gguf(quant), "f16": base.gguf("F16")},
+        inputs={
+            "adapter": store.adapter / "adapter.json",
+            "base": base.gguf(quant),
+            "f16": base.gguf("F16"),
+            **matters,
+        },
         params=params,
         reads=(base.facts,),
         outputs=Files({name: store.cache / name}),

@@ -24,6 +24,7 @@ VERBS = frozenset(
         "gguf",
         "quantize",
         "parity",
+        "imatrix",
         "merge",
         "smoke",
         "export",

@@ -57,6 +57,8 @@ class Document(NamedTuple):
     """`weights` and `rank` of each mix of them that it exports."""
     gated: bool = False
     """Whether a gate is trained that chooses between its adapters."""
+    imatrix: bool = False
+    """Whether its models are rounded by an importance matrix."""
 
     @property
     def name(self) -> str:
@@ -183,6 +185,7 @@ class Project:
             dict(header.get("adapters", ())),
             header.get("mixes", {}),
             header.get("gated", False),
+            header.get("imatrix", False),
         )
         document = Document(path, header["dlm_id"], reference, header["default_quant"], store, *shape)
         if reference.landmark:
@@ -239,6 +242,8 @@ class Project:
             header["mixes"] = found.mixes
         if found.gated:
             header["gated"] = True
+        if found.imatrix:
+            header["imatrix"] = True
         if reference.path is None:  # what lies on this disk is named by a path, which is not the document's
             header["reference"] = reference.as_data()
         if self.archive.home.root.is_dir():  # who only looks makes no home

@@ -96,8 +96,8 @@ def write_dataset(
     """Write the document's shard and `dataset.json` into `out`, where `others` lie already; returns the counts.
 
     `held` are the rows of what is held out; `replay` gives those of earlier versions that go with so many rows; `words`
-    are those of the text of all rows. Raises DataError where there is nothing to train; `instead` says what the document
-    holds then.
+    are those of the text of all rows. Raises DataError where there is nothing to train; `instead` says what the
+    document holds then.
     """
     shards = {**(others or {}), DOCUMENT_SHARD: write_shard(rows, out / DOCUMENT_SHARD, words or {}, tokenizer)}
     counts, vocabulary = Counts(), Vocabulary()

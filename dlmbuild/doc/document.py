@@ -161,6 +161,8 @@ def as_data(document: Document) -> dict[str, Any]:
         del data["training"]["gate"]
     if not data["export"]["mixes"]:
         del data["export"]["mixes"]
+    if data["export"]["imatrix"] == "off":
+        del data["export"]["imatrix"]
     data["evaluate"] = {name: wanted for name, wanted in data["evaluate"].items() if wanted is not None}
     if not data["evaluate"]:
         del data["evaluate"]

@@ -39,6 +39,8 @@ class Header:
     """`export.mixes` as data."""
     gated: bool = False
     """Whether it has a gate trained between its adapters."""
+    imatrix: bool = False
+    """Whether its models are rounded by an importance matrix."""
 
 
 def read_header(data: bytes, path: str) -> Header:
@@ -71,6 +73,7 @@ def read_header(data: bytes, path: str) -> Header:
         {name: name in preferring for name in named},
         {name: mix.model_dump() for name, mix in (values.export.mixes or {}).items()},
         values.training.gate.enabled,
+        values.export.imatrix == "auto",
     )
 
 

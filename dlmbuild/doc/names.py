@@ -32,6 +32,8 @@ Quantisation = Literal[
 QUANTISATIONS: tuple[Quantisation, ...] = get_args(Quantisation)
 USUAL = QUANTISATIONS[:5]
 """Those that every document has tasks for; one of the others has them where it is asked for."""
+EXACT = ("F16", "BF16", "Q8_0", "Q6_K")
+"""Those that round so little that which inputs matter is of no use to them."""
 
 _TASKS = (
     "check base plan dataset retention train prefer mix gate evaluate gguf imatrix quantize parity merge export smoke "

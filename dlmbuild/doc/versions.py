@@ -15,6 +15,7 @@ ESCAPES_SINCE = 16
 
 SINCE: dict[Path, int] = {
     ("evaluate",): 16,
+    ("export", "imatrix"): 16,
     ("export", "mixes"): 16,
     ("training", "cpt", "weight"): 16,
     ("training", "layers"): 16,

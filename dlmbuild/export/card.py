@@ -29,12 +29,14 @@ def model_card(
     of: str = "",
     *,
     parts: bool,
+    imatrix: bool = False,
 ) -> str:
     """The text of the card. `of` says which of the document's adapters it is: ", adapter tone", or nothing.
 
     `base` and `smoke` are those of the export's manifest. `parts` says whether base and adapter lie beside the whole
-    model: DoRA has no file for an adapter alone.
+    model: DoRA has no file for an adapter alone. `imatrix` says whether an importance matrix decided how it is rounded.
     """
+    halves = "the same in two parts" + imatrix * ", without importance matrix"
     method = "LoRA" if parts else "DoRA"
     return "\n".join(
         [
@@ -43,12 +45,12 @@ def model_card(
             "",
             f"{parent(base)}, tuned with {method} on the document `{dlm_id}`{of}, as {quant}. Made by dlmbuild.",
             "",
-            agreement(smoke),
+            agreement(smoke) + imatrix * " Its weights are rounded by an importance matrix of the text it learned.",
             "",
             "| file | what it is |",
             "| --- | --- |",
             f"| `model.{quant}.gguf` | the whole model |",
-            *([f"| `base.{quant}.gguf`, `adapter.gguf` | the same in two parts |"] if parts else []),
+            *([f"| `base.{quant}.gguf`, `adapter.gguf` | {halves} |"] if parts else []),
             "| `Modelfile` | for Ollama |",
             "| `llama-server.sh` | starts llama.cpp's server |",
             "| `export_manifest.json` | the digest of each file, and what it was made from |",

@@ -30,8 +30,13 @@ SLAB_NUMBERS = 1 << 18
 """Numbers that one thread works on at a time, one MB of float32: small tensors keep several threads busy, too."""
 
 
-def pack_rows(name: str, rows: NDArray[np.float32], type_name: str) -> bytes:
-    """Rows of the tensor `name` as the bytes of a tensor type. Raises ExportError for what the type cannot hold."""
+def pack_rows(
+    name: str, rows: NDArray[np.float32], type_name: str, importance: NDArray[np.float32] | None = None
+) -> bytes:
+    """Rows of the tensor `name` as the bytes of a tensor type. Raises ExportError for what the type cannot hold.
+
+    `importance` is how much each column matters.
+    """
     import numpy as np
 
     # A number that is not finite makes the sum so; a sum of finite ones may overflow, so this only says where to look.
@@ -46,8 +51,11 @@ def pack_rows(name: str, rows: NDArray[np.float32], type_name: str) -> bytes:
     count, columns = rows.shape
     packed = np.empty(count * row_bytes(type_name, columns), dtype=np.uint8)
     source = np.ascontiguousarray(rows, dtype=np.float32)
+    if importance is not None and importance.shape != (columns,):
+        raise ExportError(f"the importance matrix has {importance.shape[0]} columns for {name}, which has {columns}")
+    weights = None if importance is None else importance.ctypes.data
     written = _library().ggml_quantize_chunk(
-        TYPES[type_name].id, source.ctypes.data, packed.ctypes.data, 0, count, columns, None
+        TYPES[type_name].id, source.ctypes.data, packed.ctypes.data, 0, count, columns, weights
     )
     if written != packed.nbytes:
         raise AssertionError(f"{name}: {written} bytes quantised and not {packed.nbytes}")
@@ -62,6 +70,7 @@ def pack_tensor(
     pool: ThreadPoolExecutor,
     threads: int,
     step: int = 1,
+    importance: NDArray[np.float32] | None = None,
 ) -> Iterator[bytes]:
     """The bytes of a tensor, piece by piece in order, from `rows(start, stop)`.
 
@@ -78,7 +87,7 @@ def pack_tensor(
         for start in range(0, count, slab):
             if len(running) > threads:
                 yield running.pop(0).result()
-            running.append(pool.submit(_piece, name, rows, start, min(count, start + slab), type_name))
+            running.append(pool.submit(_piece, name, rows, start, min(count, start + slab), type_name, importance))
         while running:
             yield running.pop(0).result()
     finally:
@@ -86,8 +95,15 @@ def pack_tensor(
             future.cancel()
 
 
-def _piece(name: str, rows: Callable[[int, int], NDArray[np.float32]], start: int, stop: int, type_name: str) -> bytes:
-    return pack_rows(name, rows(start, stop), type_name)
+def _piece(
+    name: str,
+    rows: Callable[[int, int], NDArray[np.float32]],
+    start: int,
+    stop: int,
+    type_name: str,
+    importance: NDArray[np.float32] | None,
+) -> bytes:
+    return pack_rows(name, rows(start, stop), type_name, importance)
 
 
 @cache

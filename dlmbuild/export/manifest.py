@@ -68,10 +68,12 @@ def export_files(
     )
     (out / "Modelfile").write_text(modelfile.text, "utf-8")
     alias = title(base["key"], settings["dlm_id"], trained.get("adapter", trained.get("mix", "")))
-    parts = "adapter.gguf" in digests
+    parts, weighed = "adapter.gguf" in digests, bool(settings.get("imatrix"))
     script = llama_server.launch_script(quant, alias, modelfile.parameters, in_parts=parts, draft=settings["draft"])
     (out / llama_server.NAME).write_text(script, "utf-8")
-    card = model_card(settings["dlm_id"], quant, base, smoke, modelfile.stops, modelfile.system, of, parts=parts)
+    card = model_card(
+        settings["dlm_id"], quant, base, smoke, modelfile.stops, modelfile.system, of, parts=parts, imatrix=weighed
+    )
     (out / "README.md").write_text(card, "utf-8")
     files = {**digests, **{name: sha256_file(out / name) for name in ("Modelfile", "README.md", llama_server.NAME)}}
     manifest = {
@@ -80,6 +82,7 @@ def export_files(
         "target": "ollama",
         "merged": True,
         **({"trained": dict(trained)} if trained else {}),
+        **({"imatrix": "rows of the document"} if settings.get("imatrix") else {}),
         "ollama": {
             "template": modelfile.template,
             "system": modelfile.system,

@@ -9,7 +9,7 @@ that DoRA sets.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import MappingProxyType
@@ -21,6 +21,7 @@ from dlmbuild.errors import ExportError, Where
 from dlmbuild.export.adapter_gguf import LoraFactors, lora_factors, require_base
 from dlmbuild.export.base_gguf import CheckpointRows, read_model
 from dlmbuild.export.conversion import merge_sources
+from dlmbuild.export.imatrix import read_importance
 from dlmbuild.export.kernels import KERNEL_TYPES, pack_tensor
 from dlmbuild.export.lineage import general_entries
 from dlmbuild.export.quantize import copy_tensor
@@ -57,6 +58,7 @@ def merge_quantized(
     general: Mapping[str, str | int] = MappingProxyType({}),
     threads: int,
     f16: Path | None = None,
+    imatrix: Path | None = None,
     base: Mapping[str, str] | None = None,
     progress: Progress = silent,
 ) -> dict[str, Any]:
@@ -65,7 +67,8 @@ def merge_quantized(
     Weights that the adapter touches are merged from the checkpoint and given the type they have in `base_quant`; the
     rest and the metadata are copied, general.name becomes `name` and what describes the base becomes `general`. A base
     that llama.cpp's converter made is merged from `f16`, its GGUF. With `base`, the digests of the checkpoint's files,
-    an adapter of another is refused. Returns {"merged": count, "types": {type: tensors}}. Raises ExportError if the
+    an adapter of another is refused. With `imatrix`, the weights that it names are all rounded by it, as llama.cpp
+    does, with the types of `base_quant`. Returns {"merged": count, "types": {type: tensors}}. Raises ExportError if the
     files do not belong together, or as `convert_adapter` does.
     """
     if base is not None:
@@ -76,9 +79,10 @@ def merge_quantized(
     if header.metadata.get("general.file_type") != kind.file_type:
         where = Where(str(base_quant))
         raise ExportError(f"the file is not of the kind {quant}", where=where, do=f"quantise the base to {quant}")
+    importance = read_importance(imatrix) if imatrix is not None else {}
     with staging_folder(out.parent) as scratch:
         if is_known(checkpoint):
-            merged = _own_sources(adapter, checkpoint, base_quant, header)
+            merged = _own_sources(adapter, checkpoint, base_quant, header, importance)
         else:
             rows, factors = merge_sources(adapter, checkpoint, f16 or base_quant, scratch, progress)
             merged = {key: (key, MergedRows(rows[key], pair, 0), 1) for key, pair in factors.items()}
@@ -106,9 +110,9 @@ def merge_quantized(
                             f"the tensor {planned.name} is {planned.type}", where=where, why="not supported"
                         )
                     label, rows_of, step = merged[planned.name]
-                    sink.put(
-                        planned.name, pack_tensor(label, planned.shape, planned.type, rows_of, pool, threads, step)
-                    )
+                    weights = importance.get(planned.name)
+                    pieces = pack_tensor(label, planned.shape, planned.type, rows_of, pool, threads, step, weights)
+                    sink.put(planned.name, pieces)
                 done += planned.nbytes
     progress(f"merging into {quant}", total, total)
     return {"merged": len(merged), "types": dict(sorted(Counter(planned.type for planned in plan).items()))}
@@ -126,21 +130,23 @@ def _check_vocabulary(header: Header, where: Where) -> None:
 
 
 def _own_sources(
-    adapter: Path, checkpoint: Path, base_quant: Path, header: Header
-) -> dict[str, tuple[str, MergedRows, int]]:
-    """Every weight that the adapter touches, by GGUF name: its other name, its merged rows, how many stay together."""
+    adapter: Path, checkpoint: Path, base_quant: Path, header: Header, importance: Collection[str]
+) -> dict[str, tuple[str, Callable[[int, int], Any], int]]:
+    """Every weight that is rounded anew, by GGUF name: its other name, its rows, how many stay together."""
     model = read_model(checkpoint)
     stored = weights_of(checkpoint, model, ExportError)
     factors = lora_factors(adapter, model, magnitudes=True)
     expected = {weight.gguf: weight.shape for weight in model.weights()}
     expected |= {vector: (len(numbers),) for vector, numbers in model.vectors.items()}
     compare_tensors(expected, header.tensors, Where(str(base_quant)), ExportError)
-    merged = {}
+    merged: dict[str, tuple[str, Callable[[int, int], Any], int]] = {}
     for weight in model.weights():
-        if weight.hf in factors:
-            rows = CheckpointRows(weight, stored, model.head_dim)
+        if weight.hf in factors or weight.gguf in importance:
+            rows: Callable[[int, int], Any] = CheckpointRows(weight, stored, model.head_dim)
             head_dim = model.head_dim if weight.permuted else 0
-            merged[weight.gguf] = weight.hf, MergedRows(rows, factors[weight.hf], head_dim), head_dim or 1
+            if weight.hf in factors:
+                rows = MergedRows(rows, factors[weight.hf], head_dim)
+            merged[weight.gguf] = weight.hf, rows, head_dim or 1
     return merged
 
 

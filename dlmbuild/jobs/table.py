@@ -21,6 +21,7 @@ JOBS = {
     "vllm": "dlmbuild.export.runtimes.vllm:write_adapter",
     "adapter_gguf": "dlmbuild.export.conversion:convert_adapter",
     "mix": "dlmbuild.export.mix:mix_job",
+    "imatrix": "dlmbuild.export.imatrix:importance_matrix",
     "merge": "dlmbuild.export.merge:merge_quantized",
     "reference": "dlmbuild.export.reference:reference_predictions",
     "expected_answers": "dlmbuild.export.ollama.smoke:expected_answers",

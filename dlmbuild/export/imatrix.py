@@ -1,0 +1,115 @@
+"""Which inputs of each weight matter: an importance matrix, computed from the rows that the adapter was trained on.
+
+It tells the quantiser which columns of a weight to round with care. The file is the one that llama.cpp's llama-imatrix
+writes: of each weight the sums of its squared inputs and how many there were (tools/imatrix/README.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dlmbuild.base_models.convertible import is_known
+from dlmbuild.data.rows import Row
+from dlmbuild.data.shards import read_rows
+from dlmbuild.errors import ExportError, Where
+from dlmbuild.export.base_gguf import read_model
+from dlmbuild.export.quantize import StoredRows
+from dlmbuild.inference.numbers import no_numbers
+from dlmbuild.io.gguf_file import Planned, create_gguf, read_header, string_entry, strings_entry, u32_entry
+from dlmbuild.io.progress import Progress
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_TOKENS = 8192
+"""After so many no further row is looked at."""
+_SUMS, _COUNTS = ".in_sum2", ".counts"
+
+
+def importance_matrix(*, base: Path, adapter: Path, out: Path, progress: Progress, **datasets: Path) -> dict[str, int]:
+    """Write the importance matrix of base and adapter to the file `out`; returns counts of rows, tokens and weights.
+
+    `datasets` are paths of dataset.json files. Rows are taken whole, in the order of their digests, until there are
+    8,192 tokens. Raises ExportError for a base whose weights we have no table of, SmokeError for inputs that are no
+    numbers.
+    """
+    import torch
+
+    from dlmbuild.inference.generate import load_model
+
+    if not is_known(base):
+        raise ExportError(
+            "there is no importance matrix for this base",
+            why="which input belongs to which weight is known of the architectures of the registry",
+            do="write export.imatrix: off",
+        )
+    names = {weight.hf.removesuffix(".weight"): weight.gguf for weight in read_model(base).weights() if weight.linear}
+    progress("loading torch, the base and the adapter")
+    model = load_model(base, adapter)
+    sums: dict[str, Any] = {}
+
+    def watch(name: str) -> Any:
+        def add(_: Any, given: tuple[Any, ...]) -> None:
+            inputs = given[0].reshape(-1, given[0].shape[-1])
+            sums[name] = sums.get(name, 0) + inputs.square().sum(0, dtype=torch.float64)
+
+        return add
+
+    for module_name, module in model.named_modules():
+        if name := names.get(module_name.removeprefix("base_model.model.")):
+            module.register_forward_pre_hook(watch(name))
+    rows = list(_rows(datasets.values()))
+    tokens = sum(len(row.ids) for row in rows)
+    with torch.no_grad():
+        for number, row in enumerate(rows):
+            progress("measuring which inputs matter", number, len(rows))
+            model(torch.tensor([row.ids]), logits_to_keep=1)
+    if not all(torch.isfinite(total).all() for total in sums.values()):
+        raise no_numbers("the trained model")
+    plan, parts = [], {}
+    for name in sorted(sums):
+        parts[name + _COUNTS] = torch.tensor([tokens], dtype=torch.float32)
+        parts[name + _SUMS] = sums[name].float()
+    plan = [Planned(name, "F32", (1, len(numbers))) for name, numbers in parts.items()]
+    entries = [
+        string_entry("general.type", "imatrix"),
+        strings_entry("imatrix.datasets", ["rows of the document"]),
+        u32_entry("imatrix.chunk_count", len(rows)),
+        u32_entry("imatrix.chunk_size", max(len(row.ids) for row in rows)),
+    ]
+    with create_gguf(out, entries, plan) as sink:
+        for name, numbers in parts.items():
+            sink.put(name, [numbers.numpy().astype("<f4").tobytes()])
+    return {"rows": len(rows), "tokens": tokens, "weights": len(sums)}
+
+
+def read_importance(path: Path) -> Mapping[str, NDArray[np.float32]]:
+    """The mean squared input of each column of each weight, by GGUF name. Raises ExportError for a malformed file."""
+    import numpy as np
+
+    tensors = read_header(path).tensors
+    found = {}
+    for key in tensors:
+        name = key.removesuffix(_SUMS)
+        if name != key:
+            count = tensors.get(name + _COUNTS)
+            if count is None or count.shape != (1, 1) or len(tensors[key].shape) != 2 or tensors[key].shape[0] != 1:
+                raise ExportError(f"{key} has no count of its own", where=Where(str(path)), do="build it again")
+            mean = StoredRows(path, tensors[key])(0, 1)[0] / StoredRows(path, count)(0, 1)[0, 0]
+            if not np.isfinite(mean).all() or (mean < 0).any():
+                raise ExportError(f"{key} holds what is no mean", where=Where(str(path)), do="build it again")
+            found[name] = np.ascontiguousarray(mean)
+    return found
+
+
+def _rows(datasets: Iterable[Path]) -> Iterator[Row]:
+    # Adapters of a mix may have learned the same row.
+    rows = {row.digest: row for path in datasets for row in read_rows(path)}
+    tokens = 0
+    for digest in sorted(rows):
+        if tokens < _TOKENS:
+            tokens += len(rows[digest].ids)
+            yield rows[digest]

@@ -1,0 +1,57 @@
+"""imatrix: which inputs of each weight matter, for the documents that ask for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from dlmbuild.build.project import Project
+from dlmbuild.build.reading import checkpoint
+from dlmbuild.build.step import Step, Workplace
+from dlmbuild.build.trained import Trained, models
+from dlmbuild.store.outputs import AdapterVersions, Files
+
+from .train import PACKAGES
+
+NAME = "imatrix.gguf"
+
+
+def tasks(project: Project) -> Iterator[dict[str, Any]]:
+    """measure which inputs of each weight matter (export.imatrix)"""
+    for trained in models(project.documents):
+        if trained.document.imatrix:
+            yield {"name": trained.title, **_imatrix(trained, project).task()}
+
+
+def _imatrix(trained: Trained, project: Project) -> Step:
+    base, store = project.base_folder(trained.document.base), trained.store
+    datasets = {f"dataset_{number}": path for number, path in enumerate(trained.datasets, 1)}
+
+    def work(place: Workplace) -> Mapping[str, Any]:
+        from dlmbuild.hardware.detect import this_machine
+        from dlmbuild.jobs.local import require_extra, run_job
+
+        require_extra(*PACKAGES, "gguf")
+        return run_job(
+            "imatrix",
+            inputs={"base": checkpoint(base), "adapter": AdapterVersions(store.adapter).current(), **datasets},
+            params={},
+            file=NAME,
+            out=place.out,
+            log=store.logs / "imatrix.log",
+            progress=place.progress,
+            threads=this_machine().cores,
+        )
+
+    return Step(
+        name=f"imatrix:{trained.title}",
+        doc=f"which inputs of the weights of {trained.title} matter",
+        rule="imatrix/1",
+        inputs={"adapter": store.adapter / "adapter.json", **datasets},
+        params=dict,
+        reads=(base.facts,),
+        outputs=Files({NAME: store.cache / NAME}),
+        work=work,
+        lock_file=store.lock_file,
+        archive=project.archive,
+    )

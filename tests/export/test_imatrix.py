@@ -1,0 +1,57 @@
+"""Importance matrices through the command line: what they touch, what they are, and that they are worth it."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from dlmbuild.errors import ExportError
+from dlmbuild.export.imatrix import read_importance
+from dlmbuild.export.kernels import pack_rows
+from dlmbuild.io.gguf_file import read_header
+from tests.workshop import Workshop
+
+
+def test_what_asks_for_an_importance_matrix_is_rounded_by_it(built: Workshop) -> None:
+    folder = built.store / "exports" / "Q4_K_M"
+    model, base = folder / "model.Q4_K_M.gguf", folder / "base.Q4_K_M.gguf"
+    plain, shared = model.read_bytes(), base.read_bytes()
+    built.edit("tower", "dlm_version: 15", "dlm_version: 16\nexport: {imatrix: auto}")
+    steps = ["check:tower", "imatrix:tower", "merge:tower:Q4_K_M", "smoke:tower:Q4_K_M", "export:tower:Q4_K_M"]
+    assert built.doit("export:Q4_K_M").steps == steps
+    assert built.doit("export:Q4_K_M").steps == []
+    assert base.read_bytes() == shared and model.read_bytes() != plain
+    assert json.loads((folder / "export_manifest.json").read_bytes())["imatrix"] == "rows of the document"
+    assert "an importance matrix of the text it learned" in (folder / "README.md").read_text()
+
+    made = built.store / "cache" / "imatrix.gguf"
+    assert read_header(made).metadata["general.type"] == "imatrix"
+    found, tensors = read_importance(made), read_header(model).tensors
+    linear = {name for name in tensors if name.startswith("blk.") and "_norm" not in name}
+    assert set(found) == linear and all(len(found[name]) == tensors[name].shape[-1] for name in linear)
+
+    # What rounds little needs none, and of the others a change of the settings for answers makes none anew.
+    assert not any(step.startswith("imatrix") for step in built.doit("export:Q8_0").steps)
+    built.edit("tower", "imatrix: auto", "imatrix: auto, default_temperature: 0.5")
+    assert built.doit("export:Q4_K_M").steps == ["check:tower", "export:tower:Q4_K_M"]
+    built.edit("tower", "imatrix: auto", "imatrix: off")
+    ran = built.doit("export:Q4_K_M")
+    assert "merge:tower:Q4_K_M" in ran.restored and model.read_bytes() == plain
+
+
+def test_it_spares_the_columns_that_matter() -> None:
+    rows = np.random.default_rng(7).normal(size=(16, 256)).astype("f4")
+    matter = np.ones(256, "f4")
+    matter[::8] = 100
+
+    def lost(importance: np.ndarray | None) -> float:
+        from gguf import GGMLQuantizationType, dequantize
+
+        packed = np.frombuffer(pack_rows("w", rows, "Q4_K", importance), np.uint8).reshape(16, -1)
+        return float((np.square(dequantize(packed, GGMLQuantizationType.Q4_K) - rows) * matter).sum())
+
+    assert lost(matter) < 0.95 * lost(None)
+    with pytest.raises(ExportError, match="the importance matrix has 3 columns for w, which has 256"):
+        lost(np.ones(3, "f4"))
