@@ -57,6 +57,7 @@ def _declared(patterns: tuple[str, ...]) -> dict[str, Any]:
         "par_type": "thread",
     }
     graph = _Graph(patterns, _lock_mode())
+    _full()
     known = graph.remembered()
     if known is not None:
         return {"task_documents": lambda: (task for task in known), "DOIT_CONFIG": config}
@@ -76,7 +77,7 @@ class _Graph:
 
         from dlmbuild.build.project import Project
 
-        return Project(Path.cwd(), self._patterns, self._lock_mode)
+        return Project(Path.cwd(), self._patterns, self._lock_mode, full=_full())
 
     def create(self) -> Iterator[Any]:
         """Make all tasks, for doit."""
@@ -130,3 +131,11 @@ def _lock_mode() -> Mode:
     if mode not in MODES:
         raise InvalidDodoFile(f"lock={mode} is not known\n  → write lock=strict, lock=update or lock=ignore")
     return cast(Mode, mode)
+
+
+def _full() -> bool:
+    """`doit full=true …`, or DLM_FULL, which `dlm --full …` sets."""
+    asked = get_var("full") or os.environ.get("DLM_FULL", "")
+    if asked not in ("", "true"):
+        raise InvalidDodoFile(f"full={asked} is not known\n  → write full=true, or leave it out")
+    return bool(asked)

@@ -13,6 +13,7 @@ from dlmbuild.build.reading import base_identity, checkpoint, read_json
 from dlmbuild.build.reporter import watcher
 from dlmbuild.build.step import Step, Workplace
 from dlmbuild.build.trained import Trained, adapters
+from dlmbuild.build.warm import Lineage, is_warm
 from dlmbuild.store.outputs import AdapterVersions
 from dlmbuild.store.records import Record
 
@@ -33,6 +34,7 @@ def step(trained: Trained, project: Project) -> Step:
     if document.retains:
         made_from["retention"] = base.retention
     name = f"train:{trained.title}"
+    lineage = Lineage(trained, project)
 
     def params() -> Mapping[str, Any]:
         from dlmbuild.lock.capture import pin
@@ -45,9 +47,15 @@ def step(trained: Trained, project: Project) -> Step:
         }
 
     def work(place: Workplace) -> Mapping[str, Any]:
-        inputs = {"base": checkpoint(base), **made_from}
+        inputs, plan = {"base": checkpoint(base), **made_from}, place.params["plan"]
         history.offer(trained, project.archive, place.key)
-        return training_run("train", name, trained, project, place, inputs=inputs, plan=place.params["plan"])
+        if not is_warm(trained):
+            return training_run("train", name, trained, project, place, inputs=inputs, plan=plan)
+        start = lineage.start(place.key)
+        watcher().note(name, start.words)
+        inputs |= start.inputs
+        notes = training_run("train", name, trained, project, place, inputs=inputs, plan=plan, warm=start.warm)
+        return {**notes, "run": start.told(notes["run"]), "before": start.before}
 
     def done(record: Record, built: bool) -> None:
         history.keep(trained, project.archive)
@@ -63,7 +71,8 @@ def step(trained: Trained, project: Project) -> Step:
         rule="train/4",
         inputs=made_from,
         params=params,
-        reads=(store.plan, base.facts),
+        continued=lineage.continued,
+        reads=(store.document, store.plan, base.facts),
         outputs=AdapterVersions(store.adapter, "sft" if trained.prefers else ""),
         work=work,
         lock_file=store.lock_file,
@@ -87,6 +96,7 @@ def training_run(
     *,
     inputs: Mapping[str, Path],
     plan: Mapping[str, Any],
+    warm: Mapping[str, Any] | None = None,
 ) -> Mapping[str, Any]:
     """Run the job of one phase of training, under the lock; returns the notes for the record."""
     from dlmbuild.build.forecast import require_memory
@@ -123,6 +133,7 @@ def training_run(
                 "plan": plan,
                 "base_identity": place.params["base"],
                 "checkpoint_seconds": seconds_between_checkpoints(),
+                **({"warm": warm} if warm else {}),
             },
             out=place.out,
             log=log.with_suffix(".log"),

@@ -198,6 +198,7 @@ TABLE: dict[str, tuple[Edit, set[str], set[str]]] = {
     ),
     "cpt": (training("cpt: {schedule: sft}"), CHECK | PLAN | ADAPTER, NOTHING),
     "weight of prose": (newer_training("cpt: {weight: 2}"), CHECK | PLAN | ADAPTER, NOTHING),
+    "incremental": (newer_training("incremental: warm"), CHECK | PLAN, NOTHING),
     "rslora": (newer_training("rslora: true"), CHECK | PLAN | ADAPTER, NOTHING),
     "target_modules": (training("target_modules: [q_proj]"), CHECK | PLAN | ADAPTER, NOTHING),
     "replay": (newer_training("replay: 0.1"), CHECK | PLAN | DATASET, NOTHING),  # there is no history yet

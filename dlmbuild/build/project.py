@@ -87,10 +87,12 @@ class Project:
     See `uptodate.appearance`.
     """
 
-    def __init__(self, folder: Path, patterns: tuple[str, ...], lock_mode: Mode = "") -> None:
+    def __init__(self, folder: Path, patterns: tuple[str, ...], lock_mode: Mode = "", *, full: bool = False) -> None:
+        """With `full`, whatever is trained is trained from the start."""
         self.folder = folder
         self.patterns = patterns
         self.lock_mode = lock_mode
+        self.full = full
         self.lock_path = folder / "dlm.lock"
         self.archive = Archive(Home.default())
 

@@ -99,6 +99,8 @@ class Step:
     """Raises a DlmError where what lies here must not be used, however up to date it is."""
     done: Callable[[Record, bool], None] = lambda record, built: None
     """Told when the outputs are in place and before the lock is given back; `built` is false if they were restored."""
+    continued: Callable[[Ingredients], Ingredients] = lambda made_from: made_from
+    """What it is made from where it goes on from an earlier result: given is what it is made from if it does not."""
     elsewhere: Callable[[Record], str] | None = None
     """For what lies with another program: what it lacks of what the record says, in words. Asked each time."""
     summary: Callable[[Record], str] = lambda record: ""
@@ -116,7 +118,7 @@ class Step:
         """What the step would be made from now; None while an input does not exist yet, or is damaged."""
         try:
             digests = {role: self.archive.cache.digest(seen(path)) for role, path in self.inputs.items()}
-            return Ingredients(self.rule, digests, dict(self.params()))
+            return self.continued(Ingredients(self.rule, digests, dict(self.params())))
         except (FileNotFoundError, json.JSONDecodeError, KeyError):
             return None  # the step that makes the input finds out, and comes first
 

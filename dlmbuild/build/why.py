@@ -138,7 +138,14 @@ def _changes(step: Step, old: Ingredients, new: Ingredients) -> Iterator[str]:
         yield f"dlmbuild does this step in a new way ({old.rule} → {new.rule})"
     for role in sorted(old.inputs.keys() | new.inputs.keys()):
         if old.inputs.get(role) != new.inputs.get(role):
-            yield f"{step.inputs[role].name} changed" if role in step.inputs else f"{role} is no longer used"
+            if role in step.inputs:
+                yield f"{step.inputs[role].name} changed"
+            else:
+                yield (
+                    f"{role} {'changed' if role in old.inputs else 'is new'}"
+                    if role in new.inputs
+                    else (f"{role} is no longer used")
+                )
     yield from differences(dict(old.params), dict(new.params))
 
 

@@ -32,6 +32,7 @@ _SWITCHES = {
     "--strict-lock": ("DLM_LOCK", "strict"),
     "--update-lock": ("DLM_LOCK", "update"),
     "--ignore-lock": ("DLM_LOCK", "ignore"),
+    "--full": ("DLM_FULL", "true"),
 }
 """Words before the command → the environment that says the same."""
 
@@ -155,5 +156,6 @@ def _usage() -> str:
         "  dlm COMMAND --help         about one command\n"
         "  dlm --verbose …            shows where an error came from\n"
         "  dlm --strict-lock …        refuses whatever differs from dlm.lock; --update-lock accepts what is here,\n"
-        "                             --ignore-lock neither reads nor writes it (doit lock=strict|update|ignore …)"
+        "                             --ignore-lock neither reads nor writes it (doit lock=strict|update|ignore …)\n"
+        "  dlm --full …               trains from the start, whatever training.incremental says (doit full=true …)"
     )

@@ -154,7 +154,7 @@ def as_data(document: Document) -> dict[str, Any]:
     data = document.frontmatter.model_dump(mode="json", exclude={"dlm_version": True, "training": silent})
     preference = data["training"]["preference"]
     data["training"]["preference"] = {**preference, "enabled": True} if prefers(document) else {"enabled": False}
-    for name in ("adapters", "replay"):
+    for name in ("adapters", "incremental", "replay"):
         if not data["training"][name]:
             del data["training"][name]
     if not data["training"]["gate"]["enabled"]:

@@ -199,6 +199,7 @@ class Training(Block):
     precision: Literal["fp32", "bf16", "fp16"] | None = None
     validation: Portion | None = None
     early_stopping: Epochs | None = None
+    incremental: Literal["warm"] | None = None
     retention: Auto | Annotated[float, Field(ge=0, le=100)] = "auto"
     replay: Portion | None = None
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 42

@@ -24,6 +24,7 @@ SINCE: dict[Path, int] = {
     ("training", "rslora"): 16,
     ("training", "validation"): 16,
     ("training", "early_stopping"): 16,
+    ("training", "incremental"): 16,
 }
 """Key → the version that has it first, for those that older readers would not know."""
 

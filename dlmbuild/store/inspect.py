@@ -55,6 +55,7 @@ def _adapter(store: Store, dlm_id: str) -> dict[str, Any]:
         "evaluation": known or None,
         **({"replayed_rows": in_place["replayed_rows"]} if in_place.get("replayed_rows") else {}),
         **({"validation": _validated(in_place)} if in_place.get("validation_rows") else {}),
+        **({"went_on_from": _went_on(in_place["warm"])} if in_place.get("warm") else {}),
     }
 
 
@@ -70,6 +71,12 @@ def _validated(run: Mapping[str, Any]) -> str:
     """In words what was held out of a training and what it cost."""
     kept = f", epoch {run['kept_epoch']} of {run['epochs']} kept" if run.get("kept_epoch") != run.get("epochs") else ""
     return f"{run['validation_rows']} rows held out, loss {run['validation_loss']:.4f}{kept}"
+
+
+def _went_on(warm: Mapping[str, Any]) -> str:
+    """In words what a training went on from."""
+    since = f"{warm['chain']} in a row" if warm["chain"] > 1 else "trained from the start"
+    return f"{warm.get('from', 'a deleted version')}, {warm['changed_rows']} changed rows; {since}"
 
 
 def disk_use(home: Home, store: Store, base: BaseFolder) -> dict[str, int]:

@@ -177,6 +177,10 @@ class AdapterVersions(NamedTuple):
         _place({self.index_file: outputs["adapter.json"]}, objects)
         write_atomic(self.pointer, f"versions/{version.name}\n".encode())
 
+    def holding(self, weights: str, cache: StatCache) -> str:
+        """The name of a version with these weights; "" where there is none."""
+        return next((v.name for v in self._versions() if _holds(v / "adapter_model.safetensors", weights, cache)), "")
+
     def _versions(self) -> list[Path]:
         # Whatever else a person keeps here, a copy of a version for example, is not ours.
         return sorted(v for v in (self.root / "versions").glob("v*") if re.fullmatch(r"v[0-9]{4,}", v.name))
@@ -197,6 +201,10 @@ class AdapterVersions(NamedTuple):
 
     def _members(self, outputs: Digests, folder: Path) -> dict[Path, str]:
         return {folder / name: sha256 for name, sha256 in outputs.items() if name != "adapter.json"}
+
+
+def _holds(path: Path, sha256: str, cache: StatCache) -> bool:
+    return not _first_mismatch({path: sha256}, cache)
 
 
 def _first_mismatch(expected: Mapping[Path, str], cache: StatCache) -> str:

@@ -35,6 +35,8 @@ def write_version(
     (out / "pinned_versions.json").write_bytes(readable_json(pins((*TRAINING_PINS, *libraries(plan)))))
     files = ("adapter_config.json", "adapter_model.safetensors")
     described = {"base": dict(base), "files": {name: sha256_file(out / name) for name in files}}
+    if "warm" in run:
+        described["warm"] = {**run["warm"], "steps": run["steps"]}
     (out / "adapter.json").write_bytes(readable_json(described))
 
 

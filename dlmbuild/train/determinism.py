@@ -32,22 +32,45 @@ def order_generator(seed: int, turn: int) -> Any:
     return torch.Generator().manual_seed(seed * 1_000_003 + turn)
 
 
+_DECK = 1_000_002
+"""A turn that no epoch has."""
+
+
 class EpochOrder:
     """The order of rows in each epoch, a pure function of (seed, epoch): a resumed training needs no sampler state.
 
     Rows of similar length share a batch, because a batch computes as many tokens for each row as its longest has.
-    `lengths` are in tokens, `batch` is the number of rows that the trainer puts into one.
+    `lengths` are in tokens, `batch` is the number of rows that the trainer puts into one. With `changed` rows each
+    epoch has these and at most `beside` of the others, which take turns.
     """
 
-    def __init__(self, lengths: Sequence[int], batch: int, seed: int) -> None:
+    def __init__(
+        self, lengths: Sequence[int], batch: int, seed: int, changed: Sequence[int] | None = None, beside: int = 0
+    ) -> None:
         self._lengths, self._batch, self._seed, self._epoch = lengths, batch, seed, 0
+        self._always = range(len(lengths)) if changed is None else changed
+        self._others = sorted(set(range(len(lengths))).difference(self._always))
+        self._beside = min(beside, len(self._others))
+
+    def tokens(self, epoch: int) -> int:
+        """How many tokens the rows of an epoch have."""
+        return sum(self._lengths[row] for row in self._rows(epoch))
 
     def set_epoch(self, epoch: int) -> None:
         """Called as each epoch begins."""
         self._epoch = epoch
 
     def __len__(self) -> int:
-        return len(self._lengths)
+        return len(self._always) + self._beside
+
+    def _rows(self, epoch: int) -> list[int]:
+        import torch
+
+        if not self._beside:
+            return list(self._always)
+        deck: list[int] = torch.randperm(len(self._others), generator=order_generator(self._seed, _DECK)).tolist()
+        drawn = [deck[at % len(deck)] for at in range(epoch * self._beside, (epoch + 1) * self._beside)]
+        return [*self._always, *sorted(self._others[at] for at in drawn)]
 
     def __iter__(self) -> Iterator[int]:
         import torch
@@ -58,7 +81,8 @@ class EpochOrder:
             order: list[int] = torch.randperm(count, generator=generator).tolist()
             return order
 
-        rows = shuffled(len(self._lengths))
+        these = self._rows(self._epoch)
+        rows = [these[at] for at in shuffled(len(these))]
         window = self._batch * _BATCHES_SORTED_TOGETHER
         batches: list[list[int]] = []
         for start in range(0, len(rows), window):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dlmbuild.errors import TrainingError
 from dlmbuild.hardware.plan import first_trained
 
 PLAIN = {"precision": "fp32", "attention": "sdpa", "adapter": "lora", "device": "cpu"}
@@ -73,6 +74,21 @@ def with_adapter(model: Any, base: Path, adapter: Path) -> Any:
     # The adapter names its base by identity, which PEFT would look up on a hub to see whether its vocabulary grew.
     adapted.peft_config["default"].base_model_name_or_path = str(base)
     return adapted
+
+
+def begin_with(model: Any, weights: Path) -> None:
+    """Put the weights of an earlier adapter in the place of fresh ones. Raises TrainingError if they do not fit."""
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    held, here = load_file(weights), get_peft_model_state_dict(model)
+    if {name: w.shape for name, w in held.items()} != {name: w.shape for name, w in here.items()}:
+        raise TrainingError(
+            "the adapter that this training goes on from has other weights than this plan asks for",
+            why="its record says that it fits",
+            do="train from the start: doit full=true train",
+        )
+    set_peft_model_state_dict(model, held)
 
 
 def no_processing(pad_id: int) -> Any:

@@ -16,8 +16,8 @@ from dlmbuild.hardware.plan import first_trained
 from dlmbuild.io.progress import Progress
 from dlmbuild.train.commit import write_version
 from dlmbuild.train.cpt import row_weights, scheduled, weighted_loss
-from dlmbuild.train.determinism import make_deterministic
-from dlmbuild.train.model import load_base, lora_config, no_processing
+from dlmbuild.train.determinism import EpochOrder, make_deterministic
+from dlmbuild.train.model import begin_with, load_base, lora_config, no_processing
 from dlmbuild.train.prefix import FrozenPrefix
 from dlmbuild.train.retention import RetentionSet
 from dlmbuild.train.settings import trainer_settings
@@ -42,14 +42,17 @@ def train(
     progress: Progress,
     states: Path | None = None,
     retention: Path | None = None,
+    parent: Path | None = None,
+    warm: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Train and leave the files of an adapter version in `out`; returns the run's numbers.
 
     `base` is the folder of the pretrained model, `dataset` the path of dataset.json, `log` the JSONL file to write;
     `states` a folder where what frozen layers give is kept for the next training, `retention` what the base says by
-    itself, which the plan holds the model to. Every `checkpoint_seconds` the
-    training's whole state goes below `checkpoints`; if there is one already, training goes on from it and ends with the
-    bytes of an uninterrupted run. Raises TrainingError for a loss that is no number.
+    itself, which the plan holds the model to. With `parent`, the weights of an earlier adapter, training goes on from
+    these, on what `warm` says: the numbers of `changed` rows, and how many `beside` them in each epoch. Every
+    `checkpoint_seconds` the training's whole state goes below `checkpoints`; if there is one already, training goes on
+    from it and ends with the bytes of an uninterrupted run. Raises TrainingError for a loss that is no number.
     """
     progress("loading torch and the base")
     rows = list(read_rows(dataset))
@@ -69,6 +72,8 @@ def train(
         states=states,
         retention=retention,
         held=held,
+        parent=parent,
+        warm=warm,
     )
 
 
@@ -87,6 +92,8 @@ def fit(
     states: Path | None = None,
     retention: Path | None = None,
     held: Sequence[Row] = (),
+    parent: Path | None = None,
+    warm: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """`train` for rows at hand, of which `held` are never trained, only measured.
 
@@ -98,11 +105,15 @@ def fit(
     prefix = frozen_prefix(model, plan, base_identity, states)
     give = prefix.give if prefix else lambda _: None
     validation = Validation(held, plan, pad_id, checkpoints, give) if held else None
+    lengths = [len(row.ids) for row in rows]
+    chosen = (warm["changed"], warm["beside"]) if warm else ()
+    order = EpochOrder(lengths, plan["micro_batch_size"], plan["seed"], *chosen)
     beside = watch(
         "training",
         log=log,
         progress=progress,
-        lengths=[len(row.ids) for row in rows],
+        lengths=lengths,
+        order=order,
         plan=plan,
         checkpoints=Checkpoints(checkpoints),
         checkpoint_seconds=checkpoint_seconds,
@@ -112,6 +123,8 @@ def fit(
     if prefix:
         prefix.take_over([row.ids for row in (*rows, *held, *(kept.rows if kept else ()))], progress)
     trainer = _trainer(model, rows, plan, pad_id, checkpoints, beside, prefix, kept)
+    if parent:
+        begin_with(trainer.model, parent)
     run = {
         **run_to_end(trainer, beside, plan),
         "epochs": round(trainer.state.epoch),
@@ -121,6 +134,7 @@ def fit(
         "lr_scheduler": plan["lr_scheduler"],
         **({"rows_computed": prefix.computed} if prefix else {}),
         **({"retention_rows": len(kept.rows)} if kept else {}),
+        **({"warm": {"changed_rows": len(warm["changed"]), "chain": warm["chain"]}} if warm else {}),
     }
     if validation:
         run |= validation.finish(trainer.model, run["epochs"])
@@ -202,7 +216,7 @@ def _trainer(
         _step, _batch = -1, 0
 
     config = SFTConfig(
-        **trainer_settings(plan, len(rows), checkpoints),
+        **trainer_settings(plan, len(beside.order), checkpoints),
         packing=False,
         padding_free=False,
         loss_type="nll",

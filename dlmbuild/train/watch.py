@@ -29,22 +29,22 @@ def watch(
     checkpoint_seconds: float,
     metrics: Mapping[str, str] | None = None,
     validation: Validation | None = None,
+    order: EpochOrder | None = None,
 ) -> Any:
     """A callback for transformers' trainers.
 
-    `what` is the word for the phase, `lengths` the rows' in tokens, `metrics` the trainer's own numbers that belong
-    into the progress line: their names → the words for them there. With
+    `what` is the word for the phase, `lengths` the rows' in tokens, `order` theirs unless all take part in each epoch,
+    `metrics` the trainer's own numbers that belong into the progress line: their names → the words for them there. With
     `validation` what is held out is measured after each epoch, and the training may end before its time.
     """
     from transformers import TrainerCallback
 
-    tokens_per_epoch = sum(lengths)
     rows_per_step = plan["micro_batch_size"] * plan["grad_accum"]
     more = metrics or {}
 
     class Watch(TrainerCallback):  # type: ignore[misc]
         def __init__(self) -> None:
-            self.order = EpochOrder(lengths, plan["micro_batch_size"], plan["seed"])
+            self.order = order or EpochOrder(lengths, plan["micro_batch_size"], plan["seed"])
             self.checkpoints = checkpoints
             self.latest: dict[str, float] = {}
             self.measured: dict[str, float] = {}
@@ -62,6 +62,7 @@ def watch(
             # The loader that a resumed epoch begins with does not pass its number on.
             self.epoch = state.global_step * plan["num_epochs"] // state.max_steps
             self.order.set_epoch(self.epoch)
+            self.before = sum(map(self.order.tokens, range(self.epoch)))
             self.within_epoch = [0, *accumulate(lengths[row] for row in self.order)]
             if state.global_step == self.first_step:
                 self.first_tokens = self.tokens_until(state)
@@ -69,8 +70,7 @@ def watch(
         def tokens_until(self, state: Any) -> int:
             # TRL's own count begins at 0 again when a training is resumed.
             rows: int = (state.global_step - self.epoch * state.max_steps // plan["num_epochs"]) * rows_per_step
-            before: int = self.epoch * tokens_per_epoch
-            return before + self.within_epoch[min(rows, len(lengths))]
+            return int(self.before + self.within_epoch[min(rows, len(self.order))])
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             epochs, rest = divmod(state.global_step * plan["num_epochs"], state.max_steps)
@@ -112,7 +112,7 @@ def watch(
             progress(what, state.global_step, state.max_steps, **numbers)
 
         def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            cpu, tokens = time.process_time() - self.cpu, tokens_per_epoch * round(state.epoch)
+            cpu, tokens = time.process_time() - self.cpu, sum(map(self.order.tokens, range(round(state.epoch))))
             self.write({"event": "end", "steps": state.global_step, "tokens": tokens, "cpu_s": round(cpu, 2)})
 
         def write(self, line: dict[str, Any]) -> None:
