@@ -75,11 +75,11 @@ def _dataset(trained: Trained, project: Project) -> Step:
         if spelled:
             asked = "plain text here; an Ollama or a llama-server that is asked the same takes"
             if len(spelled) == 1:
-                told = f"a control token of the base is spelled, {spelled[0]}: it is {asked} it as the token itself"
+                spelt = f"a control token of the base is spelled, {spelled[0]}: it is {asked} it as the token itself"
             else:
-                told = f"{len(spelled)} times control tokens of the base are spelled, first {spelled[0]}: they are "
-                told += f"{asked} them as the tokens themselves"
-            watcher().note(name, told)
+                spelt = f"{len(spelled)} times control tokens of the base are spelled, first {spelled[0]}: they are "
+                spelt += f"{asked} them as the tokens themselves"
+            watcher().note(name, spelt)
         if day := tokenizer.template.asks_for_the_date:
             watcher().note(name, f"the base's template asks for today's date: what is trained says {day}, on any day")
         shards, known = write_source_shards(

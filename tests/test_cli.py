@@ -166,6 +166,7 @@ def test_list_shows_each_group_with_a_line(workshop: Workshop) -> None:
             "gate",
             "gguf",
             "hub",
+            "imatrix",
             "merge",
             "mix",
             "ollama",
