@@ -255,3 +255,26 @@ def test_where_a_base_is_looked_for_is_told_as_it_is(workshop: Workshop, tmp_pat
     assert "HF_HUB_OFFLINE forbids to fetch it" in ran.err and "Traceback" not in ran.err
     closed = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "hub")}
     assert "asking http://127.0.0.1:9 for org/nowhere\n" in workshop.doit("base", code=1, **closed).out
+
+
+# -- the export --------------------------------------------------------------------------------------------------
+
+
+def test_a_tokenizer_with_a_token_that_the_embedding_lacks(workshop: Workshop, base: Path) -> None:
+    tokenizer = json.loads((base / "tokenizer.json").read_text())
+    tokenizer["added_tokens"].append({**tokenizer["added_tokens"][-1], "id": 1199, "content": "<|more|>"})
+    write_json(base / "tokenizer.json", tokenizer)
+    workshop.document("tower")
+    told = workshop.doit("gguf", code=1)
+    assert "the token '<|more|>' has the id 1199: the embedding has 700 rows" in told.err
+    assert "Traceback" not in told.err and not list(workshop.home.rglob("base.F16.gguf"))
+
+
+def test_an_adapter_that_says_it_is_of_another_base_is_put_back_before_it_is_merged(built: Workshop) -> None:
+    (version,) = (built.store / "adapter" / "versions").iterdir()
+    run = json.loads((version / "training_run.json").read_text())
+    run["base"]["files"]["model.safetensors"] = "a" * 64
+    (version / "training_run.json").unlink()  # a link to what is kept
+    write_json(version / "training_run.json", run)
+    ran = built.doit("export:tower:Q8_0")
+    assert ran.restored == ["train:tower"] and "export:tower:Q8_0" in ran.steps
