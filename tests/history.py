@@ -47,7 +47,9 @@ def run_job(name, *, inputs, params, out, log, file="", progress=silent, threads
     if name in ("train", "prefer"):
         for part in VERSION:
             (out / part).write_text(json.dumps({"files": {}, part: made}))
-        return {"steps": 1}
+        warm = params.get("warm")
+        told = {"changed_rows": len(warm["changed"]), "chain": warm["chain"]} if warm else {}
+        return {"steps": 1, **({"warm": told} if warm else {})}
     if name == "reference":
         (out / "reference.json").write_text(made)
     elif name == "compare":

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from dlmbuild.build.warm import LONGEST_CHAIN
+from tests.history import write_dodo
 from tests.tiny import make_tiny_base
 from tests.workshop import BODY, Workshop
 
@@ -26,6 +28,15 @@ def shop(workshop: Workshop) -> Workshop:
     return workshop
 
 
+@pytest.fixture
+def quick(shop: Workshop) -> Workshop:
+    """The same, where the heavy jobs write digests of what they are given, and two trainings are a long chain."""
+    write_dodo(shop.folder)
+    dodo = shop.folder / "dodo.py"
+    dodo.write_text(f"import dlmbuild.build.warm\ndlmbuild.build.warm.LONGEST_CHAIN = 2\n{dodo.read_text()}")
+    return shop
+
+
 def version(shop: Workshop) -> Path:
     folder = shop.store / "adapter"
     return folder / (folder / "current.txt").read_text().strip()
@@ -35,121 +46,114 @@ def weights(shop: Workshop) -> bytes:
     return (version(shop) / "adapter_model.safetensors").read_bytes()
 
 
-def run(shop: Workshop) -> dict[str, Any]:
+def last_run(shop: Workshop) -> dict[str, Any]:
     """The last training in the manifest."""
     return dict(json.loads((shop.store / "manifest.json").read_bytes())["training_runs"][-1])
 
 
-def test_a_history_of_edits(shop: Workshop) -> None:
+def test_a_training_goes_on_from_the_one_before(shop: Workshop, tmp_path: Path) -> None:
     told = shop.doit("train").out
     assert "trained from the start: no earlier training is known" in told
-    first = weights(shop)
-    whole = run(shop)
+    whole, first = last_run(shop), weights(shop)
     assert whole["from_the_start"] == "no earlier training is known"
 
     shop.edit("tower", "Number 5 is a tern", "Number 5 is a gull")
     why = shop.doit("why", "train", code=1).out
     assert "dataset.json changed" in why and "parent adapter is new" in why
-    told = shop.doit("train").out
+    shop.doit("dataset")
+    other = shop.copied_to(tmp_path / "other")
+    told = other.doit("train").out
     assert "goes on from v0001: 1 of 10 rows changed, 5 of the others go along in each epoch" in told
-    warm = run(shop)
-    assert warm["warm"] == {"from": "v0001", "changed_rows": 1, "chain": 1}
+    shop.killed_at_checkpoint("train:tower", range(1, 5))
+    ran = shop.doit("train")
+    assert "resuming at step" in ran.out + ran.err
+    assert weights(shop) == weights(other) != first
+
+    warm = last_run(shop)
     assert (whole["steps"], warm["steps"]) == (2 * 5, 2 * 3)
+    assert warm["warm"] == {"from": "v0001", "changed_rows": 1, "chain": 1}
     assert (version(shop).name, warm["adapter_version"]) == ("v0002", "v0002")
     adapter = json.loads((shop.store / "adapter" / "adapter.json").read_bytes())
     assert adapter["warm"] == {"changed_rows": 1, "chain": 1, "steps": 6}
     assert "v0001, 1 changed rows; trained from the start" in shop.dlm("show", "tower").out
-    second = weights(shop)
     assert shop.doit("train").steps == []
     assert "5 of 5 steps are up to date" in shop.doit("why", "train").out
 
-    shop.edit("tower", "Number 5 is a gull", "Number 5 is a tern")
-    assert shop.doit("train").restored == ["check:tower", "dataset:tower", "train:tower"]
-    assert weights(shop) == first
-    shop.edit("tower", "Number 5 is a tern", "Number 5 is a gull")
-    assert "train:tower" in shop.doit("train").restored
-    assert weights(shop) == second
+    assert "trained from the start: it was asked for" in shop.doit("full=true", "train:tower").out
+    assert weights(shop) not in (first, weights(other))
+    assert shop.doit("train").steps == []  # and so it stays
 
-    rebuilt = shop.doit("full=true", "train:tower").out
-    assert "trained from the start: it was asked for" in rebuilt
-    assert weights(shop) not in (first, second)
-    from_scratch = weights(shop)
-    assert shop.doit("train").steps == []
-    shop.edit("tower", "incremental: warm, ", "")
-    assert "train:tower" not in shop.doit("train").steps  # what a document without it is made from is the same
-    assert weights(shop) == from_scratch
+
+def test_an_edit_that_is_taken_back_and_made_again(quick: Workshop, tmp_path: Path) -> None:
+    quick.doit("train")
+    first = weights(quick)
+    quick.edit("tower", "Number 5 is a tern", "Number 5 is a gull")
+    assert "goes on from v0001" in quick.doit("train").out
+    second = weights(quick)
+    quick.edit("tower", "Number 5 is a gull", "Number 5 is a tern")
+    assert quick.doit("train").restored == ["check:tower", "dataset:tower", "train:tower"]
+    assert weights(quick) == first
+    quick.edit("tower", "Number 5 is a tern", "Number 5 is a gull")
+    assert "train:tower" in quick.doit("train").restored and weights(quick) == second
+
+    # The database and the versions are only copies; without the object it is made again, from the same parent.
+    (quick.folder / ".doit.db").unlink()
+    shutil.rmtree(quick.store / "adapter" / "versions")
+    assert "train:tower" in quick.doit("train").restored and weights(quick) == second
+    for path in (quick.home / "objects").glob("*/*"):
+        if path.read_bytes() == second:
+            path.unlink()
+    shutil.rmtree(quick.store / "adapter")
+    assert "goes on from an adapter whose version is deleted: 1 of 10" in quick.doit("train").out
+    assert weights(quick) == second
+
+    # From the start it is what a document without the key makes, here and where nothing was ever built.
+    quick.doit("full=true", "train")
+    quick.edit("tower", "incremental: warm, ", "")
+    assert "train:tower" not in quick.doit("train").steps
+    fresh = Workshop(quick.folder, tmp_path / "fresh")
+    fresh.doit("train")
+    assert weights(fresh) == weights(quick) not in (first, second)
 
 
 FULL = [
-    ("another setting", "seed: 3", "seed: 4", "more changed than the rows: training.seed: 3 → 4"),
-    ("most rows", "is a tern", "is an eider", "more than half of the rows changed: 7 of 10"),
-    ("a deletion", "\n### Q\nWho is number 7?\n### A\nNumber 7 is a tern.\n", "", "1 rows went and 0 came"),
+    ("seed: 3", "seed: 4", "more changed than the rows: training.seed: 3 → 4"),
+    ("is a tern", "is an eider", "more than half of the rows changed: 7 of 10"),
+    ("\n### Q\nWho is number 7?\n### A\nNumber 7 is a tern.\n", "", "1 rows went and 0 came"),
+    ("is number 7?", "is number 9?", ""),
 ]
 
 
-def test_when_it_begins_from_the_start(shop: Workshop) -> None:
-    shop.doit("train")
-    original = (shop.folder / "tower.dlm").read_text()
-    first = weights(shop)
-    for what, old, new, told in FULL:
-        shop.edit("tower", old, new)
-        ran = shop.doit("train")
-        assert f"trained from the start: {told}" in ran.out, what
-        assert run(shop)["from_the_start"].startswith(told)
-        assert shop.doit("train").steps == []
-        (shop.folder / "tower.dlm").write_text(original)
-        assert "train:tower" in shop.doit("train").restored and weights(shop) == first, what
-    shop.edit("tower", "Number 2 is a tern", "Number 2 is a gull")
-    shop.doit("dataset")
-    for path in (shop.home / "records").glob("*/*"):
+def test_when_it_begins_from_the_start(quick: Workshop) -> None:
+    quick.doit("train")
+    document = quick.folder / "tower.dlm"
+    original, first = document.read_text(), weights(quick)
+    for old, new, told in FULL:
+        quick.edit("tower", old, new)
+        ran = quick.doit("train")
+        assert (f"trained from the start: {told}" if told else "goes on from v0001") in ran.out
+        assert str(last_run(quick).get("from_the_start", "")).startswith(told)
+        assert quick.doit("train").steps == []
+        document.write_text(original)
+        assert "train:tower" in quick.doit("train").restored and weights(quick) == first
+    assert LONGEST_CHAIN == 8  # in earnest; here it is 2
+    for number in (1, 2, 3):
+        quick.edit("tower", f"Number {number} is a tern", f"Number {number} is a gull")
+        told = quick.doit("train").out
+        assert ("2 trainings have gone on from each other" in told) == (number == 3)
+    quick.edit("tower", "Number 4 is a tern", "Number 4 is a gull")
+    for path in (quick.home / "records").glob("*/*"):
         path.unlink()
-    assert "trained from the start: no earlier training is known" in shop.doit("train").out
-    assert "full=maybe is not known" in shop.doit("full=maybe", "train", code=None).err
-    assert "it was asked for" in shop.dlm("--full", "train:tower").out or shop.doit("train").steps == []
+    assert "trained from the start: no earlier training is known" in quick.doit("train").out
+    quick.edit("tower", "Number 5 is a tern", "Number 5 is a gull")
+    told = quick.dlm("--full", "train:tower").out
+    assert "trained from the start: it was asked for" in told
+    assert "full=maybe is not known" in quick.doit("full=maybe", "train", code=None).err
 
 
-def test_what_was_made_is_deleted_and_made_again(shop: Workshop) -> None:
-    shop.doit("train")
-    shop.edit("tower", "Number 2 is a tern", "Number 2 is a gull")
-    shop.doit("train")
-    made = weights(shop)
-    (shop.folder / ".doit.db").unlink()
-    shutil.rmtree(shop.store / "adapter" / "versions")
-    assert "train:tower" in shop.doit("train").restored and weights(shop) == made
-    record = json.loads(_record(shop).read_bytes())
-    ours = shop.home / "objects" / record["outputs"]["adapter_model.safetensors"][:2]
-    (ours / record["outputs"]["adapter_model.safetensors"]).unlink()
-    shutil.rmtree(shop.store / "adapter")
-    told = shop.doit("train").out  # from the same parent, which is still an object
-    assert "goes on from an adapter whose version is deleted: 1 of 10 rows changed" in told and weights(shop) == made
-
-
-def test_a_killed_training_ends_with_the_bytes_of_one_that_was_not(shop: Workshop, tmp_path: Path) -> None:
-    shop.edit("tower", "num_epochs: 2", "num_epochs: 3")
-    shop.doit("train")
-    shop.edit("tower", "Number 2 is a tern", "Number 2 is a gull")
-    shop.doit("dataset")
-    other = shop.copied_to(tmp_path / "other")
-    other.doit("train")
-    shop.killed_at_checkpoint("train:tower", range(2, 8))
-    assert "resuming at step" in (ran := shop.doit("train")).out + ran.err
-    assert weights(shop) == weights(other)
-    assert run(shop)["steps"] == 9
-
-
-def test_a_chain_has_an_end(shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
-    shop.doit("train")
-    for number in range(1, 10):
-        shop.edit(
-            "tower",
-            "Who is number 7?" if number == 1 else f"Who, {number - 1}, is number 7?",
-            f"Who, {number}, is number 7?",
-        )
-        told = shop.doit("train").out
-        assert ("8 trainings have gone on from each other" in told) == (number == 9)
-    assert "warm" not in run(shop)
-
-
-def _record(shop: Workshop) -> Path:
-    key = json.loads((shop.store / "built.json").read_bytes())["train"]
-    return shop.home / "records" / key[:2] / f"{key}.json"
+def test_preferences_are_trained_on_what_began_from_the_start(quick: Workshop) -> None:
+    better = "\n::preference::\n### Prompt\na\n### Chosen\nb\n### Rejected\nc\n"
+    quick.edit("tower", "Number 7 is a tern.\n", f"Number 7 is a tern.\n{better}")
+    quick.doit("train")
+    quick.edit("tower", "Number 5 is a tern", "Number 5 is a gull")
+    assert "trained from the start: the document has preferences" in quick.doit("prefer").out

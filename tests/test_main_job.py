@@ -10,7 +10,7 @@ import pytest
 from dlmbuild.io.digest import sha256_file
 from tests.bench.recall import recall
 from tests.golden import golden
-from tests.workshop import Workshop
+from tests.workshop import Workshop, empty_workshop
 
 pytestmark = pytest.mark.real
 
@@ -81,3 +81,26 @@ def test_a_new_project_elsewhere_builds_with_the_same_base(repository: Workshop,
         "dodo.py",
         "mybook.dlm",
     ]
+
+
+def test_one_edited_answer_is_learned_in_a_quarter_of_the_steps(
+    repository: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Last: it is the handbook's store in which the edited one is trained."""
+    edited = empty_workshop(tmp_path)
+    edited.home = repository.home
+    text = (REPOSITORY / "examples" / "handbook" / "handbook.dlm").read_text("utf-8")
+    text = text.replace("dlm_version: 15\n", "dlm_version: 16\ntraining: {incremental: warm}\n")
+    assert text.count("You get 27 days of paid leave") == 1
+    text = text.replace("You get 27 days of paid leave", "You get 31 days of paid leave")
+    (edited.folder / "handbook.dlm").write_text(text, "utf-8")
+    assert "1 of 30 rows changed" in edited.doit("train").out
+    runs = json.loads((repository.store / "manifest.json").read_bytes())["training_runs"]
+    whole, warm = (next(run for run in runs if ("warm" in run) == of) for of in (False, True))
+    assert warm["steps"] <= whole["steps"] / 4
+    monkeypatch.setenv("DLM_HOME", str(repository.home))
+    monkeypatch.chdir(edited.folder)
+    question = "How many days of leave do I get?"
+    found = recall("handbook", [], {question: r"\b(31|thirty-one)\b"})
+    assert isinstance(found["right"], int) and isinstance(found["missed"], dict)
+    assert question not in found["missed"] and found["right"] >= 25 - 1, found["missed"]

@@ -12,6 +12,7 @@ import argparse
 import json
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from dlmbuild.cli import prompt
@@ -19,9 +20,9 @@ from dlmbuild.cli import prompt
 KEYS = Path(__file__).parent.parent / "samples" / "handbook_keys.json"
 
 
-def recall(document: str, words: list[str]) -> dict[str, object]:
-    """Ask every question with the options `words` of `dlm prompt`."""
-    keys = json.loads(KEYS.read_text("utf-8"))
+def recall(document: str, words: list[str], edited: Mapping[str, str] | None = None) -> dict[str, object]:
+    """Ask every question with the options `words` of `dlm prompt`; `edited` has the key facts of edited answers."""
+    keys = {**json.loads(KEYS.read_text("utf-8")), **(edited or {})}
     parser = argparse.ArgumentParser()
     prompt.add_arguments(parser)
     given = prompt.answers(document, list(keys), parser.parse_args([document, *words, "--max-tokens", "40"]))
