@@ -95,7 +95,9 @@ def test_one_edited_answer_is_learned_in_a_quarter_of_the_steps(
     text = text.replace("You get 27 days of paid leave", "You get 31 days of paid leave")
     (edited.folder / "handbook.dlm").write_text(text, "utf-8")
     assert "1 of 30 rows changed" in edited.doit("train").out
-    runs = json.loads((repository.store / "manifest.json").read_bytes())["training_runs"]
+    dlm_id = next(line for line in text.splitlines() if line.startswith("dlm_id: ")).removeprefix("dlm_id: ")
+    manifest = repository.home / "store" / dlm_id / "manifest.json"
+    runs = json.loads(manifest.read_bytes())["training_runs"]
     whole, warm = (next(run for run in runs if ("warm" in run) == of) for of in (False, True))
     assert warm["steps"] <= whole["steps"] / 4
     monkeypatch.setenv("DLM_HOME", str(repository.home))
