@@ -98,8 +98,7 @@ def test_one_edited_answer_is_learned_in_a_quarter_of_the_steps(
     dlm_id = next(line for line in text.splitlines() if line.startswith("dlm_id: ")).removeprefix("dlm_id: ")
     manifest = repository.home / "store" / dlm_id / "manifest.json"
     runs = json.loads(manifest.read_bytes())["training_runs"]
-    whole, warm = (next(run for run in runs if ("warm" in run) == of) for of in (False, True))
-    assert warm["steps"] <= whole["steps"] / 4
+    assert "warm" in runs[-1] and runs[-1]["steps"] <= runs[0]["steps"] / 4
     monkeypatch.setenv("DLM_HOME", str(repository.home))
     monkeypatch.chdir(edited.folder)
     question = "How many days of leave do I get?"
