@@ -150,7 +150,7 @@ def test_a_kill_loses_no_history(shop: Workshop, moment: int) -> None:
     shop.edit("tower", FERRY, "")
     assert '("When does the ferry go?")' in line(shop.doit("train"))
     state = index(shop)["adapters"][""]
-    trained = [path for path in (shop.home / "records").rglob("*.json") if '"rule": "train/3"' in path.read_text()]
+    trained = [path for path in (shop.home / "records").rglob("*.json") if '"rule": "train/' in path.read_text()]
     assert state["versions"] == len(trained) and len(state["deleted"]) == 1
 
 

@@ -55,7 +55,7 @@ def run_job(
     bug = ""
     with log.open("wb") as log_file:
         environment = job_environment(threads=threads, network=network)
-        process = _started(name, spec_file, log_file, environment)
+        process = _started(name, spec_file, log_file, environment, progress)
         assert process.stdout is not None
         try:
             for line in process.stdout:
@@ -83,10 +83,12 @@ def run_job(
 
 
 def _started(
-    name: str, spec_file: Path, log: BinaryIO, environment: Mapping[str, str]
+    name: str, spec_file: Path, log: BinaryIO, environment: Mapping[str, str], progress: Progress
 ) -> subprocess.Popen[bytes] | Forked:
-    if name in LOADED and may_fork() and (forked := fork(spec_file, LOADED[name], log, environment)):
-        return forked
+    if name in LOADED and may_fork():
+        progress(f"loading {LOADED[name][0]}")  # which the job is only begun after
+        if forked := fork(spec_file, LOADED[name], log, environment):
+            return forked
     return subprocess.Popen(
         [sys.executable, "-P", "-m", "dlmbuild.jobs", str(spec_file)],
         stdin=subprocess.PIPE,

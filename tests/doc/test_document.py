@@ -77,6 +77,7 @@ def test_as_data() -> None:
             "early_stopping": None,
             "retention": "auto",
             "seed": 42,
+            "cpt": {"schedule": "auto", "weight": 1.0, "embed_warmup_steps": 0},
             "cache": {"enabled": True, "max_bytes": 10 << 30, "prune_older_than_days": 90},
             "preference": {
                 "enabled": True,
