@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.history import History
-from tests.workshop import Workshop
+from tests.history import write_dodo
+from tests.tiny import make_tiny_base
+from tests.workshop import Workshop, empty_workshop
 
 pytestmark = pytest.mark.model
 
@@ -31,8 +32,9 @@ def _damage(name: str) -> Edit:
 
 @pytest.fixture(scope="module")
 def once(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
-    shop = History(tmp_path_factory.mktemp("once"), 0).shop
-    (shop.folder / "tower.dlm").unlink()
+    shop = empty_workshop(tmp_path_factory.mktemp("once"))
+    write_dodo(shop.folder)
+    make_tiny_base(shop.folder / "base")
     shop.document("tower")
     shop.doit("export:Q4_K_M")
     return shop

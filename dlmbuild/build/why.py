@@ -140,12 +140,10 @@ def _changes(step: Step, old: Ingredients, new: Ingredients) -> Iterator[str]:
         if old.inputs.get(role) != new.inputs.get(role):
             if role in step.inputs:
                 yield f"{step.inputs[role].name} changed"
+            elif role in new.inputs:
+                yield f"{role} {'changed' if role in old.inputs else 'is new'}"
             else:
-                yield (
-                    f"{role} {'changed' if role in old.inputs else 'is new'}"
-                    if role in new.inputs
-                    else (f"{role} is no longer used")
-                )
+                yield f"{role} is no longer used"
     yield from differences(dict(old.params), dict(new.params))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
-from contextlib import ExitStack
 
 from dlmbuild.cli.words import whole
 
@@ -21,17 +20,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from dlmbuild.io.statcache import StatCache
     from dlmbuild.store.disk import require_readable
-    from dlmbuild.store.exclusive import exclusive
+    from dlmbuild.store.exclusive import all_exclusive
     from dlmbuild.store.gc import folders, garbage
     from dlmbuild.store.layout import Home
     from dlmbuild.store.objects import Objects
 
     home = Home.default()
     require_readable(home)
-    with ExitStack() as locks:
-        for folder in folders(home) if arguments.delete else ():
-            # A build holds its lock while it works; nothing of it may go meanwhile.
-            locks.enter_context(exclusive(folder / ".lock", "dlm gc", lambda text: print(text, file=sys.stderr)))
+    locked = folders(home) if arguments.delete else ()
+    with all_exclusive(locked, "dlm gc", lambda text: print(text, file=sys.stderr)):
         found = list(garbage(home, Objects(home.objects, StatCache(home.stat_cache)), arguments.versions))
         for item in found:
             if arguments.verbose:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,7 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
     from dlmbuild.doc.document import as_data, parse
     from dlmbuild.replay.purge import Purge
     from dlmbuild.store.disk import require_readable
-    from dlmbuild.store.exclusive import exclusive
+    from dlmbuild.store.exclusive import all_exclusive
     from dlmbuild.store.gc import folders
 
     project, document = find_document(arguments.document, Path.cwd())
@@ -41,9 +40,8 @@ def run(arguments: argparse.Namespace) -> int:
         present["sources"] = [one.as_data() for one in find_sources(dict(enumerate(given)), policy, path, home.sources)]
     _refuse_what_is_said(arguments.text, path, document.path)
     beside = [path.with_suffix(".dlm.pack"), project.folder / ".doit.db"]
-    with ExitStack() as locks:
-        for folder in folders(home) if arguments.delete else ():
-            locks.enter_context(exclusive(folder / ".lock", "dlm purge", lambda text: print(text, file=sys.stderr)))
+    locked = folders(home) if arguments.delete else ()
+    with all_exclusive(locked, "dlm purge", lambda text: print(text, file=sys.stderr)):
         purge = Purge(home, document.store, present, arguments.text, beside)
         found = purge.find()
         for said in found.said:

@@ -132,6 +132,11 @@ def write_dataset(
     return counts.as_data()
 
 
+def distinct_rows(index_files: Iterable[Path]) -> dict[str, Row]:
+    """The rows of some datasets by their digests, each once: adapters of a mix may have learned the same row."""
+    return {row.digest: row for path in index_files for row in read_rows(path)}
+
+
 def read_rows(index_file: Path, *, held: bool = False, replayed: bool = True) -> Iterator[Row]:
     """The rows of a dataset, or those held out of it, the shards checked against their digests.
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from dlmbuild.base_models.convertible import is_known
 from dlmbuild.data.rows import Row
-from dlmbuild.data.shards import read_rows
+from dlmbuild.data.shards import distinct_rows
 from dlmbuild.errors import ExportError, Where
 from dlmbuild.export.base_gguf import read_model
 from dlmbuild.export.quantize import StoredRows
@@ -69,7 +69,7 @@ def importance_matrix(*, base: Path, adapter: Path, out: Path, progress: Progres
             model(torch.tensor([row.ids]), logits_to_keep=1)
     if not all(torch.isfinite(total).all() for total in sums.values()):
         raise no_numbers("the trained model")
-    plan, parts = [], {}
+    parts: dict[str, Any] = {}
     for name in sorted(sums):
         parts[name + _COUNTS] = torch.tensor([tokens], dtype=torch.float32)
         parts[name + _SUMS] = sums[name].float()
@@ -106,8 +106,7 @@ def read_importance(path: Path) -> Mapping[str, NDArray[np.float32]]:
 
 
 def _rows(datasets: Iterable[Path]) -> Iterator[Row]:
-    # Adapters of a mix may have learned the same row.
-    rows = {row.digest: row for path in datasets for row in read_rows(path)}
+    rows = distinct_rows(datasets)
     tokens = 0
     for digest in sorted(rows):
         if tokens < _TOKENS:

@@ -9,7 +9,7 @@ from typing import Any
 
 from dlmbuild.data.control import Piece
 from dlmbuild.data.rows import conversation
-from dlmbuild.data.shards import read_rows
+from dlmbuild.data.shards import distinct_rows
 from dlmbuild.data.tokenizer import Tokenizer
 from dlmbuild.inference.numbers import no_numbers
 from dlmbuild.io.digest import canonical_json
@@ -92,8 +92,7 @@ def reference_predictions(
 
 def _own_rows(datasets: Iterable[Path]) -> Iterator[tuple[tuple[int, ...], int]]:
     """Beginnings of rows, each with the place of its first learned token; an edited row leaves the others alone."""
-    # Adapters of a mix may have learned the same row.
-    rows = {row.digest: row for path in datasets for row in read_rows(path) if row.given + _OF_A_ROW <= _LONGEST}
+    rows = {name: row for name, row in distinct_rows(datasets).items() if row.given + _OF_A_ROW <= _LONGEST}
     left = _ROW_POSITIONS
     for row in (rows[digest] for digest in heapq.nsmallest(_ROW_POSITIONS, rows)):
         first = max(row.given, 1)  # nothing foresees the first token

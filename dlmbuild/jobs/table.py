@@ -41,7 +41,9 @@ LOADED: dict[str, tuple[str, ...]] = {
     "retention": _TORCH,
     "train": _TRL,
     "prefer": (*_TRL, "trl.trainer.dpo_trainer"),
+    "gate": _TORCH,
     "reference": _TORCH,
+    "imatrix": _TORCH,
     "measure": _TORCH,
 }
 """Jobs of which one build often runs several, and what they take long to load: a build does it once (forkserver.py)."""

@@ -6,8 +6,8 @@ Never a pid file: those outlive a kill, and then somebody has to know which file
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 
@@ -29,6 +29,15 @@ def exclusive(lock_file: Path, who: str, waiting: Callable[[str], None]) -> Iter
     finally:
         _holder_file(lock_file).unlink(missing_ok=True)
         lock.release()
+
+
+@contextmanager
+def all_exclusive(folders: Iterable[Path], who: str, waiting: Callable[[str], None]) -> Iterator[None]:
+    """Hold the locks of several stores and bases for the block: a build that works in one of them holds its own."""
+    with ExitStack() as locks:
+        for folder in folders:
+            locks.enter_context(exclusive(folder / ".lock", who, waiting))
+        yield
 
 
 def holder(lock_file: Path) -> str:

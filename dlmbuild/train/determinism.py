@@ -7,6 +7,7 @@ https://docs.pytorch.org/docs/stable/notes/randomness.html
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 _BATCHES_SORTED_TOGETHER = 16
@@ -63,14 +64,20 @@ class EpochOrder:
     def __len__(self) -> int:
         return len(self._always) + self._beside
 
-    def _rows(self, epoch: int) -> list[int]:
+    @cached_property
+    def _deck(self) -> list[int]:
+        """The rows that take turns, in the order in which they do."""
         import torch
 
+        order = torch.randperm(len(self._others), generator=order_generator(self._seed, _DECK)).tolist()
+        return [self._others[at] for at in order]
+
+    def _rows(self, epoch: int) -> list[int]:
         if not self._beside:
             return list(self._always)
-        deck: list[int] = torch.randperm(len(self._others), generator=order_generator(self._seed, _DECK)).tolist()
+        deck = self._deck
         drawn = [deck[at % len(deck)] for at in range(epoch * self._beside, (epoch + 1) * self._beside)]
-        return [*self._always, *sorted(self._others[at] for at in drawn)]
+        return [*self._always, *sorted(drawn)]
 
     def __iter__(self) -> Iterator[int]:
         import torch
