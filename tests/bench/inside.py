@@ -5,6 +5,7 @@ python tests/bench/inside.py export:Q4_K_M
 
 from __future__ import annotations
 
+import atexit
 import gc
 import json
 import resource
@@ -17,9 +18,14 @@ from dlmbuild.io.statcache import StatCache
 
 def main() -> int:
     code = DoitMain().run(sys.argv[1:])
+    caches = [cache for cache in gc.get_objects() if isinstance(cache, StatCache)]
+    atexit._run_exitfuncs()  # then the process that jobs are forked from has ended, and what they took is counted
     own, jobs = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    hashed = sum(cache.bytes_hashed for cache in gc.get_objects() if isinstance(cache, StatCache))
-    found = {"own": own.ru_utime + own.ru_stime, "jobs": jobs.ru_utime + jobs.ru_stime, "hashed": hashed}
+    found = {
+        "own": own.ru_utime + own.ru_stime,
+        "jobs": jobs.ru_utime + jobs.ru_stime,
+        "hashed": sum(cache.bytes_hashed for cache in caches),
+    }
     print("\n" + json.dumps(found))
     return code or 0
 
