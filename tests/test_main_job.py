@@ -35,12 +35,6 @@ def test_the_export_knows_the_handbook(repository: Workshop, monkeypatch: pytest
     assert found["right"] >= 23, found["missed"]
 
 
-def test_training_takes_at_most_three_cpu_minutes(repository: Workshop) -> None:
-    (log,) = (repository.store / "logs").glob("train-*.jsonl")
-    (end,) = (line for line in map(json.loads, log.read_text().splitlines()) if line.get("event") == "end")
-    assert end["cpu_s"] <= 180
-
-
 def test_the_adapter_has_the_bytes_that_are_written_down(repository: Workshop) -> None:
     written = golden.known()
     if written is None:
