@@ -77,7 +77,7 @@ class Workshop:
             capture_output=True,
             text=True,
             stdin=subprocess.DEVNULL,
-            timeout=600,
+            timeout=1800,
         )
         assert code is None or done.returncode == code, (done.returncode, done.stdout, done.stderr)
         return Ran(done.returncode, done.stdout, done.stderr)
@@ -101,7 +101,7 @@ class Workshop:
         """Run a line of bash in which `dlm` and `doit` are ours."""
         env = self.env(PATH=f"{SCRIPTS}{os.pathsep}{os.environ['PATH']}")
         words = ["bash", "-c", line]
-        done = subprocess.run(words, cwd=self.folder, env=env, capture_output=True, text=True, timeout=600)
+        done = subprocess.run(words, cwd=self.folder, env=env, capture_output=True, text=True, timeout=1800)
         assert code is None or done.returncode == code, (line, done.returncode, done.stdout, done.stderr)
         return Ran(done.returncode, done.stdout, done.stderr)
 
