@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dlmbuild.io.ulid import new_ulid
+from tests.job_servers import shared, without_pytest
 
 SCRIPTS = Path(sys.executable).parent
 
@@ -78,12 +79,14 @@ class Workshop:
             text=True,
             stdin=subprocess.DEVNULL,
             timeout=1800,
+            pass_fds=shared().fds,
         )
         assert code is None or done.returncode == code, (done.returncode, done.stdout, done.stderr)
         return Ran(done.returncode, done.stdout, done.stderr)
 
     def env(self, **more: str) -> dict[str, str]:
-        return {**os.environ, "DLM_HOME": str(self.home), "HF_HUB_OFFLINE": "1", **self.environment, **more}
+        ours = {"DLM_HOME": str(self.home), "HF_HUB_OFFLINE": "1", **shared().environment}
+        return {**without_pytest(os.environ), **ours, **self.environment, **more}
 
     def doit(self, *words: str, code: int | None = 0, **environment: str) -> Ran:
         return self.run("doit", *words, code=code, **environment)
@@ -101,7 +104,9 @@ class Workshop:
         """Run a line of bash in which `dlm` and `doit` are ours."""
         env = self.env(PATH=f"{SCRIPTS}{os.pathsep}{os.environ['PATH']}")
         words = ["bash", "-c", line]
-        done = subprocess.run(words, cwd=self.folder, env=env, capture_output=True, text=True, timeout=1800)
+        done = subprocess.run(
+            words, cwd=self.folder, env=env, capture_output=True, text=True, timeout=1800, pass_fds=shared().fds
+        )
         assert code is None or done.returncode == code, (line, done.returncode, done.stdout, done.stderr)
         return Ran(done.returncode, done.stdout, done.stderr)
 
@@ -123,6 +128,7 @@ class Workshop:
             stderr=err,
             text=True,
             start_new_session=alone,
+            pass_fds=shared().fds,
         )
 
     def start_silently(self, script: str, *words: str, **environment: str) -> subprocess.Popen[str]:

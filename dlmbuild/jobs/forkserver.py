@@ -23,21 +23,33 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
+from dlmbuild.io.digest import sha256_json
+
 _LARGEST_REQUEST = 65_536
 _ACCELERATORS = ("/proc/driver/nvidia/version", "/dev/kfd")
 
+INHERITED = "DLM_FORKSERVER"
+"""Servers that many builds share, as the jobs of make's sub-makes share one job server: whoever starts the builds keeps
+them, and lets each build inherit their sockets. FILE DESCRIPTOR:`loading_key`, separated by commas."""
+_OURS = "DLM_"
+
 _lock = threading.Lock()
-_servers: dict[tuple[tuple[str, str], ...], tuple[subprocess.Popen[bytes], socket.socket]] = {}
-"""By their environment. They end when this process does, however that is: its end of the socket is then closed."""
+_servers: dict[str, tuple[subprocess.Popen[bytes] | None, socket.socket]] = {}
+"""By `loading_key`. They end when this process does, however that is: its end of the socket is then closed."""
 
 
 @atexit.register
 def _end_servers() -> None:
     # Waited for, so that what a build took of the processor includes what its jobs took.
-    for process, control in _servers.values():
-        control.close()
+    for key in list(_servers):
+        _end(key)
+
+
+def _end(key: str) -> None:
+    process, control = _servers.pop(key)
+    control.close()
+    if process:
         process.wait()
-    _servers.clear()
 
 
 def may_fork() -> bool:
@@ -48,7 +60,9 @@ def may_fork() -> bool:
 class Forked:
     """A job in a forked process, as much of it as `subprocess.Popen` has and jobs need."""
 
-    def __init__(self, server: socket.socket, spec: Path, modules: Sequence[str], log: BinaryIO) -> None:
+    def __init__(
+        self, server: socket.socket, spec: Path, modules: Sequence[str], log: BinaryIO, environment: Mapping[str, str]
+    ) -> None:
         """Raises OSError if there is no server any more."""
         its_stdin, stdin = os.pipe()
         stdout, its_stdout = os.pipe()
@@ -58,7 +72,8 @@ class Forked:
         self.returncode: int | None = None
         try:
             try:
-                request = json.dumps([str(spec), *modules]).encode()
+                ours = {name: value for name, value in environment.items() if name.startswith(_OURS)}
+                request = json.dumps([str(spec), modules, str(Path.cwd()), ours]).encode()
                 socket.send_fds(server, [request], [its_stdin, its_stdout, log.fileno(), its_told])
             finally:
                 for fd in (its_stdin, its_stdout, its_told):
@@ -88,21 +103,34 @@ class Forked:
 
 def fork(spec: Path, modules: Sequence[str], log: BinaryIO, environment: Mapping[str, str]) -> Forked | None:
     """Run the job of a specification in a process that has loaded `modules`, and nothing else; None if it cannot be."""
-    key = tuple(sorted(environment.items()))
+    key = loading_key(environment)
     with _lock:
         for _ in range(2):
             if key not in _servers:
-                _servers[key] = _served(environment)
+                _servers[key] = _inherited(key) or served(environment)
             try:
-                return Forked(_servers[key][1], spec, modules, log)
+                return Forked(_servers[key][1], spec, modules, log, environment)
             except OSError:  # it was killed
-                process, control = _servers.pop(key)
-                control.close()
-                process.wait()
+                _end(key)
     return None
 
 
-def _served(environment: Mapping[str, str]) -> tuple[subprocess.Popen[bytes], socket.socket]:
+def loading_key(environment: Mapping[str, str]) -> str:
+    """What libraries may see of an environment while they are loaded, all but our own variables, as 64 hex digits."""
+    return sha256_json({name: value for name, value in environment.items() if not name.startswith(_OURS)})
+
+
+def _inherited(key: str) -> tuple[None, socket.socket] | None:
+    for offered in os.environ.get(INHERITED, "").split(","):
+        fd, _, its_key = offered.partition(":")
+        if its_key == key:
+            with contextlib.suppress(OSError, ValueError):  # whoever started this build did not let it inherit that
+                return None, socket.socket(fileno=os.dup(int(fd)))
+    return None
+
+
+def served(environment: Mapping[str, str]) -> tuple[subprocess.Popen[bytes], socket.socket]:
+    """Start a server with an environment; it ends when the last copy of the socket is closed."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
         process = subprocess.Popen(
@@ -136,7 +164,7 @@ def serve() -> NoReturn:
         request, fds, _, _ = socket.recv_fds(control, _LARGEST_REQUEST, 4)
         if not request:
             os._exit(0)  # at once: what was loaded takes long to take itself apart
-        spec, *modules = json.loads(request)
+        spec, modules, folder, ours = json.loads(request)
         for module in modules:
             with contextlib.suppress(Exception):  # the job finds the same out, and has a log to say it in
                 importlib.import_module(module)
@@ -146,6 +174,11 @@ def serve() -> NoReturn:
             code = 1
             try:
                 os.setsid()
+                os.chdir(folder)
+                for name in [name for name in os.environ if name.startswith(_OURS)]:
+                    del os.environ[name]
+                os.environ.update(ours)
+                control.close()
                 signal.set_wakeup_fd(-1)
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 for number, fd in enumerate(fds[:3]):

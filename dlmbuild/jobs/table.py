@@ -45,5 +45,7 @@ LOADED: dict[str, tuple[str, ...]] = {
     "reference": _TORCH,
     "imatrix": _TORCH,
     "measure": _TORCH,
+    "route": _TORCH,
+    "prompt": _TORCH,
 }
 """Jobs of which one build often runs several, and what they take long to load: a build does it once (forkserver.py)."""
