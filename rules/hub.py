@@ -75,7 +75,7 @@ def _hub(trained: Trained, quant: str, project: Project) -> Step:
     return Step(
         name=name,
         doc=f"{trained.title} as {quant}, for a hub",
-        rule="hub/1",
+        rule="hub/2",
         inputs={"manifest": manifest, "model": model, "adapter": store.adapter / "adapter.json"},
         params=params,
         reads=(base.facts,),

@@ -57,6 +57,8 @@ def test_dora_is_exported_merged_alone_and_is_the_model_that_was_trained(shop: W
     card = (folder / "README.md").read_text()
     assert "tuned with DoRA" in card and "adapter.gguf" not in card
     assert "FROM ./model.F16.gguf" in (folder / "Modelfile").read_text()
+    shop.doit("hub:tower:F16")
+    assert "tuned with DoRA" in (shop.store / "hub" / "F16" / "README.md").read_text()
     assert json.loads(adapter(shop).read_bytes())["use_dora"] is True
     held = load_file(adapter(shop, "adapter_model.safetensors"))
     assert sum(name.endswith("lora_magnitude_vector") for name in held) == 14

@@ -67,7 +67,7 @@ def model_card(
     )
 
 
-def metadata(base: Mapping[str, Any], *, relation: str, library: str, method: str = "lora") -> list[str]:
+def metadata(base: Mapping[str, Any], *, relation: str, library: str, method: str) -> list[str]:
     """The lines of a card's metadata block; `relation` is what the model is to its base."""
     found, hub = base["license"] or {}, base["hub"]
     known: dict[str, Any] = {}

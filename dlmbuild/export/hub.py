@@ -47,13 +47,14 @@ def write_hub_files(
     """
     base, quant = settings["base"], settings["quant"]
     left_out = _left_out(base)
+    config = read_json_object(adapter / CONFIG, ExportError)
     if base["hub"]:
-        _write_adapter(adapter, settings, out)
+        _write_adapter(adapter, config, settings, out)
     if base["redistributable"]:
         _write_for_ollama(manifest["ollama"], out)
     (out / ".gitattributes").write_text("".join(f"{name} filter=lfs diff=lfs merge=lfs -text\n" for name in _LARGE))
     names = sorted({*placed, *(path.name for path in out.iterdir() if not path.name.startswith("."))})
-    (out / "README.md").write_text(_card(settings, manifest, names, left_out), "utf-8")
+    (out / "README.md").write_text(_card(settings, manifest, _method(config), names, left_out), "utf-8")
     written = {path.name: sha256_file(path) for path in out.iterdir() if path.name not in placed}
     files = {
         name: {"sha256": sha256, "bytes": (out / name).stat().st_size} for name, sha256 in {**written, **placed}.items()
@@ -61,6 +62,10 @@ def write_hub_files(
     index = {"quant": quant, "dlm_id": settings["dlm_id"], "files": files, "left_out": left_out}
     (out / f"{quant}.json").write_bytes(readable_json(index))
     return left_out
+
+
+def _method(config: Mapping[str, Any]) -> str:
+    return "DoRA" if config.get("use_dora") else "LoRA"
 
 
 def _left_out(base: Mapping[str, Any]) -> dict[str, str]:
@@ -73,11 +78,10 @@ def _left_out(base: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
-def _write_adapter(adapter: Path, settings: Mapping[str, Any], out: Path) -> None:
+def _write_adapter(adapter: Path, config: Mapping[str, Any], settings: Mapping[str, Any], out: Path) -> None:
     hub = settings["base"]["hub"]
-    config = read_json_object(adapter / CONFIG, ExportError)
-    config |= {"base_model_name_or_path": hub["id"], "revision": hub["revision"]}
-    (out / CONFIG).write_bytes(readable_json(config))
+    named = {"base_model_name_or_path": hub["id"], "revision": hub["revision"]}
+    (out / CONFIG).write_bytes(readable_json({**config, **named}))
     said = {"format": "pt", "base_model": hub["id"], "base_model_revision": hub["revision"]}
     copy_safetensors(adapter / WEIGHTS, out / WEIGHTS, {**said, "dlm_id": settings["dlm_id"]}, ExportError)
 
@@ -90,7 +94,7 @@ def _write_for_ollama(settings: Mapping[str, Any], out: Path) -> None:
 
 
 _WHAT = {
-    WEIGHTS: "the LoRA weights, for PEFT, transformers and vLLM",
+    WEIGHTS: "the adapter's weights, for PEFT and transformers",
     CONFIG: "the same",
     "params": "how Ollama is to answer",
     "system": "the same",
@@ -99,16 +103,20 @@ _WHAT = {
 
 
 def _card(
-    settings: Mapping[str, Any], manifest: Mapping[str, Any], names: list[str], left_out: Mapping[str, str]
+    settings: Mapping[str, Any],
+    manifest: Mapping[str, Any],
+    method: str,
+    names: list[str],
+    left_out: Mapping[str, str],
 ) -> str:
     base, quant = settings["base"], settings["quant"]
     whole = next((name for name in names if name.endswith(".gguf") and not name.endswith("-LoRA.gguf")), None)
     kind = ("adapter", "peft") if base["hub"] else ("finetune", "gguf")
     lines = [
-        *metadata(base, relation=kind[0], library=kind[1]),
+        *metadata(base, relation=kind[0], library=kind[1], method=method.lower()),
         f"# {base['key']}, tuned on a document",
         "",
-        f"{parent(base)}, tuned with LoRA on the document `{settings['dlm_id']}`. Made by dlmbuild.",
+        f"{parent(base)}, tuned with {method} on the document `{settings['dlm_id']}`. Made by dlmbuild.",
         "",
         *([agreement(manifest["smoke"]), ""] if whole else []),
         *(f"Not here is {what}: {why}.\n" for what, why in left_out.items()),
