@@ -125,7 +125,10 @@ def _inherited(key: str) -> tuple[None, socket.socket] | None:
         fd, _, its_key = offered.partition(":")
         if its_key == key:
             with contextlib.suppress(OSError, ValueError):  # whoever started this build did not let it inherit that
-                return None, socket.socket(fileno=os.dup(int(fd)))
+                found = socket.socket(fileno=os.dup(int(fd)))
+                if (found.family, found.type) == (socket.AF_UNIX, socket.SOCK_SEQPACKET):
+                    return None, found
+                found.close()
     return None
 
 

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from dlmbuild.errors import DataError, JobError, MissingExtra, StoreError, Where
-from dlmbuild.jobs.forkserver import _servers, may_fork
+from dlmbuild.jobs.environment import job_environment
+from dlmbuild.jobs.forkserver import INHERITED, _end, _servers, loading_key, may_fork, served
 from dlmbuild.jobs.local import require_extra, run_job
 from dlmbuild.jobs.table import JOBS, LOADED
 
@@ -31,7 +32,8 @@ COUNT = 0
 def loaded(*, out, progress):
     global COUNT
     COUNT += 1
-    return {"before": "colorsys" in sys.modules, "number": COUNT, "parent": os.getppid(), "group": os.getpgid(0)}
+    process = {"parent": os.getppid(), "group": os.getpgid(0), "folder": os.getcwd()}
+    return {"before": "colorsys" in sys.modules, "number": COUNT, "home": os.environ.get("DLM_HOME"), **process}
 
 def one_file(*, out, progress):
     out.write_text("x")
@@ -325,6 +327,29 @@ def test_forked_jobs_share_what_was_loaded_and_nothing_else(folder: Path, monkey
     assert run(folder, "loaded")["parent"] != first["parent"]
     assert len(set(_servers) - before) == 1
     assert run(folder, "loaded", threads=2)["parent"] != first["parent"]
+
+
+@FORKS
+def test_a_build_inherits_a_server_for_its_environment_and_no_other(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(LOADED, "loaded", ("colorsys",))
+    monkeypatch.setenv("DLM_HOME", "/before")
+    monkeypatch.setenv("ANOTHER", "environment")
+    environment = job_environment(threads=1, network=False)
+    process, control = served(environment)
+    with control, (folder / "file").open("w") as file:
+        key = loading_key(environment)
+        monkeypatch.setenv(INHERITED, f"{file.fileno()}:{key},none:{key},{control.fileno()}:{key}")
+        monkeypatch.setenv("DLM_HOME", "/after")
+        monkeypatch.chdir(folder)
+        ran = run(folder, "loaded")
+        assert (ran["parent"], ran["folder"], ran["home"]) == (process.pid, str(folder), "/after")
+        assert run(folder, "loaded", threads=2)["parent"] != process.pid
+        monkeypatch.setenv("ANOTHER", "one")
+        assert run(folder, "loaded")["parent"] != process.pid
+    _end(key)
+    assert process.wait(10) == 0
 
 
 def test_missing_packages_are_named_with_what_installs_them() -> None:
