@@ -274,9 +274,10 @@ def _seen(word: str) -> str:
 
 
 def _refuse_near_miss(header: _Header, grammar: _Grammar, mistakes: Mistakes) -> None:
-    why = f"a header stands alone on its line as ### {header.name}"
+    meant, why = header.name, f"a header stands alone on its line as ### {header.name}"
     if grammar.probes and header.name == grammar.names[0]:
         why += f" or ### {header.name} !probe"
-    do = f"write ### {header.name}; a heading that is content goes into a code block or onto another level"
+        meant += " !probe" * ("!" in header.match["rest"])
+    do = f"write ### {meant}; a heading that is content goes into a code block or onto another level"
     what = f"badly written header {shown(header.match[0].strip())}"
     mistakes.add(header.line, header.col, what, why=why, do=do)

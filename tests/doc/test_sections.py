@@ -12,6 +12,7 @@ from dlmbuild.doc.body import read_sections
 from dlmbuild.doc.document import Document
 from dlmbuild.doc.mistakes import Mistakes
 from dlmbuild.doc.sections import Instruction, Pair, Preference, Prose, Triple
+from dlmbuild.errors import InvalidDocument
 
 Found = Callable[[str], list[tuple[int, int, str]]]
 WithBody = Callable[[str], Document]
@@ -111,6 +112,16 @@ The end.
 def test_instruction_mistakes(found: Found, head: str, below: str, mistakes: list[object]) -> None:
     body = f"::instruction::\n{below}"
     assert found(head + body) == mistakes
+
+
+@pytest.mark.parametrize(
+    ("header", "meant"), [("### Q !prob", "### Q !probe"), ("### q", "### Q"), ("### A !probe", "### A")]
+)
+def test_a_badly_written_header_is_answered_with_what_is_meant(header: str, meant: str, with_body: WithBody) -> None:
+    below = f"{header}\nq\n### A\na" if "A" not in header else f"### Q\nq\n{header}\na"
+    with pytest.raises(InvalidDocument) as caught:
+        with_body(f"::instruction::\n{below}")
+    assert caught.value.errors[0].do.startswith(f"write {meant};")
 
 
 @pytest.mark.parametrize(
