@@ -44,15 +44,13 @@ def _named_once(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
     make_tiny_base(shop.folder / "base")
     shop.document("tower", more=TRAINING, body=BODY)
     shop.doit(Q)
-    return shop
+    return shop.kept()
 
 
 @pytest.fixture
-def named(_named_once: Workshop, tmp_path: Path) -> Workshop:
-    """A built project whose document names two adapters; every test has a copy of its own."""
-    copy = _named_once.copied_to(tmp_path)
-    assert copy.doit(Q).steps == []
-    return copy
+def named(_named_once: Workshop) -> Workshop:
+    """A built project whose document names two adapters; every test finds it as it was built."""
+    return _named_once.again()
 
 
 def plan(shop: Workshop, name: str) -> dict[str, Any]:

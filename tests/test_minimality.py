@@ -9,7 +9,6 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -239,14 +238,12 @@ TABLE: dict[str, tuple[Edit, set[str], set[str]]] = {
 def once(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
     history = History(tmp_path_factory.mktemp("once"), 0)
     history.shop.doit("export:Q4_K_M")
-    return history.shop
+    return history.shop.kept()
 
 
 @pytest.fixture
-def shop(once: Workshop, tmp_path: Path) -> Workshop:
-    copy = once.copied_to(tmp_path)
-    copy.doit("export:Q4_K_M")  # the base lies elsewhere now: its task has another name once
-    return copy
+def shop(once: Workshop) -> Workshop:
+    return once.again()
 
 
 def without_base(ran: Ran) -> tuple[set[str], set[str]]:
@@ -311,14 +308,12 @@ def once_with_sources(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
     write("docs/.dlm/ignore", "*.log\n")(shop)
     training("sources: [{path: docs, include: ['*.md']}]")(shop)
     shop.doit("export:Q4_K_M")
-    return shop
+    return shop.kept()
 
 
 @pytest.fixture
-def shop_with_sources(once_with_sources: Workshop, tmp_path: Path) -> Workshop:
-    copy = once_with_sources.copied_to(tmp_path)
-    copy.doit("export:Q4_K_M")
-    return copy
+def shop_with_sources(once_with_sources: Workshop) -> Workshop:
+    return once_with_sources.again()
 
 
 @pytest.mark.parametrize("what", SOURCES)

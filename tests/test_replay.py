@@ -37,14 +37,12 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
     make_tiny_base(shop.folder / "base")
     start(shop)
     shop.doit("train")
-    return shop
+    return shop.kept()
 
 
 @pytest.fixture
-def shop(once: Workshop, tmp_path: Path) -> Workshop:
-    copy = once.copied_to(tmp_path)
-    copy.doit("train")  # the base lies elsewhere now
-    return copy
+def shop(once: Workshop) -> Workshop:
+    return once.again()
 
 
 def dataset(shop: Workshop) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -37,15 +36,13 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
     make_tiny_base(shop.folder / "base")
     shop.document("tower")
     shop.doit("export:Q4_K_M")
-    return shop
+    return shop.kept()
 
 
 @pytest.fixture
-def shop(once: Workshop, tmp_path: Path) -> Workshop:
+def shop(once: Workshop) -> Workshop:
     """A project whose heavy jobs only write digests, built to Q4_K_M."""
-    copy = once.copied_to(tmp_path)
-    copy.doit("export:Q4_K_M")
-    return copy
+    return once.again()
 
 
 @pytest.mark.parametrize(

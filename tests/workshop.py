@@ -69,6 +69,19 @@ class Workshop:
         shutil.copytree(self.home, copy.home)
         return copy
 
+    def kept(self) -> Workshop:
+        """Keep the project and the home as they are, for `again`."""
+        self.copied_to(self.folder.parent / "kept")
+        return self
+
+    def again(self) -> Workshop:
+        """All as it was kept, in the same place: a build that finds it in another one restores everything first."""
+        for here in (self.folder, self.home):
+            if here.exists():  # renamed, because what was killed may still write
+                shutil.rmtree(here.rename(here.with_name(f"{here.name}.{new_ulid()}")), ignore_errors=True)
+        Workshop(*(self.folder.parent / "kept" / name for name in ("project", "home"))).copied_to(self.folder.parent)
+        return Workshop(self.folder, self.home)
+
     def run(self, script: str, *words: str, code: int | None = 0, **environment: str) -> Ran:
         """Run `doit` or `dlm`; `code` is the exit code that is expected, None for any."""
         done = subprocess.run(
