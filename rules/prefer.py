@@ -9,6 +9,7 @@ from dlmbuild.build.project import Project
 from dlmbuild.build.reading import base_identity, checkpoint
 from dlmbuild.build.step import Step, Workplace
 from dlmbuild.build.trained import Trained, adapters
+from dlmbuild.hardware.plan import by_one_process
 from dlmbuild.store.outputs import AdapterVersions
 
 from .train import note_run, training_run
@@ -43,7 +44,7 @@ def step(trained: Trained, project: Project) -> Step:
             project,
             place,
             inputs={"base": checkpoint(base), "adapter": before.current(), "pairs": pairs},
-            plan={**plan, **plan.pop("preference")},
+            plan={**plan, **plan.pop("preference"), **by_one_process(plan)},
         )
 
     return Step(

@@ -139,6 +139,7 @@ def training_run(
             log=log.with_suffix(".log"),
             progress=place.progress,
             threads=plan["threads"],
+            processes=plan["world_size"],
         )
     if job == "train" and (replayed := read_json(trained.store.dataset).get("replayed")):
         run["replayed_rows"] = sum(replayed["rows"].values())

@@ -72,7 +72,7 @@ def _origins(
             found[name] = "document"
         elif name in recipe and name in values:
             found[name] = "lock" if name in lock.get("recipe", {}) else "recipe"
-        elif name in ("device", "threads", "precision"):
+        elif name in ("device", "threads", "precision", "world_size"):
             found[name] = "lock" if "hardware" in lock else "machine"
         else:
             found[name] = "base" if name == "target_modules" else "default"
@@ -131,17 +131,20 @@ def require_memory(trained: Trained, project: Project, plan: Mapping[str, Any]) 
     if found is None or machine.device == "cuda":  # what a GPU holds is only known to its driver
         return ""
     longest, _ = longest_row(trained, plan)
-    if found.total > machine.memory_bytes:
-        change = smaller(plan, lambda other: memory(trained, project, other) or found, machine.memory_bytes, longest)
+    processes = plan["world_size"]
+    total = found.total * processes
+    if total > machine.memory_bytes:
+        room = machine.memory_bytes // processes
+        change = smaller(plan, lambda other: memory(trained, project, other) or found, room, longest)
         raise HardwareError(
-            f"this training takes about {gib(found.total)}, and the machine has {gib(machine.memory_bytes)}",
+            f"this training takes about {gib(total)}, and the machine has {gib(machine.memory_bytes)}",
             why="it would be killed, or swap for days",
             do=f"write under training: {change}" if change else "take a smaller base, or train on a larger machine",
         )
     free = free_memory()
-    if not free or found.total <= FULL * free:
+    if not free or total <= FULL * free:
         return ""
-    return f"this takes about {gib(found.total)}, and {gib(free)} are free: dlm doctor {_asked(trained)} says more"
+    return f"this takes about {gib(total)}, and {gib(free)} are free: dlm doctor {_asked(trained)} says more"
 
 
 def _asked(trained: Trained) -> str:

@@ -157,6 +157,7 @@ def _document(named: str, adapter: str | None, machine: Mapping[str, Any], calib
 
 def _calibrated(trained: Trained, project: Project, plan: Mapping[str, Any]) -> dict[str, Any]:
     from dlmbuild.build.reading import base_identity, checkpoint, read_json
+    from dlmbuild.hardware.plan import by_one_process
 
     dataset = trained.store.dataset
     if not dataset.exists():
@@ -164,10 +165,11 @@ def _calibrated(trained: Trained, project: Project, plan: Mapping[str, Any]) -> 
     base = project.base_folder(trained.document.base)
     print("calibration: a few training steps in a process of their own", file=sys.stderr)
     inputs = {"base": checkpoint(base), "dataset": dataset}
-    first = {name: value for name, value in plan.items() if name != "preference"}
+    first = {**{name: value for name, value in plan.items() if name != "preference"}, **by_one_process(plan)}
     found = _job("calibrate", inputs, {"plan": first, "base_identity": base_identity(base)}, plan["threads"])
     rows = sum(read_json(dataset)["counts"]["rows"].values())
-    epoch = ceil(rows / (plan["micro_batch_size"] * plan["grad_accum"])) * found["seconds_per_step"]
+    of_step = plan["micro_batch_size"] * plan["grad_accum"] * plan["world_size"]
+    epoch = ceil(rows / of_step) * found["seconds_per_step"]
     return {**found, "seconds_per_epoch": epoch, "seconds": epoch * plan["num_epochs"]}
 
 

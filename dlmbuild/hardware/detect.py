@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from dlmbuild.errors import UsageError
 from dlmbuild.lock.capture import pin
 
 MAX_THREADS = 8
 """Small matrices do not gain from more."""
+_PROCESSES = "DLM_PROCESSES"
+_MOST_PROCESSES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +29,8 @@ class Machine:
     cores: int
     memory_bytes: int
     """All of it, not what happens to be free: a plan must not change from one minute to the next."""
+    processes: int = 1
+    """How many may train together."""
 
     @property
     def tier(self) -> str:
@@ -44,7 +50,23 @@ class Machine:
 @cache
 def this_machine() -> Machine:
     """What is found here. Set CUDA_VISIBLE_DEVICES to "" to plan for the CPU of a machine with a GPU."""
-    return Machine(_device(), _isa(), _cores(), _memory())
+    device = _device()
+    return Machine(device, _isa(), _cores(), _memory(), processes_asked() or (_gpus() if device == "cuda" else 1))
+
+
+def processes_asked(environment: Mapping[str, str] = os.environ) -> int:
+    """$DLM_PROCESSES, or 0. Raises UsageError for what is no number of processes."""
+    written = environment.get(_PROCESSES) or "0"
+    if not (written.isascii() and written.isdigit() and int(written) <= _MOST_PROCESSES):
+        raise UsageError(f"{_PROCESSES} is {written!r}, not a number of processes", do="unset it, or set it to 2")
+    return int(written)
+
+
+def _gpus() -> int:
+    """Those that CUDA_VISIBLE_DEVICES leaves."""
+    here = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return max(1, min(here, len(visible.split(","))) if visible else here)
 
 
 def _cores() -> int:

@@ -23,7 +23,7 @@ _HASHED = 32 << 20
 
 def determinism_here(home: Home, machine: Machine) -> dict[str, object]:
     """Class and flags of a training on this machine: as measured, or as its kind of hardware is known to be."""
-    found = determinism(machine.device)
+    found = determinism(machine.device, machine.processes)
     measured = _measurements(home).get(_circumstances(machine))
     return found if measured is None else {**found, "class": measured["class"]}
 

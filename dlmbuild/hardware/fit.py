@@ -50,7 +50,7 @@ def smaller(plan: Mapping[str, Any], forecast: Forecast, free: int, longest: int
 
 def _milder(plan: Mapping[str, Any], longest: int) -> Iterator[dict[str, Any]]:
     values: dict[str, Any] = {}
-    batch, accumulated = plan["micro_batch_size"], plan["grad_accum"]
+    batch, accumulated = plan["micro_batch_size"], plan["grad_accum"] * plan["world_size"]
     while batch > 1:
         smaller_batch = batch // 2
         accumulated = accumulated * batch // smaller_batch

@@ -6,6 +6,7 @@ What the document writes wins; `auto` comes from the recipe, which was measured 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import gcd
 from typing import Any
 
 from dlmbuild.doc.mistakes import nearest, shown
@@ -71,7 +72,8 @@ def _resolve(
     plan["precision"] = _precision(training["precision"], machine)
     plan["attention"] = "sdpa"
     plan["gradient_checkpointing"] = False
-    plan["threads"] = machine.threads
+    plan |= _shared_out(plan, machine.processes)
+    plan["threads"] = machine.threads if machine.device == "cuda" else max(1, machine.threads // plan["world_size"])
     if plan["sequence_len"] > base["context_length"]:
         raise HardwareError(
             f"training.sequence_len is {plan['sequence_len']}, the base reads {base['context_length']} at most",
@@ -86,6 +88,19 @@ def _resolve(
     if preference["enabled"]:
         plan["preference"] = _preference(preference, recipe)
     return plan
+
+
+def _shared_out(plan: Mapping[str, Any], processes: int) -> dict[str, int]:
+    """What each process does of a step, by as many as its rows can be shared out to evenly: a step stays the same."""
+    rows, accumulated = plan["micro_batch_size"], plan["grad_accum"]
+    world = next(count for count in range(processes, 0, -1) if rows * accumulated % count == 0)
+    fewer = gcd(accumulated, world)
+    return {"micro_batch_size": rows // (world // fewer), "grad_accum": accumulated // fewer, "world_size": world}
+
+
+def by_one_process(plan: Mapping[str, Any]) -> dict[str, int]:
+    """What a plan says instead where one process takes all the rows of a step."""
+    return {"grad_accum": plan["grad_accum"] * plan["world_size"], "world_size": 1}
 
 
 def _cpt(training: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,9 +24,22 @@ _LONGEST_MESSAGE = 500
 
 def main(spec_file: str) -> int:
     spec = json.loads(Path(spec_file).read_bytes())
+    if spec["processes"] > 1:
+        from dlmbuild.jobs.ranks import Ranks
+
+        ranks = Ranks(work, spec_file, spec["processes"])
+        threading.Thread(target=_die_with_parent, daemon=True).start()
+        return ranks.wait()
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    return work(spec_file)
+
+
+def work(spec_file: str) -> int:
+    """Do what a specification says. Of several processes that do it the first one tells how it goes."""
+    spec = json.loads(Path(spec_file).read_bytes())
+    first = int(os.environ.get("RANK", 0)) == 0
     events = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what libraries print to standard output belongs into the log
-    threading.Thread(target=_die_with_parent, daemon=True).start()
     last = 0.0
 
     def tell(event: str, **data: Any) -> None:
@@ -35,16 +48,17 @@ def main(spec_file: str) -> int:
     def progress(what: str, done: float = 0, total: float = 0, **numbers: float) -> None:
         nonlocal last
         now = time.monotonic()
-        if now - last >= _PROGRESS_EVERY_SECONDS or done in (0, total):
+        if first and (now - last >= _PROGRESS_EVERY_SECONDS or done in (0, total)):
             last = now
             tell("progress", what=what, done=done, total=total, numbers=numbers)
 
     try:
         module, function = JOBS[spec["job"]].split(":")
-        work = getattr(importlib.import_module(module), function)
+        do = getattr(importlib.import_module(module), function)
         inputs = {role: Path(path) for role, path in spec["inputs"].items()}
-        result = work(**inputs, **spec["params"], out=Path(spec["out"]), progress=progress)
-        tell("result", result=result)
+        result = do(**inputs, **spec["params"], out=Path(spec["out"]), progress=progress)
+        if first:
+            tell("result", result=result)
     except DlmError as error:
         tell("error", error=error.as_data())
         return 1

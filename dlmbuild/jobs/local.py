@@ -34,11 +34,13 @@ def run_job(
     file: str = "",
     progress: Progress = silent,
     threads: int = 1,
+    processes: int = 1,
     network: bool = False,
 ) -> dict[str, Any]:
     """Run the job `name` and return what its function returned.
 
     Its function gets the folder `out` to write to, or, if `file` is given, the path of that file in it.
+    With `processes` as many do it together, each with so many `threads` (ranks.py).
     Raises whatever DlmError the job raised, or JobError if the process died without one.
     """
     spec = {
@@ -46,6 +48,7 @@ def run_job(
         "inputs": {role: str(path.absolute()) for role, path in inputs.items()},
         "params": dict(params),
         "out": str(out.absolute() / file),
+        "processes": processes,
     }
     spec_file = out / ".spec.json"
     spec_file.write_bytes(readable_json(spec))
@@ -68,7 +71,7 @@ def run_job(
                 elif event["event"] == "result":
                     result = event["result"]
                 elif event["event"] == "bug":
-                    bug = event["error"]
+                    bug = bug or event["error"]  # what follows from the end of another process comes later
                 else:
                     failure = DlmError.from_data(event["error"])
             code = process.wait()

@@ -13,12 +13,12 @@ EXPORT_PINS = ("gguf", "libggml-python", "xllamacpp")
 _FLAGS = {"use_deterministic_algorithms": True, "cublas_workspace_config": ":4096:8"}
 
 
-def determinism(device: str) -> dict[str, object]:
-    """How far two trainings agree on `device`, the flags that it takes, and by how many processes (one).
+def determinism(device: str, processes: int = 1) -> dict[str, object]:
+    """How far two trainings agree on `device`, the flags that it takes, and by how many processes.
 
     `strong`: to the byte, on hardware of the same tier. `best-effort`: nearly (some kernels of MPS cannot do better).
     """
-    return {"class": "best-effort" if device == "mps" else "strong", "flags": dict(_FLAGS), "world_size": 1}
+    return {"class": "best-effort" if device == "mps" else "strong", "flags": dict(_FLAGS), "world_size": processes}
 
 
 @cache

@@ -6,8 +6,10 @@ https://docs.pytorch.org/docs/stable/notes/randomness.html
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from math import ceil
 from typing import Any
 
 _BATCHES_SORTED_TOGETHER = 16
@@ -26,6 +28,11 @@ def make_deterministic(seed: int, threads: int) -> None:
     set_seed(seed)
 
 
+def rank() -> int:
+    """Which of the processes of a training this one is; 0 for the only one. The first one alone writes."""
+    return int(os.environ.get("RANK", 0))
+
+
 def order_generator(seed: int, turn: int) -> Any:
     """A generator for the order of one turn through something: a function of the two numbers alone."""
     import torch
@@ -41,14 +48,22 @@ class EpochOrder:
     """The order of rows in each epoch, a pure function of (seed, epoch): a resumed training needs no sampler state.
 
     Rows of similar length share a batch, because a batch computes as many tokens for each row as its longest has.
-    `lengths` are in tokens, `batch` is the number of rows that the trainer puts into one. With `changed` rows each
-    epoch has these and at most `beside` of the others, which take turns.
+    `lengths` are in tokens. With `changed` rows each
+    epoch has these and at most `beside` of the others, which take turns. Of several processes each takes every
+    `world`-th batch, and an epoch is filled up with `len(lengths)`, the number of a row that teaches nothing.
     """
 
     def __init__(
-        self, lengths: Sequence[int], batch: int, seed: int, changed: Sequence[int] | None = None, beside: int = 0
+        self,
+        lengths: Sequence[int],
+        plan: Mapping[str, Any],
+        changed: Sequence[int] | None = None,
+        beside: int = 0,
     ) -> None:
-        self._lengths, self._batch, self._seed, self._epoch = lengths, batch, seed, 0
+        # Together at once, so that no process waits for one with longer rows.
+        self._batch = plan["micro_batch_size"] * plan["world_size"]
+        self._lengths, self._seed, self._epoch = lengths, plan["seed"], 0
+        self._shares = plan["world_size"] > 1
         self._always = range(len(lengths)) if changed is None else changed
         self._others = sorted(set(range(len(lengths))).difference(self._always))
         self._beside = min(beside, len(self._others))
@@ -62,7 +77,8 @@ class EpochOrder:
         self._epoch = epoch
 
     def __len__(self) -> int:
-        return len(self._always) + self._beside
+        rows = len(self._always) + self._beside
+        return ceil(rows / self._batch) * self._batch if self._shares else rows
 
     @cached_property
     def _deck(self) -> list[int]:
@@ -96,7 +112,8 @@ class EpochOrder:
             alike = sorted(rows[start : start + window], key=lambda row: -self._lengths[row])
             batches += [alike[at : at + self._batch] for at in range(0, len(alike), self._batch)]
         whole = len(rows) // self._batch  # a batch with fewer rows can only be the last one
-        return iter([row for at in (*shuffled(whole), *range(whole, len(batches))) for row in batches[at]])
+        order = [row for at in (*shuffled(whole), *range(whole, len(batches))) for row in batches[at]]
+        return iter([*order, *[len(self._lengths)] * (len(self) - len(order))])
 
 
 def random_state() -> dict[str, Any]:

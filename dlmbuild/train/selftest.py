@@ -52,6 +52,7 @@ def five_steps(*, device: str, precision: str, threads: int, out: Path, progress
         "target_modules": ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"],
         "threads": threads,
         "warmup_ratio": 0.0,
+        "world_size": 1,
     }
     fit(
         _rows(),

@@ -19,7 +19,8 @@ _LEAST_RATE = 0.1
 
 def trainer_settings(plan: Mapping[str, Any], rows: int, checkpoints: Path) -> dict[str, Any]:
     """Arguments of transformers' TrainingArguments for a plan and a number of rows."""
-    steps = ceil(ceil(rows / plan["micro_batch_size"]) / plan["grad_accum"]) * plan["num_epochs"]
+    batch = plan["micro_batch_size"] * plan["world_size"]
+    steps = ceil(ceil(rows / batch) / plan["grad_accum"]) * plan["num_epochs"]
     return {
         "output_dir": str(checkpoints),
         "num_train_epochs": plan["num_epochs"],
@@ -36,6 +37,9 @@ def trainer_settings(plan: Mapping[str, Any], rows: int, checkpoints: Path) -> d
         "max_grad_norm": 1.0,
         "seed": plan["seed"],
         "data_seed": plan["seed"],
+        "average_tokens_across_devices": True,
+        "ddp_find_unused_parameters": False,
+        "ddp_broadcast_buffers": False,
         "bf16": plan["precision"] == "bf16" and plan["device"] == "cuda",
         "fp16": plan["precision"] == "fp16",
         "tf32": False if plan["device"] == "cuda" else None,
@@ -68,6 +72,7 @@ def assert_effective(trainer: Any, plan: Mapping[str, Any]) -> None:
         "gradient_accumulation_steps": plan["grad_accum"],
         "gradient_checkpointing": plan["gradient_checkpointing"],
         "max_length": None,
+        "world_size": plan["world_size"],
     }
     for name, value in wanted.items():
         assert getattr(args, name) == value, (name, getattr(args, name), value)

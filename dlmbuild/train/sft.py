@@ -1,12 +1,13 @@
 """Supervised fine-tuning of a LoRA adapter: TRL's SFTTrainer on rows that are already tokens and labels.
 
-One process trains one adapter.
+Several processes (jobs/ranks.py) train one adapter, each on its share of every step; the first of them writes it.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from dlmbuild.hardware.plan import first_trained
 from dlmbuild.io.progress import Progress
 from dlmbuild.train.commit import write_version
 from dlmbuild.train.cpt import row_weights, scheduled, weighted_loss
-from dlmbuild.train.determinism import EpochOrder, make_deterministic
+from dlmbuild.train.determinism import EpochOrder, make_deterministic, rank
 from dlmbuild.train.model import begin_with, load_base, lora_config, no_processing
 from dlmbuild.train.prefix import FrozenPrefix
 from dlmbuild.train.retention import RetentionSet
@@ -107,7 +108,7 @@ def fit(
     validation = Validation(held, plan, pad_id, checkpoints, give) if held else None
     lengths = [len(row.ids) for row in rows]
     chosen = (warm["changed"], warm["beside"]) if warm else ()
-    order = EpochOrder(lengths, plan["micro_batch_size"], plan["seed"], *chosen)
+    order = EpochOrder(lengths, plan, *chosen)
     beside = watch(
         "training",
         log=log,
@@ -138,7 +139,8 @@ def fit(
     }
     if validation:
         run |= validation.finish(trainer.model, run["epochs"])
-    write_version(trainer, run, plan, base_identity, out)
+    if not rank():
+        write_version(trainer, run, plan, base_identity, out)
     return run
 
 
@@ -161,6 +163,10 @@ def _trainer(
     pad = DataCollatorForLanguageModeling(pad_token_id=pad_id)
     layers = model.config.get_text_config().num_hidden_layers
     weights = row_weights(rows, plan["cpt"]["weight"])
+    world = plan["world_size"]
+    if world > 1:  # what fills up an epoch
+        rows = [*rows, replace(rows[0], given=len(rows[0].ids))]
+        weights = [*weights, 0.0] if weights else None
 
     def batch_of(examples: list[dict[str, Any]]) -> dict[str, Any]:
         return {**pad(examples), "rows": torch.tensor([example["row"] for example in examples])}
@@ -182,7 +188,7 @@ def _trainer(
                 logits = model(**whole, logits_to_keep=learned, use_cache=False).logits
                 of_rows = torch.tensor([weights[number] for number in numbers], device=logits.device)
                 tokens = kwargs.get("num_items_in_batch")
-                loss = weighted_loss(logits, asked["shift_labels"], of_rows, tokens, _IGNORED)
+                loss = world * weighted_loss(logits, asked["shift_labels"], of_rows, tokens, _IGNORED)
             else:
                 # TRL's loss also measures entropy and accuracy over the whole vocabulary: a third more time per step.
                 loss = transformers.Trainer.compute_loss(self, model, {**inputs, **asked}, False, **kwargs)
@@ -201,7 +207,7 @@ def _trainer(
             step, accumulated = self.state.global_step, plan["grad_accum"]
             self._batch = self._batch + 1 if self._step == step else 0
             self._step = step
-            texts = kept.drawn(step * accumulated + self._batch, plan["retention_rows"])
+            texts = kept.drawn((step * accumulated + self._batch) * world + rank(), plan["retention_rows"])
             if prefix:
                 prefix.give([kept.rows[text].ids for text in texts])
             inputs = self._prepare_inputs(pad([{"input_ids": list(kept.rows[text].ids)} for text in texts]))

@@ -11,6 +11,7 @@ from typing import Any
 from dlmbuild.data.rows import Row
 from dlmbuild.io.atomic import fsync_path, write_atomic
 from dlmbuild.io.digest import readable_json
+from dlmbuild.train.determinism import rank
 
 Give = Callable[[Sequence[Sequence[int]]], None]
 
@@ -19,32 +20,34 @@ class Validation:
     """The rows that are held out and what they cost in each epoch.
 
     What is known lies in `folder`, which an interrupted training leaves to the next attempt. Everything there is what
-    any attempt finds at the same epoch, so that it does not matter which one wrote it.
+    any attempt finds at the same epoch, so that it does not matter which one wrote it; of several processes all find
+    the same, and the first one writes.
     """
 
     def __init__(self, rows: Sequence[Row], plan: Mapping[str, Any], pad_id: int, folder: Path, give: Give) -> None:
         self.rows = rows
         self._patience, self._batch = plan["early_stopping"], plan["micro_batch_size"]
         self._pad_id, self._give = pad_id, give
+        self._epochs: dict[int, float] = {}
         self._notes, self._best = folder / "validation.json", folder / "best.safetensors"
 
     def measure(self, model: Any, epoch: int) -> tuple[dict[str, float], bool]:
         """The mean loss of a learned token after `epoch` (from 1), also by kind of row; whether to stop here."""
-        self._notes.parent.mkdir(parents=True, exist_ok=True)
         found = self._losses(model)
-        epochs = self._known()
-        epochs[epoch] = found["loss"]
+        epochs = self._epochs = {**self._known(), epoch: found["loss"]}
         best = self.best_epoch(epochs)
-        if self._patience and best == epoch:
-            self._keep(model)
-        write_atomic(self._notes, readable_json({str(at): loss for at, loss in sorted(epochs.items())}))
+        if not rank():
+            self._notes.parent.mkdir(parents=True, exist_ok=True)
+            if self._patience and best == epoch:
+                self._keep(model)
+            write_atomic(self._notes, readable_json({str(at): loss for at, loss in sorted(epochs.items())}))
         return found, bool(self._patience) and epoch - best >= self._patience
 
     def finish(self, model: Any, epochs: int) -> dict[str, Any]:
         """Give the model the best epoch's adapter if the training may stop early; returns numbers for the record."""
         known = self._known()
         kept = self.best_epoch(known) if self._patience else epochs
-        if self._patience:
+        if self._patience and not rank():
             self._restore(model)
         return {"validation_rows": len(self.rows), "validation_loss": round(known[kept], 6), "kept_epoch": kept}
 
@@ -54,6 +57,8 @@ class Validation:
         return min(epochs, key=lambda at: (epochs[at] if math.isfinite(epochs[at]) else math.inf, at))
 
     def _known(self) -> dict[int, float]:
+        if self._epochs:
+            return self._epochs
         try:
             return {int(at): float(loss) for at, loss in json.loads(self._notes.read_bytes()).items()}
         except (OSError, ValueError):

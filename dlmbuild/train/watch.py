@@ -1,4 +1,7 @@
-"""What happens beside the steps of a training: the rows' order, checkpoints by the clock, a log, and how far it is."""
+"""What happens beside the steps of a training: the rows' order, checkpoints by the clock, a log, and how far it is.
+
+Where several processes train one adapter each of them watches, and the first one alone writes.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from typing import Any
 
 from dlmbuild.errors import TrainingError
 from dlmbuild.io.progress import Progress
-from dlmbuild.train.determinism import EpochOrder
+from dlmbuild.train.determinism import EpochOrder, rank
 from dlmbuild.train.settings import assert_effective
 from dlmbuild.train.state import Checkpoints
 from dlmbuild.train.validation import Validation
@@ -37,14 +40,15 @@ def watch(
     `metrics` the trainer's own numbers that belong into the progress line: their names → the words for them there. With
     `validation` what is held out is measured after each epoch, and the training may end before its time.
     """
+    from accelerate.utils import broadcast_object_list
     from transformers import TrainerCallback
 
-    rows_per_step = plan["micro_batch_size"] * plan["grad_accum"]
+    rows_per_step = plan["micro_batch_size"] * plan["grad_accum"] * plan["world_size"]
     more = metrics or {}
 
     class Watch(TrainerCallback):  # type: ignore[misc]
         def __init__(self) -> None:
-            self.order = order or EpochOrder(lengths, plan["micro_batch_size"], plan["seed"])
+            self.order = order or EpochOrder(lengths, plan)
             self.checkpoints = checkpoints
             self.latest: dict[str, float] = {}
             self.measured: dict[str, float] = {}
@@ -63,7 +67,7 @@ def watch(
             self.epoch = state.global_step * plan["num_epochs"] // state.max_steps
             self.order.set_epoch(self.epoch)
             self.before = sum(map(self.order.tokens, range(self.epoch)))
-            self.within_epoch = [0, *accumulate(lengths[row] for row in self.order)]
+            self.within_epoch = [0, *accumulate([*lengths, 0][row] for row in self.order)]
             if state.global_step == self.first_step:
                 self.first_tokens = self.tokens_until(state)
 
@@ -81,7 +85,8 @@ def watch(
                     control.should_training_stop = True
                     return
             ended = time.monotonic()
-            if ended - self.saved >= checkpoint_seconds and state.global_step < state.max_steps:
+            due = ended - self.saved >= checkpoint_seconds and state.global_step < state.max_steps
+            if broadcast_object_list([due])[0]:  # by the clock of the first process
                 self.saved = ended
                 control.should_save = True
 
@@ -116,6 +121,8 @@ def watch(
             self.write({"event": "end", "steps": state.global_step, "tokens": tokens, "cpu_s": round(cpu, 2)})
 
         def write(self, line: dict[str, Any]) -> None:
+            if rank():
+                return
             with log.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
 
@@ -132,19 +139,24 @@ def watched(kind: Any, beside: Any) -> Any:
 
         def _save_checkpoint(self, model: Any, trial: Any) -> None:
             transformers.Trainer._save_checkpoint(self, model, trial)  # without TRL's model card
-            beside.checkpoints.seal(self.state.global_step)
+            self.accelerator.wait_for_everyone()  # each has written the state of its random numbers
+            if not rank():
+                beside.checkpoints.seal(self.state.global_step)
 
     return Watched
 
 
 def run_to_end(trainer: Any, beside: Any, plan: Mapping[str, Any]) -> dict[str, Any]:
     """Train, from the last checkpoint if there is one; returns the numbers for the record."""
+    import torch
     import transformers
 
     # TRL's own progress printing goes to the log of the job; ours is the one that people see.
     trainer.remove_callback(transformers.trainer_callback.PrinterCallback)
     trainer.add_callback(beside)
     assert_effective(trainer, plan)
+    if rank():  # what is dropped out shall differ
+        torch.manual_seed(plan["seed"] + rank())
     resumed = beside.checkpoints.latest()
     try:
         trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
