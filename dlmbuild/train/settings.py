@@ -39,7 +39,6 @@ def trainer_settings(plan: Mapping[str, Any], rows: int, checkpoints: Path) -> d
         "data_seed": plan["seed"],
         "average_tokens_across_devices": True,
         "ddp_find_unused_parameters": False,
-        "ddp_broadcast_buffers": False,
         "bf16": plan["precision"] == "bf16" and plan["device"] == "cuda",
         "fp16": plan["precision"] == "fp16",
         "tf32": False if plan["device"] == "cuda" else None,

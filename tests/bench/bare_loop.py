@@ -34,7 +34,9 @@ def main(checkpoint: str, dataset: str, plan_file: str) -> None:
     steps = -(-len(rows) // size) * epochs
     optimizer = torch.optim.AdamW(weights, lr=plan["learning_rate"], weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: max(0.0, 1 - step / steps))
-    order = EpochOrder([1] * len(rows), {**plan, "micro_batch_size": 1})  # any order: the loop is the shortest, not the cleverest
+    order = EpochOrder(
+        [1] * len(rows), {**plan, "micro_batch_size": 1}
+    )  # any order: the loop is the shortest, not the cleverest
     tokens, loss = 0, torch.zeros(())
     started = time.process_time()
     for epoch in range(epochs):
