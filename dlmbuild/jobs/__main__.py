@@ -27,7 +27,7 @@ def main(spec_file: str) -> int:
     if spec["processes"] > 1:
         from dlmbuild.jobs.ranks import Ranks
 
-        ranks = Ranks(work, spec_file, spec["processes"])
+        ranks = Ranks(spec_file, spec["processes"])
         threading.Thread(target=_die_with_parent, daemon=True).start()
         return ranks.wait()
     threading.Thread(target=_die_with_parent, daemon=True).start()

@@ -11,27 +11,24 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from dlmbuild.jobs.forkserver import may_fork
 
-Main = Callable[[str], int]
-
 
 class Ranks:
     """The processes of one job, begun when this is made."""
 
-    def __init__(self, main: Main, spec_file: str, count: int) -> None:
-        """Each calls `main` with `spec_file`, and knows by RANK and WORLD_SIZE which of how many it is."""
+    def __init__(self, spec_file: str, count: int) -> None:
+        """Each does what the specification says, and knows by RANK and WORLD_SIZE which of how many it is."""
         import torch.multiprocessing as processes
 
         self._meeting = Path(spec_file).with_name(".ranks")
         loopback = "lo" if sys.platform == "linux" else "lo0"
         os.environ.update(dict.fromkeys(("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"), loopback))
         how = "fork" if may_fork() else "spawn"
-        arguments = (main, spec_file, count, str(self._meeting))
+        arguments = (spec_file, count, str(self._meeting))
         self._begun: Any = processes.start_processes(_rank, arguments, nprocs=count, join=False, start_method=how)
 
     def wait(self) -> int:
@@ -52,9 +49,11 @@ class Ranks:
         return 0
 
 
-def _rank(number: int, main: Main, spec_file: str, count: int, meeting: str) -> None:
+def _rank(number: int, spec_file: str, count: int, meeting: str) -> None:
     threading.Thread(target=_die_with_parent, daemon=True).start()
     import torch
+
+    from dlmbuild.jobs.__main__ import work  # by its own name: what starts here has no other
 
     os.environ.update(dict.fromkeys(("RANK", "LOCAL_RANK"), str(number)))
     os.environ.update(dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(count)))
@@ -64,7 +63,7 @@ def _rank(number: int, main: Main, spec_file: str, count: int, meeting: str) -> 
     torch.distributed.init_process_group(
         "nccl" if gpus else "gloo", init_method=f"file://{meeting}", rank=number, world_size=count
     )
-    code = main(spec_file)
+    code = work(spec_file)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

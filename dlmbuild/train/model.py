@@ -8,6 +8,7 @@ from typing import Any
 
 from dlmbuild.errors import TrainingError
 from dlmbuild.hardware.plan import first_trained
+from dlmbuild.train.determinism import rank
 
 PLAIN = {"precision": "fp32", "attention": "sdpa", "adapter": "lora", "device": "cpu"}
 """The part of a plan that says how a base is loaded, for what has to be the same everywhere."""
@@ -45,7 +46,7 @@ def _in_four_bits(dtype: Any, device: str) -> dict[str, Any]:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
     )
-    return {"quantization_config": kind, "device_map": {"": 0 if device == "cuda" else device}}
+    return {"quantization_config": kind, "device_map": {"": rank() if device == "cuda" else device}}
 
 
 def lora_config(plan: Mapping[str, Any], layers: int) -> Any:
