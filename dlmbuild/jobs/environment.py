@@ -29,7 +29,7 @@ _NETWORK = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
 _BLAS_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _FORGOTTEN = (
     *("PYTHONSTARTUP", "GIT_DIR", "GIT_INDEX_FILE", "GIT_WORK_TREE"),
-    # One process trains, whatever started this one.
+    # How many processes train together is said by the plan, whatever started this one.
     *("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),
     # Kernels are chosen by what the processor can do, which the tier names.
     *("ATEN_CPU_CAPABILITY", "MKL_CBWR", "MKL_DEBUG_CPU_TYPE", "MKL_ENABLE_INSTRUCTIONS"),

@@ -3,9 +3,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from dlmbuild.errors import UsageError
 from dlmbuild.hardware import detect
 from dlmbuild.hardware.detect import Machine, this_machine
 
@@ -91,3 +93,23 @@ def test_a_system_that_does_not_tell_its_memory(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(os, "sysconf", refuse)
     assert detect._memory() == 8 << 30
+
+
+def test_how_many_processes_train_is_said_by_the_person() -> None:
+    assert [detect.processes_asked(given) for given in ({}, {"DLM_PROCESSES": ""}, {"DLM_PROCESSES": "3"})] == [0, 0, 3]
+    for wrong in ("two", "-1", "1000", "²"):
+        with pytest.raises(UsageError, match="DLM_PROCESSES is"):
+            detect.processes_asked({"DLM_PROCESSES": wrong})
+
+
+@pytest.mark.parametrize(("visible", "count"), [(None, 3), ("0,2", 2), ("1", 1), ("0,1,2,3", 3)])
+def test_gpus_that_may_be_seen_are_counted(
+    visible: str | None, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("0000:01:00.0", "0000:02:00.0", "0000:03:00.0"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr(detect, "Path", lambda _: tmp_path)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert detect._gpus() == count

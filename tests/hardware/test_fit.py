@@ -20,6 +20,7 @@ PLAN: dict[str, Any] = {
     "lora_dropout": 0.0,
     "lora_r": 8,
     "micro_batch_size": 6,
+    "world_size": 1,
     "optimizer": "adamw_torch",
     "precision": "fp32",
     "sequence_len": 1024,

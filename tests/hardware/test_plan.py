@@ -9,6 +9,7 @@ from dlmbuild.doc.schema import UNBUILT_BLOCKS, Preference, Training
 from dlmbuild.errors import HardwareError
 from dlmbuild.hardware.detect import MAX_THREADS, Machine
 from dlmbuild.hardware.plan import refused_modules, resolve_plan
+from dlmbuild.train.determinism import EpochOrder
 
 MACHINE = Machine("cpu", "avx2", 4, 16 << 30)
 GPU = replace(MACHINE, device="cuda")
@@ -186,3 +187,30 @@ def test_modules_that_the_base_does_not_have_are_refused_one_by_one() -> None:
     assert all(", ".join(LAYERS) in error.why for error in refused.values())
     assert [refused["target_modules", at].do for at in (1, 4)] == ['did you mean "q_proj"?', 'did you mean "k_proj"?']
     assert "`auto` is all of them" in refused["target_modules", 2].do
+
+
+@pytest.mark.parametrize(
+    ("rows", "accumulated", "processes", "shared"),
+    [
+        (2, 1, 1, (2, 1, 1)),
+        (2, 1, 2, (1, 1, 2)),
+        (8, 4, 4, (8, 1, 4)),
+        (4, 3, 6, (2, 1, 6)),
+        (2, 1, 8, (1, 1, 2)),  # no more than there are rows
+        (3, 1, 2, (3, 1, 1)),  # nobody gets more than another
+    ],
+)
+def test_a_step_has_the_same_rows_by_however_many_processes(
+    rows: int, accumulated: int, processes: int, shared: tuple[int, int, int]
+) -> None:
+    found = plan(replace(MACHINE, processes=processes), micro_batch_size=rows, grad_accum=accumulated)
+    assert (found["micro_batch_size"], found["grad_accum"], found["world_size"]) == shared
+    assert found["threads"] == max(1, 4 // found["world_size"])
+
+
+def test_processes_that_share_a_training_take_every_row_once() -> None:
+    lengths = list(range(10, 31))
+    alone = EpochOrder(lengths, {"micro_batch_size": 4, "world_size": 1, "seed": 3})
+    shared = EpochOrder(lengths, {"micro_batch_size": 2, "world_size": 2, "seed": 3})
+    assert [row for row in shared if row < len(lengths)] == list(alone)
+    assert list(shared)[len(lengths) :] == [len(lengths)] * 3 and len(shared) == 24

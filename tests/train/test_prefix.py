@@ -47,7 +47,14 @@ def test_a_batch_over_kept_states_has_the_logits_of_the_whole_model(family: str,
 
 def _losses(tmp_path: Path, name: str, **more: Any) -> list[float]:
     plan = {
-        **{"adapter": "lora", "attention": "sdpa", "device": "cpu", "gradient_checkpointing": False, "grad_accum": 2},
+        **{
+            "adapter": "lora",
+            "attention": "sdpa",
+            "device": "cpu",
+            "gradient_checkpointing": False,
+            "grad_accum": 2,
+            "world_size": 1,
+        },
         **{"learning_rate": 1e-2, "lora_alpha": 16, "lora_dropout": 0.0, "lora_r": 4, "lr_scheduler": "linear"},
         **{"micro_batch_size": 2, "num_epochs": 3, "optimizer": "adamw_torch", "precision": "fp32", "seed": 7},
         **{"sequence_len": 128, "target_modules": ["q_proj", "up_proj"], "threads": 1, "warmup_ratio": 0.0},
