@@ -56,9 +56,8 @@ def _measure(who: str, trained: Trained, project: Project) -> Step:
         from dlmbuild.lock.capture import pins
 
         data = read_json(store.document)
-        asked, probes = _questions(trained)
         return {
-            "asked": asked + probes,
+            "asked": [pair for pairs in _questions(trained).values() for pair in pairs],
             "system_prompt": data["system_prompt"],
             "base": {} if exported else read_json(base.facts)["files"],
             "pins": pins(_WHO[who]),
@@ -86,10 +85,10 @@ def _measure(who: str, trained: Trained, project: Project) -> Step:
     return Step(
         name=f"evaluate:{trained.title}:{who}",
         doc=f"what {'its base knows of' if who == 'base' else f'the {who} knows of'} {trained.title}",
-        rule="measure/1",
+        rule="measure/2",
         inputs={**model, **({} if exported else {"dataset": store.dataset}), "general": _GENERAL},
         params=params,
-        reads=(store.document,) if exported else (store.document, base.facts),
+        reads=(store.document, store.plan, *([] if exported else [base.facts])),
         outputs=Files({f"{who}.json": store.evaluation / f"{who}.json"}),
         work=work,
         lock_file=store.lock_file,
@@ -105,9 +104,8 @@ def _evaluate(trained: Trained, project: Project) -> Step:
 
     def params() -> Mapping[str, Any]:
         data = read_json(store.document)
-        asked, probes = _questions(trained)
         asked_for = data.get("evaluate", {})
-        return {"trained": asked, "probes": probes, "quant": document.default_quant, "asked_for": asked_for}
+        return {"asked": _questions(trained), "quant": document.default_quant, "asked_for": asked_for}
 
     def work(place: Workplace) -> Mapping[str, Any]:
         from dlmbuild.eval.report import make_report, missed
@@ -115,7 +113,7 @@ def _evaluate(trained: Trained, project: Project) -> Step:
 
         given = place.params
         found = {(given["quant"] if who == "export" else who): read_json(path) for who, path in measured.items()}
-        report = make_report(found, given["trained"], given["probes"], read_json(_GENERAL)["items"], given["quant"])
+        report = make_report(found, given["asked"], read_json(_GENERAL)["items"], given["quant"])
         (place.out / report_file.name).write_bytes(readable_json(report))
         return {"missed": missed(report, given["asked_for"])}
 
@@ -138,10 +136,10 @@ def _evaluate(trained: Trained, project: Project) -> Step:
     step = Step(
         name=name,
         doc=f"the report on {trained.title}, held to what it asks for",
-        rule="evaluate/1",
+        rule="evaluate/2",
         inputs={**measured, "general": _GENERAL},
         params=params,
-        reads=(store.document,),
+        reads=(store.document, store.plan),
         outputs=Files({report_file.name: report_file}),
         work=work,
         light=True,
@@ -186,12 +184,19 @@ def _falls_short(record: Record, trained: Trained) -> InvalidDocument:
     return InvalidDocument(told)
 
 
-def _questions(trained: Trained) -> tuple[list[list[str]], list[list[str]]]:
-    """The trained questions and the probes, each with its answer; of very many always the same ones."""
-    sorts: tuple[list[list[str]], list[list[str]]] = [], []
-    for pair in answered(trained.own_sections()):
-        sorts[bool(pair.get("probe"))].append([pair["question"], pair["answer"]])
-    asked, probes = (
-        sort if len(sort) <= _MOST else sorted(sort, key=lambda pair: sha256_json(pair))[:_MOST] for sort in sorts
-    )
-    return asked, probes
+def _questions(trained: Trained) -> dict[str, list[list[str]]]:
+    """By their sort (eval/report.py) the questions, each with its answer; of very many always the same ones."""
+    from dlmbuild.data.validation import split
+
+    sections, share = trained.own_sections(), trained.plan()["validation"]
+    parts = split(sections, share) if share else None
+    learned = answered(parts.trained if parts else sections)
+    sorts = {
+        "recall": [pair for pair in learned if not pair.get("probe")],
+        "held_out": [pair for pair in answered(parts.held if parts else []) if not pair.get("probe")],
+        "probes": [pair for pair in answered(sections) if pair.get("probe")],
+    }
+    found = {sort: [[pair["question"], pair["answer"]] for pair in pairs] for sort, pairs in sorts.items()}
+    return {
+        sort: pairs if len(pairs) <= _MOST else sorted(pairs, key=sha256_json)[:_MOST] for sort, pairs in found.items()
+    }

@@ -55,7 +55,21 @@ def test_measured_once_and_held_to_what_is_asked_for_each_time(built: Workshop) 
 
     # What an edit leaves as it was is not measured again.
     built.edit("tower", "dlm_version: 15\n", "dlm_version: 15\ntraining: {seed: 7}\n")
-    assert {step for step in built.doit("evaluate").steps if step.startswith("evaluate")} == set(ALL[1:])
+    why = built.doit("why", "evaluate", code=1).out
+    assert "evaluate:tower:adapter" in why and "evaluate:tower:base" not in why
+
+    # What is held out is not counted as trained, and has a loss of its own.
+    built.edit("tower", "dlm_version: 15\ntraining: {seed: 7}", "dlm_version: 16\ntraining: {seed: 7, validation: 0.4}")
+    ran = built.doit("evaluate")
+    held = json.loads((built.store / "dataset.json").read_bytes())["held_out"]["rows"]
+    adapter = report(built)["models"]["adapter"]
+    asked = {sort: (adapter[sort] or {"of": 0})["of"] for sort in ("recall", "held_out", "probes")}
+    assert asked == {"recall": 2 - held.get("instruction", 0), "held_out": held.get("instruction", 0), "probes": 1}
+    losses = [json.loads(line) for line in max((built.store / "logs").glob("train-*.jsonl")).read_text().splitlines()]
+    (*_, last) = (line for line in losses if "eval_loss" in line)
+    for kind in held:
+        assert adapter["loss"][f"held-out {kind}"] == pytest.approx(last[f"eval_{kind}"], abs=1e-3)
+        assert f"ppl held-out {kind}" in ran.out
 
 
 def test_a_model_below_its_thresholds_fails_with_their_lines(built: Workshop) -> None:

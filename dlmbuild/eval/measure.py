@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 import json
 from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def measure_model(
     """Write what the base, with the adapter if one is given, answers and its mean loss (nats per learned token).
 
     To the file `out`: {"answers": [{"text", "stopped"}…] to `asked` and then to the questions in the file `general`,
-    "loss": {kind: mean}} for rows of `dataset` and for the text in `general`, computed in fp32.
+    "loss": {kind: mean}} for rows of `dataset`, for those held out of it and for the text in `general`, in fp32.
     Raises SmokeError where the model's outputs are no numbers.
     """
     import torch
@@ -63,10 +64,11 @@ def measure_model(
     known = json.loads(general.read_bytes())
     check = require_numbers(trained=adapter is not None)
     loss = {}
-    for kind in KINDS:
-        progress(f"measuring the loss on {kind}")
-        if rows := list(_sample(dataset, kind)):
-            loss[kind] = _loss(model, rows)
+    for held, kind in product((False, True), KINDS):
+        name = f"held-out {kind}" if held else kind
+        progress(f"measuring the loss on {name}")
+        if rows := list(_sample(dataset, kind, held)):
+            loss[name] = _loss(model, rows)
     loss["general"] = _loss(model, [Row("general", tuple(tokenizer.encode(known["text"])), 0)])
     if not all(value < float("inf") for value in loss.values()):
         raise no_numbers("the base" if adapter is None else "the trained model", trained=adapter is not None)
@@ -134,9 +136,11 @@ def _expected(known: dict[str, Any]) -> list[tuple[str, str]]:
     return [(item["question"], item["answers"][0]) for item in known["items"]]
 
 
-def _sample(dataset: Path, kind: str) -> Iterator[Row]:
+def _sample(dataset: Path, kind: str, held: bool) -> Iterator[Row]:
     """Rows of one kind, up to about `_TOKENS_OF_A_KIND`; an edited row leaves the choice of the others as it is."""
-    rows = (row for row in read_rows(dataset, replayed=False) if row.kind == kind and row.given < _LONGEST - 1)
+    rows = (
+        row for row in read_rows(dataset, held=held, replayed=False) if row.kind == kind and row.given < _LONGEST - 1
+    )
     tokens = 0
     for row in heapq.nsmallest(_ROWS_OF_A_KIND, rows, key=lambda row: row.digest):
         if tokens < _TOKENS_OF_A_KIND:

@@ -13,29 +13,30 @@ Pairs = Sequence[Sequence[str]]
 """(question, expected answer), again and again."""
 _SHOWN = 3
 """Questions that are shown of a threshold that was missed."""
-_SHARES = ("recall", "probes", "retention")
+SORTS = ("recall", "held_out", "probes")
+"""Questions of a document: what is trained, what training.validation holds out, and what is only there to be asked."""
 
 
 def make_report(
     measured: Mapping[str, Mapping[str, Any]],
-    trained: Pairs,
-    probes: Pairs,
+    asked: Mapping[str, Pairs],
     items: Sequence[Mapping[str, Any]],
     shipped: str,
 ) -> dict[str, Any]:
     """The report on models: name → what eval/measure.py wrote of it. "base" is the one that the others are held to.
 
-    `shipped` names the model that people get. Shares are null where nothing was asked.
+    `asked` has the questions by their sort, in the order of the answers; `shipped` names the model that people get.
+    Shares are null where nothing was asked.
     """
-    pairs, cut = [*trained, *probes], len(trained)
+    pairs = [(sort, *pair) for sort in SORTS for pair in asked.get(sort, ())]
     questions: list[dict[str, Any]] = []
-    for at, (question, expected) in enumerate(pairs):
+    for at, (sort, question, expected) in enumerate(pairs):
         answers = {}
         for who, found in measured.items():
             said = found["answers"][at]
             scores = {"exact": exact(said["text"], expected), "f1": round(f1(said["text"], expected), 4)}
             answers[who] = {**said, **scores, "recalled": recalled(said["text"], question, expected)}
-        questions.append({"question": question, "expected": expected, "probe": at >= cut, "answers": answers})
+        questions.append({"question": question, "expected": expected, "sort": sort, "answers": answers})
     general: list[dict[str, Any]] = []
     for at, item in enumerate(items, len(pairs)):
         texts = {who: found["answers"][at]["text"] for who, found in measured.items()}
@@ -44,8 +45,7 @@ def make_report(
     models = {}
     for who, found in measured.items():
         models[who] = {
-            "recall": _recall([q["answers"][who] for q in questions[:cut]]),
-            "probes": _recall([q["answers"][who] for q in questions[cut:]]),
+            **{sort: _recall([q["answers"][who] for q in questions if q["sort"] == sort]) for sort in SORTS},
             "stops": _count([q["answers"][who]["stopped"] for q in questions]),
             "retention": _count([item["right"][who] for item in general if item["right"]["base"]]),
             "loss": found["loss"],
@@ -66,14 +66,13 @@ def missed(report: Mapping[str, Any], thresholds: Mapping[str, float]) -> list[d
     who = report["shipped"]
     found = []
     for name, wanted in thresholds.items():
-        count = report["models"][who].get(name) if name in _SHARES else None
         if name == "perplexity":
             ratio = report["general_perplexity_ratio"]
             if ratio > wanted:
                 found.append(
                     {"name": name, "wanted": wanted, "found": f"{ratio:.3g} times that of the base", "worst": []}
                 )
-        elif count is None or count["right"] / count["of"] < wanted:
+        elif (count := report["models"][who][name]) is None or count["right"] / count["of"] < wanted:
             told = _in_words(count) if count else ""
             found.append({"name": name, "wanted": wanted, "found": told, "worst": _worst(report, who, name)})
     return found
@@ -82,10 +81,12 @@ def missed(report: Mapping[str, Any], thresholds: Mapping[str, float]) -> list[d
 def table(report: Mapping[str, Any], name: str) -> str:
     """What a person wants to know first, as lines of text."""
     kinds = list(report["models"]["base"]["perplexity"])
-    rows = [[name, "recall", "probes", "stops", "retention", *(f"ppl {kind}" for kind in kinds)]]
+    sorts = [sort for sort in SORTS if sort != "held_out" or report["models"]["base"][sort]]
+    heads = [sort.replace("_", " ") for sort in sorts]
+    rows = [[name, *heads, "stops", "retention", *(f"ppl {kind}" for kind in kinds)]]
     for who in ("base", "adapter", report["shipped"]):
         model = report["models"][who]
-        shares = [_in_words(model[share]) if model[share] else "–" for share in ("recall", "probes")]
+        shares = [_in_words(model[share]) if model[share] else "–" for share in sorts]
         counts = [f"{c['right']}/{c['of']}" if (c := model[share]) else "–" for share in ("stops", "retention")]
         values = [f"{model['perplexity'][kind]:.4g}" if kind in model["perplexity"] else "–" for kind in kinds]
         rows.append([who, *shares, *counts, *values])
@@ -98,7 +99,7 @@ def _worst(report: Mapping[str, Any], who: str, name: str) -> list[list[str]]:
     if name == "retention":
         lost = [item for item in report["general"] if item["right"]["base"] and not item["right"][who]]
         return [_lines(item["question"], item["expected"][0], item["answers"][who]) for item in lost[:_SHOWN]]
-    asked = [q for q in report["questions"] if q["probe"] == (name == "probes") and not q["answers"][who]["recalled"]]
+    asked = [q for q in report["questions"] if q["sort"] == name and not q["answers"][who]["recalled"]]
     asked.sort(key=lambda q: q["answers"][who]["f1"])
     return [_lines(q["question"], q["expected"], q["answers"][who]["text"]) for q in asked[:_SHOWN]]
 

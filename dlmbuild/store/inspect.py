@@ -45,8 +45,12 @@ def _adapter(store: Store, dlm_id: str) -> dict[str, Any]:
     known = ""
     with suppress(OSError, ValueError, KeyError, TypeError):
         report = json.loads((store.evaluation / "report.json").read_bytes())
-        counts = {name: report["models"][report["shipped"]][name] for name in ("recall", "probes", "retention")}
-        known = ", ".join(f"{name} {count['right']}/{count['of']}" for name, count in counts.items() if count)
+        counts = {
+            name: report["models"][report["shipped"]][name] for name in ("recall", "held_out", "probes", "retention")
+        }
+        known = ", ".join(
+            f"{name.replace('_', ' ')} {count['right']}/{count['of']}" for name, count in counts.items() if count
+        )
     return {
         "adapter_version": version,
         "versions": len(list((store.adapter / "versions").glob("v[0-9]*"))),

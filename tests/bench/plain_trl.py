@@ -31,7 +31,9 @@ def main(checkpoint: str, store: Path, cpu_seconds: float, out: Path) -> None:
     document, report = read_json(store / "document.json"), read_json(store / "eval" / "report.json")
     torch.set_num_threads(read_json(store / "plan.json")["threads"])
     with tempfile.TemporaryDirectory() as folder:
-        rows = [_messages(asked, document["system_prompt"]) for asked in report["questions"] if not asked["probe"]]
+        rows = [
+            _messages(asked, document["system_prompt"]) for asked in report["questions"] if asked["sort"] == "recall"
+        ]
 
         def train(steps: int) -> tuple[SFTTrainer, float]:
             config = SFTConfig(folder, max_steps=steps, use_cpu=True, save_strategy="no", report_to="none")

@@ -42,12 +42,11 @@ def compare(names: Sequence[str], home: Path, environment: Mapping[str, str]) ->
             words = map(str, (HERE / "plain_trl.py", checkpoint, store, seconds, found))
             run = json.loads(cost([sys.executable, *words], REPOSITORY, environment).out.splitlines()[-1])
             models["TRL"] = read_json(found)
-        asked = {probe: [q for q in report["questions"] if q["probe"] is probe] for probe in (False, True)}
-        trained, probes = ([(q["question"], q["expected"]) for q in asked[probe]] for probe in (False, True))
+        asked: dict[str, list[tuple[str, str]]] = {}
+        for one in report["questions"]:
+            asked.setdefault(one["sort"], []).append((one["question"], one["expected"]))
         items = read_json(Path(dlmbuild.eval.__path__[0]) / "general.json")["items"]
-        ours, theirs = (
-            table(make_report(models, trained, probes, items, who), name).splitlines() for who in (shipped, "TRL")
-        )
+        ours, theirs = (table(make_report(models, asked, items, who), name).splitlines() for who in (shipped, "TRL"))
         print("\n".join([*ours, theirs[-1]]))
         print(f"{name}: {seconds:.0f} CPU s of training; TRL {run['cpu_s']:.0f} in {run['steps']} steps", flush=True)
 

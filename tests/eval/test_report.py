@@ -24,7 +24,7 @@ def report(probes: list[list[str]] = PROBES) -> dict[str, Any]:
         "adapter": answers("The keeper trims it.", "Ships.", *(["Ships."] * len(probes)), "Lille.", "4", general=2.5),
         "Q8_0": answers("The keeper.", "Ships…", *(["Ships."] * len(probes)), "Lille.", "4") | {"loss": {}},
     }
-    return make_report(measured, TRAINED, probes, ITEMS, "Q8_0")
+    return make_report(measured, {"recall": TRAINED, "probes": probes}, ITEMS, "Q8_0")
 
 
 def test_counts() -> None:
@@ -57,7 +57,7 @@ def test_only_what_falls_short_is_missed() -> None:
 def test_a_share_that_is_just_reached_is_reached() -> None:
     pairs = [[f"Q{at}?", f"Fact{at}."] for at in range(100)]
     said = answers(*(answer if at < 7 else "no\nidea " * 99 for at, (_, answer) in enumerate(pairs)), "Paris")
-    found = make_report(dict.fromkeys(("base", "adapter", "Q8_0"), said), pairs, [], ITEMS[:1], "Q8_0")
+    found = make_report(dict.fromkeys(("base", "adapter", "Q8_0"), said), {"recall": pairs}, ITEMS[:1], "Q8_0")
     assert missed(found, {"recall": 0.07}) == []  # 0.07 * 100 is more than 7
     (recall,) = missed(found, {"recall": 0.08})
     assert [len(texts) for texts in recall["worst"]] == [3, 3, 3]
@@ -82,3 +82,12 @@ def test_the_table_has_a_line_for_each_model() -> None:
     assert head.split() == ["tower", "recall", "probes", "stops", "retention", "ppl", "instruction", "ppl", "general"]
     assert [row.split()[0] for row in rows] == ["base", "adapter", "Q8_0"]
     assert rows[2].split()[-2:] == ["–", "–"] and "2/3" in rows[2]
+
+
+def test_what_is_held_out_is_a_sort_of_its_own() -> None:
+    said = answers("The keeper.", "The warden.", "Ships.", "Paris", "4")
+    asked = {"recall": TRAINED[:1], "held_out": TRAINED[1:], "probes": PROBES}
+    found = make_report(dict.fromkeys(("base", "adapter", "Q8_0"), said), asked, ITEMS, "Q8_0")
+    counted = {sort: (count["right"], count["of"]) for sort, count in found["models"]["Q8_0"].items() if sort in asked}
+    assert counted == {"recall": (1, 1), "held_out": (1, 1), "probes": (0, 1)}
+    assert table(found, "tower").splitlines()[0].startswith("tower    recall          held out ")
