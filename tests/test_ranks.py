@@ -29,7 +29,7 @@ def test_one_writer_one_adapter_and_no_process_that_outlives_it(built: Workshop)
     built.document("zenith", more=ENDLESS)
     built.doit("plan", "dataset", DLM_PROCESSES="2")  # so that the trainings run in the order written
     order = [f"train:{name}" for name in ("again", "echo", "harbour", "zenith")]
-    build = built.start("doit", "--continue", *order, alone=True, DLM_PROCESSES="2")
+    build = built.start("doit", "--continue", *order, alone=True, DLM_PROCESSES="2", DLM_FORKSERVER="")
     try:
         first, second = _ranks(build.pid, lambda: bool(_losses(_store(built, "harbour"))))
         os.kill(second, signal.SIGKILL)

@@ -72,7 +72,7 @@ def test_what_was_not_asked_cannot_be_reached() -> None:
 
 def test_a_loss_without_bounds_is_still_a_number() -> None:
     measured = {who: answers("", "", "", general=4000.0) for who in ("base", "adapter", "Q8_0")}
-    found = make_report(measured, TRAINED, [], ITEMS[:1], "Q8_0")
+    found = make_report(measured, {"recall": TRAINED}, ITEMS[:1], "Q8_0")
     assert found["models"]["base"]["perplexity"]["general"] == pytest.approx(1e304, rel=1e3)
     assert found["models"]["adapter"]["retention"] is None
 
