@@ -32,6 +32,7 @@ def test_one_writer_one_adapter_and_no_process_that_outlives_it(built: Workshop)
     build = built.start("doit", "--continue", *order, alone=True, DLM_PROCESSES="2", DLM_FORKSERVER="")
     try:
         first, second = _ranks(build.pid, lambda: bool(_losses(_store(built, "harbour"))))
+        assert {address for rank in (first, second) for address in _listening(rank)} == {"0100007F"}  # 127.0.0.1
         os.kill(second, signal.SIGKILL)
         _until(lambda: not _alive(first))
 
@@ -83,6 +84,13 @@ def _ranks(build: int, begun: Callable[[], bool]) -> list[int]:
     found = sorted(pid for pid in below if pid not in below.values() and of_build(pid))
     assert len(found) == 2
     return found
+
+
+def _listening(pid: int) -> list[str]:
+    """The addresses at which a process waits for connections, as the kernel writes them."""
+    files = [str(path.readlink()) for path in Path(f"/proc/{pid}/fd").iterdir() if path.is_symlink()]
+    sockets = [line.split() for kind in ("tcp", "tcp6") for line in Path(f"/proc/net/{kind}").read_text().splitlines()]
+    return [s[1].partition(":")[0] for s in sockets if s[3] == "0A" and f"socket:[{s[9]}]" in files]
 
 
 def _alive(pid: int) -> bool:
