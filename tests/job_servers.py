@@ -10,8 +10,8 @@ from functools import cache
 from typing import NamedTuple
 
 from dlmbuild.hardware.detect import this_machine
-from dlmbuild.jobs.environment import job_environment
-from dlmbuild.jobs.forkserver import INHERITED, loading_key, may_fork, served
+from dlmbuild.jobs.environment import job_environment, may_fork
+from dlmbuild.jobs.forkserver import INHERITED, loading_key, served
 
 
 class Shared(NamedTuple):

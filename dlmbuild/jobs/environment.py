@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 
 _SETTINGS = {
@@ -35,6 +36,7 @@ _FORGOTTEN = (
     *("ATEN_CPU_CAPABILITY", "MKL_CBWR", "MKL_DEBUG_CPU_TYPE", "MKL_ENABLE_INSTRUCTIONS"),
     *("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "OPENBLAS_CORETYPE"),
 )
+_ACCELERATORS = ("/proc/driver/nvidia/version", "/dev/kfd")
 
 
 def job_environment(*, threads: int, network: bool) -> Mapping[str, str]:
@@ -43,3 +45,8 @@ def job_environment(*, threads: int, network: bool) -> Mapping[str, str]:
     environment.update({name: v for name, v in _SETTINGS.items() if not (network and name in _NETWORK)})
     environment.update(dict.fromkeys(_BLAS_THREADS, str(threads)))
     return environment
+
+
+def may_fork() -> bool:
+    """Whether processes that have loaded torch may fork on this machine."""
+    return sys.platform == "linux" and not any(map(os.path.exists, _ACCELERATORS))

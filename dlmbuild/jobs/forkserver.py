@@ -26,7 +26,6 @@ from typing import BinaryIO, NoReturn
 from dlmbuild.io.digest import sha256_json
 
 _LARGEST_REQUEST = 65_536
-_ACCELERATORS = ("/proc/driver/nvidia/version", "/dev/kfd")
 
 INHERITED = "DLM_FORKSERVER"
 """Servers that many builds share, as the jobs of make's sub-makes share one job server: whoever starts the builds keeps
@@ -50,11 +49,6 @@ def _end(key: str) -> None:
     control.close()
     if process:
         process.wait()
-
-
-def may_fork() -> bool:
-    """Whether processes that have loaded torch may fork on this machine."""
-    return sys.platform == "linux" and not any(map(os.path.exists, _ACCELERATORS))
 
 
 class Forked:

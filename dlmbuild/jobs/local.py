@@ -19,8 +19,8 @@ from typing import Any, BinaryIO
 from dlmbuild.errors import DlmError, JobError, MissingExtra
 from dlmbuild.io.digest import JSON, readable_json
 from dlmbuild.io.progress import Progress, silent
-from dlmbuild.jobs.environment import job_environment
-from dlmbuild.jobs.forkserver import Forked, fork, may_fork
+from dlmbuild.jobs.environment import job_environment, may_fork
+from dlmbuild.jobs.forkserver import Forked, fork
 from dlmbuild.jobs.table import LOADED
 
 

@@ -14,7 +14,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from dlmbuild.jobs.forkserver import may_fork
+from dlmbuild.jobs.environment import may_fork
+from dlmbuild.jobs.work import work
 
 
 class Ranks:
@@ -52,8 +53,6 @@ class Ranks:
 def _rank(number: int, spec_file: str, count: int, meeting: str) -> None:
     threading.Thread(target=_die_with_parent, daemon=True).start()
     import torch
-
-    from dlmbuild.jobs.__main__ import work  # by its own name: what starts here has no other
 
     os.environ.update(dict.fromkeys(("RANK", "LOCAL_RANK"), str(number)))
     os.environ.update(dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(count)))

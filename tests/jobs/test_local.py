@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from dlmbuild.errors import DataError, JobError, MissingExtra, StoreError, Where
-from dlmbuild.jobs.environment import job_environment
-from dlmbuild.jobs.forkserver import INHERITED, _end, _servers, loading_key, may_fork, served
+from dlmbuild.jobs.environment import job_environment, may_fork
+from dlmbuild.jobs.forkserver import INHERITED, _end, _servers, loading_key, served
 from dlmbuild.jobs.local import require_extra, run_job
 from dlmbuild.jobs.table import JOBS, LOADED
 
