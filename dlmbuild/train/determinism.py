@@ -48,9 +48,9 @@ class EpochOrder:
     """The order of rows in each epoch, a pure function of (seed, epoch): a resumed training needs no sampler state.
 
     Rows of similar length share a batch, because a batch computes as many tokens for each row as its longest has.
-    `lengths` are in tokens. With `changed` rows each
-    epoch has these and at most `beside` of the others, which take turns. Of several processes each takes every
-    `world`-th batch, and an epoch is filled up with `len(lengths)`, the number of a row that teaches nothing.
+    `lengths` are in tokens. With `changed` rows each epoch has these and at most `beside` of the others, which take
+    turns. Several processes take batches in turn, and an epoch is filled up with `len(lengths)`, the number of a row
+    that teaches nothing.
     """
 
     def __init__(

@@ -44,6 +44,7 @@ def watch(
     from transformers import TrainerCallback
 
     rows_per_step = plan["micro_batch_size"] * plan["grad_accum"] * plan["world_size"]
+    tokens = [*lengths, 0]  # the last is what fills up an epoch
     more = metrics or {}
 
     class Watch(TrainerCallback):  # type: ignore[misc]
@@ -67,7 +68,7 @@ def watch(
             self.epoch = state.global_step * plan["num_epochs"] // state.max_steps
             self.order.set_epoch(self.epoch)
             self.before = sum(map(self.order.tokens, range(self.epoch)))
-            self.within_epoch = [0, *accumulate([*lengths, 0][row] for row in self.order)]
+            self.within_epoch = [0, *accumulate(tokens[row] for row in self.order)]
             if state.global_step == self.first_step:
                 self.first_tokens = self.tokens_until(state)
 
