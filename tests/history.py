@@ -30,7 +30,7 @@ from dlmbuild.io.progress import silent
 VERSION = ("adapter_config.json", "adapter_model.safetensors", "training_state.pt", "training_state.pt.sha256",
            "training_run.json", "pinned_versions.json", "adapter.json")
 
-def run_job(name, *, inputs, params, out, log, file="", progress=silent, threads=1, network=False):
+def run_job(name, *, inputs, params, out, log, file="", progress=silent, threads=1, processes=1, network=False):
     if name == "base":
         return fetch_base(**params, out=out, progress=silent)
     time.sleep(float(os.environ.get("FAKE_SECONDS", "0")))

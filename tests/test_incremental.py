@@ -79,6 +79,15 @@ def test_a_training_goes_on_from_the_one_before(shop: Workshop, tmp_path: Path) 
     assert shop.doit("train").steps == []
     assert "5 of 5 steps are up to date" in shop.doit("why", "train").out
 
+    # What went on from another goes on elsewhere: a pack has no other to go on from.
+    shop.doit("pack:tower")
+    elsewhere = Workshop(tmp_path / "elsewhere", tmp_path / "other home")
+    shutil.copytree(shop.folder / "base", elsewhere.folder / "base")
+    elsewhere.dlm("unpack", str(shop.folder / "tower.dlm.pack"))
+    assert "train:tower" in elsewhere.doit("train").restored and weights(elsewhere) == weights(shop)
+    elsewhere.edit("tower", "Number 6 is a tern", "Number 6 is a gull")
+    assert "goes on from v0001: 1 of 10 rows changed" in elsewhere.doit("train").out
+
     assert "trained from the start: it was asked for" in shop.doit("full=true", "train:tower").out
     assert weights(shop) not in (first, weights(other))
     assert shop.doit("train").steps == []  # and so it stays

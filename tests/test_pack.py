@@ -316,8 +316,8 @@ def pack_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return shop.folder / "tower.dlm.pack"
 
 
-def config(**changes: object) -> Edit:
-    """A pack that is right in all but what its adapter's configuration says."""
+def config(file: str = "adapter_config.json", /, **changes: object) -> Edit:
+    """A pack that is right in all but what its adapter's configuration says, or another of its files."""
 
     def edit(members: list[tuple[tarfile.TarInfo, bytes]]) -> None:
         data = json.loads(members[0][1])
@@ -331,10 +331,11 @@ def config(**changes: object) -> Edit:
             objects[outputs[name]] = content
             return str(outputs[name])
 
-        said = {**json.loads(objects[outputs["adapter_config.json"]]), **changes}
-        digest = replace("adapter_config.json", {name: value for name, value in said.items() if value != "absent"})
-        described = json.loads(objects[outputs["adapter.json"]])
-        replace("adapter.json", {**described, "files": {**described["files"], "adapter_config.json": digest}})
+        said = {**json.loads(objects[outputs[file]]), **changes}
+        digest = replace(file, {name: value for name, value in said.items() if value != "absent"})
+        if file == "adapter_config.json":
+            described = json.loads(objects[outputs["adapter.json"]])
+            replace("adapter.json", {**described, "files": {**described["files"], file: digest}})
         data["objects"] = {name: len(content) for name, content in objects.items()}
         members[:] = [
             member("header.json", json.dumps(data).encode()),
@@ -370,6 +371,15 @@ HOSTILE |= {
         "unheard_of": "yes",
     }.items()
 }
+FOREIGN = {"name": "file:base", "revision": "0" * 64, "files": {}}
+HOSTILE |= {
+    f"an adapter whose {name} names another base": (config(name, base=FOREIGN), "something else than the record")
+    for name in ("adapter.json", "training_run.json")
+}
+HOSTILE["an adapter that went on from another"] = (
+    config("adapter.json", warm={"changed_rows": 1, "chain": 1, "steps": 2}),
+    "something else than the record",
+)
 HOSTILE["an adapter without a rank"] = (config(r="absent"), "the adapter's configuration has no r")
 
 

@@ -65,7 +65,8 @@ class Lineage:
 
     def __init__(self, trained: Trained, project: Project) -> None:
         self._trained, self._full, self._archive = trained, project.full, project.archive
-        self._records = Records(project.archive.home.records, Store(trained.store.lock_file.parent).imported)
+        self._imported = Store(trained.store.lock_file.parent).imported
+        self._records = Records(project.archive.home.records, self._imported)
         self._decided: dict[str, Beginning] = {}
 
     def continued(self, whole: Ingredients) -> Ingredients:
@@ -84,7 +85,7 @@ class Lineage:
         head = read_built(self._trained.store.root).get(":".join(filter(None, ("train", self._trained.name))), "")
         if self._full:
             return Beginning(whole, head, "it was asked for")
-        for record in self._back_from(head):
+        for record in (*self._back_from(head), *Records(self._imported).every()):
             if _from_the_start(record.ingredients) == whole and self._can_be_had(record):
                 return Beginning(record.ingredients, record.notes.get("before", ""), "it was before")
         last = self._records.load(head)

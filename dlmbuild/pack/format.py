@@ -31,6 +31,7 @@ from dlmbuild.pack.adapter import CONFIG, check_config
 from dlmbuild.store.records import Ingredients, Record
 
 VERSION = 1
+_WEIGHTS = "adapter_model.safetensors"
 _HEADER = "header.json"
 _MOST_HEADER_BYTES = 16 << 20
 _PIECE = 1 << 20
@@ -209,15 +210,19 @@ def _check(header: Header) -> None:
 
 
 def _check_adapters(header: Header, small: Mapping[str, bytes]) -> None:
-    """An adapter.json must describe the adapter that its record names, which must be a plain one."""
+    """What an adapter says of itself must be what its record says, and it must be a plain one."""
     for record in header.records:
-        names = (CONFIG, "adapter_model.safetensors")
-        files = {name: record.outputs[name] for name in names}
-        found = parse_json_object(small[record.outputs["adapter.json"]], Where("adapter.json"), PackError)
-        base = record.ingredients.params.get("base")
-        if found != {"base": base, "files": files}:
-            raise PackError("adapter.json describes another adapter than the record of its training")
-        check_config(parse_json_object(small[files[CONFIG]], Where(CONFIG), PackError), base)
+
+        def said(name: str, outputs: Mapping[str, str] = record.outputs) -> dict[str, Any]:
+            return parse_json_object(small[outputs[name]], Where(name), PackError)
+
+        base, run = record.ingredients.params.get("base"), record.notes["run"]
+        described = {"base": base, "files": {name: record.outputs[name] for name in (CONFIG, _WEIGHTS)}}
+        if warm := run.get("warm"):
+            described["warm"] = {**{name: warm[name] for name in ("changed_rows", "chain")}, "steps": run["steps"]}
+        if said("adapter.json") != described or said("training_run.json").get("base") != base:
+            raise PackError("the adapter says of itself something else than the record of its training")
+        check_config(said(CONFIG), base)
 
 
 def _size(value: Any) -> int:

@@ -75,9 +75,8 @@ def garbage(home: Home, objects: Objects, kept_versions: int = KEPT_VERSIONS) ->
                 weights |= {objects.cache.digest(path / "adapter_model.safetensors") for path in kept}
                 for version in old:
                     yield Garbage(version, f"older than the newest {kept_versions} versions", _size(version))
-            for path in store.imported.glob("*/*.json"):  # it may not have been built from yet
-                if imported := Records(store.imported).load(path.stem):
-                    named.update(imported.outputs.values())
+            for imported in Records(store.imported).every():  # it may not have been built from yet
+                named.update(imported.outputs.values())
     dead = []
     for path in sorted(home.records.glob("*/*.json")):
         record = records.load(path.stem)

@@ -8,7 +8,7 @@ repeated. Saving the record is a step's one commit point; the files in the layou
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,11 @@ class Records:
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
         return record if intact and all(map(_is_plain, record.outputs)) else None
+
+    def every(self) -> Iterator[Record]:
+        """Those that can be believed, by their keys."""
+        keys = sorted({path.stem for root in self._roots for path in root.glob("*/*.json")})
+        return filter(None, map(self.load, keys))
 
     def save(self, record: Record) -> None:
         made_from = record.ingredients
