@@ -254,9 +254,9 @@ def without_base(ran: Ran) -> tuple[set[str], set[str]]:
 @pytest.mark.parametrize("what", TABLE)
 def test_exactly_these_steps_run(shop: Workshop, what: str) -> None:
     edit, built, restored = TABLE[what]
+    shop.dlm("build", "export:Q4_K_M")  # leaves a note of what is here, which must not hide the edit
     edit(shop)
-    ran = shop.doit("export:Q4_K_M")
-    assert without_base(ran) == (built, restored)
+    assert without_base(shop.dlm("build", "export:Q4_K_M")) == (built, restored)
     again = shop.doit("export:Q4_K_M")
     assert again.steps == again.restored == []
 
@@ -408,14 +408,6 @@ def test_dlm_build_knows_without_doit_that_there_is_nothing_to_do(shop: Workshop
     imported = {line.rpartition("|")[2].strip() for line in quick.err.splitlines() if line.startswith("import time:")}
     assert "dlmbuild.cli.build" in imported
     assert not imported & {"doit", "sqlite3", "dlmbuild.build.project", "dlmbuild.store.layout", "argparse", "hashlib"}
-
-
-@pytest.mark.parametrize("what", [name for name, row in TABLE.items() if row[1] | row[2]])
-def test_dlm_build_misses_nothing(shop: Workshop, what: str) -> None:
-    shop.dlm("build", "export:Q4_K_M")
-    edit, built, restored = TABLE[what]
-    edit(shop)
-    assert without_base(shop.dlm("build", "export:Q4_K_M")) == (built, restored)
 
 
 def test_dlm_build_sees_a_new_document_and_another_lock_mode(shop: Workshop) -> None:

@@ -15,6 +15,8 @@ from dlmbuild.io.ulid import new_ulid
 from tests.job_servers import shared, without_pytest
 
 SCRIPTS = Path(sys.executable).parent
+# For all alike, in a shell or not: builds with one environment share the processes that have loaded torch.
+os.environ["PATH"] = os.pathsep.join([str(SCRIPTS), os.environ["PATH"]])
 
 HEAD = "---\ndlm_id: {dlm_id}\ndlm_version: 15\nbase_model: {base}\n{more}---\n"
 
@@ -115,10 +117,14 @@ class Workshop:
 
     def shell(self, line: str, code: int | None = None) -> Ran:
         """Run a line of bash in which `dlm` and `doit` are ours."""
-        env = self.env(PATH=f"{SCRIPTS}{os.pathsep}{os.environ['PATH']}")
-        words = ["bash", "-c", line]
         done = subprocess.run(
-            words, cwd=self.folder, env=env, capture_output=True, text=True, timeout=1800, pass_fds=shared().fds
+            ["bash", "-c", line],
+            cwd=self.folder,
+            env=self.env(),
+            capture_output=True,
+            text=True,
+            timeout=1800,
+            pass_fds=shared().fds,
         )
         assert code is None or done.returncode == code, (line, done.returncode, done.stdout, done.stderr)
         return Ran(done.returncode, done.stdout, done.stderr)

@@ -31,6 +31,8 @@ INHERITED = "DLM_FORKSERVER"
 """Servers that many builds share, as the jobs of make's sub-makes share one job server: whoever starts the builds keeps
 them, and lets each build inherit their sockets. FILE DESCRIPTOR:`loading_key`, separated by commas."""
 _OURS = "DLM_"
+_OF_A_SHELL = ("_", "PWD", "OLDPWD", "SHLVL")
+"""What every shell sets anew; the folder of a job is told with it."""
 
 _lock = threading.Lock()
 _servers: dict[str, tuple[subprocess.Popen[bytes] | None, socket.socket]] = {}
@@ -110,8 +112,9 @@ def fork(spec: Path, modules: Sequence[str], log: BinaryIO, environment: Mapping
 
 
 def loading_key(environment: Mapping[str, str]) -> str:
-    """What libraries may see of an environment while they are loaded, all but our own variables, as 64 hex digits."""
-    return sha256_json({name: value for name, value in environment.items() if not name.startswith(_OURS)})
+    """What libraries may see of an environment while they are loaded, all but our own variables and a shell's, as 64 hex digits."""
+    seen = {name: value for name, value in environment.items() if name not in _OF_A_SHELL}
+    return sha256_json({name: value for name, value in seen.items() if not name.startswith(_OURS)})
 
 
 def _inherited(key: str) -> tuple[None, socket.socket] | None:
