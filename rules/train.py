@@ -68,7 +68,7 @@ def step(trained: Trained, project: Project) -> Step:
     return Step(
         name=name,
         doc=f"the adapter of {trained.title}",
-        rule="train/4",
+        rule="train/5",
         inputs=made_from,
         params=params,
         continued=lineage.continued,

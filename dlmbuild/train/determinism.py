@@ -24,6 +24,9 @@ def make_deterministic(seed: int, threads: int) -> None:
     torch.set_num_threads(threads)
     # Not warn_only: with it, attention's backward pass keeps its nondeterministic kernels.
     torch.use_deterministic_algorithms(True)
+    # This would write NaN into every new tensor first, a tenth of a training's time, for kernels that read what nobody
+    # wrote; there the losses would not be numbers, and a training stops at that.
+    torch.utils.deterministic.fill_uninitialized_memory = False
     torch.backends.cudnn.benchmark = False
     set_seed(seed)
 

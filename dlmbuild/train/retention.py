@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -104,15 +105,18 @@ class RetentionSet:
             ) from None
 
     def drawn(self, step: int, count: int) -> list[int]:
-        """The texts of a step, counted from 0: all of them once, in an order of their own, then all again."""
+        """The texts of a step, counted from 0: all of them once, `count` at a time in an order of their own, then again.
+
+        Those that are alike in how much of them was given are taken together: a batch has logits from the first token
+        on that one of them has said.
+        """
         import torch
 
-        found: list[int] = []
-        for place in range(step * count, (step + 1) * count):
-            turn, at = divmod(place, len(self.rows))
-            order = torch.randperm(len(self.rows), generator=order_generator(self._seed, turn))
-            found.append(int(order[at]))
-        return found
+        alike = sorted(range(len(self.rows)), key=lambda text: (self.rows[text].given, len(self.rows[text].ids)))
+        turn, at = divmod(step, ceil(len(alike) / count))
+        order = torch.randperm(ceil(len(alike) / count), generator=order_generator(self._seed, turn))
+        first = int(order[at]) * count
+        return alike[first : first + count]
 
     def divergence(self, logits: Any, texts: Sequence[int], first: int) -> Any:
         """How far a model is from what the base said, in nats per token, in the mean over all tokens of `texts`.
