@@ -32,7 +32,6 @@ INHERITED = "DLM_FORKSERVER"
 them, and lets each build inherit their sockets. FILE DESCRIPTOR:`loading_key`, separated by commas."""
 _OURS = "DLM_"
 _OF_A_SHELL = ("_", "PWD", "OLDPWD", "SHLVL")
-"""What every shell sets anew; the folder of a job is told with it."""
 
 _lock = threading.Lock()
 _servers: dict[str, tuple[subprocess.Popen[bytes] | None, socket.socket]] = {}
@@ -112,7 +111,10 @@ def fork(spec: Path, modules: Sequence[str], log: BinaryIO, environment: Mapping
 
 
 def loading_key(environment: Mapping[str, str]) -> str:
-    """What libraries may see of an environment while they are loaded, all but our own variables and a shell's, as 64 hex digits."""
+    """What libraries may see of an environment while they are loaded, as 64 hex digits.
+
+    Left out are our own variables, which each job is told, and those that every shell sets anew.
+    """
     seen = {name: value for name, value in environment.items() if name not in _OF_A_SHELL}
     return sha256_json({name: value for name, value in seen.items() if not name.startswith(_OURS)})
 

@@ -105,7 +105,7 @@ class RetentionSet:
             ) from None
 
     def drawn(self, step: int, count: int) -> list[int]:
-        """The texts of a step, counted from 0: all of them once, `count` at a time in an order of their own, then again.
+        """The texts of a step, counted from 0: all of them once, `count` at a time in an order of its own, and again.
 
         Those that are alike in how much of them was given are taken together: a batch has logits from the first token
         on that one of them has said.
