@@ -21,7 +21,7 @@ from tests.workshop import Workshop
 
 pytestmark = pytest.mark.model
 
-STRIDE = int(os.environ.get("DLM_KILL_STRIDE", "9"))
+STRIDE = int(os.environ.get("DLM_KILL_STRIDE", "13"))
 """`DLM_KILL_STRIDE=1 pytest tests/test_kills.py` kills at every single one."""
 
 TRAINING_KILLS = int(os.environ.get("DLM_TRAINING_KILLS", "3"))
