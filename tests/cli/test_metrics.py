@@ -85,8 +85,9 @@ def test_a_killed_training_is_called_so_and_goes_on_as_the_same_run(built: Works
     watching = built.start("dlm", "metrics", "watch", "tower")
     live = built.start("dlm", "metrics", "watch", "tower", "--csv")
     left = built.start("dlm", "metrics", "watch", "tower", "--json")
-    for one in (watching, left):
+    for one in (watching, live, left):
         assert one.stdout is not None
+    header = live.stdout.readline()  # type: ignore[union-attr]
     assert json.loads(left.stdout.readline())["step"] == 1  # type: ignore[union-attr]
     left.send_signal(signal.SIGINT)
     assert left.wait(timeout=60) == 130
@@ -96,7 +97,7 @@ def test_a_killed_training_is_called_so_and_goes_on_as_the_same_run(built: Works
     build.wait()
     out, _ = watching.communicate(timeout=60)
     assert (watching.returncode, out.splitlines()[-1]) == (1, "killed")
-    told = list(csv.DictReader(io.StringIO(live.communicate(timeout=60)[0])))
+    told = list(csv.DictReader(io.StringIO(header + live.stdout.read())))  # type: ignore[union-attr]
     assert told[0].keys() == {"run", "step", "name", "value"} and told[0]["step"] == "1"
     killed = shown(built)[-1]
     assert (killed["run"], killed["status"], killed["adapter_version"]) == (2, "killed", None)
