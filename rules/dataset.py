@@ -135,7 +135,7 @@ def _dataset(trained: Trained, project: Project) -> Step:
     return Step(
         name=name,
         doc=f"rows of {trained.title}",
-        rule="dataset/3",
+        rule="dataset/4",
         inputs={},
         params=params,
         reads=(store.document, store.plan, base.facts),

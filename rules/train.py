@@ -14,6 +14,7 @@ from dlmbuild.build.reporter import watcher
 from dlmbuild.build.step import Step, Workplace
 from dlmbuild.build.trained import Trained, adapters
 from dlmbuild.build.warm import Lineage, is_warm
+from dlmbuild.io.digest import sha256_file
 from dlmbuild.store.outputs import AdapterVersions
 from dlmbuild.store.records import Record
 
@@ -63,12 +64,13 @@ def step(trained: Trained, project: Project) -> Step:
 
     def guard() -> None:
         if project.lock_mode == "strict":
-            keep_to_lock(document, project, base=base_identity(base), training=True)
+            said = _what_the_base_says(trained, project)
+            keep_to_lock(document, project, base=base_identity(base), training=True, retention=said)
 
     return Step(
         name=name,
         doc=f"the adapter of {trained.title}",
-        rule="train/5",
+        rule="train/6",
         inputs=made_from,
         params=params,
         continued=lineage.continued,
@@ -85,6 +87,12 @@ def step(trained: Trained, project: Project) -> Step:
 def _of_this_phase(plan: Mapping[str, Any]) -> dict[str, Any]:
     """What is written about preferences never trains the rows again."""
     return {name: value for name, value in plan.items() if name != "preference"}
+
+
+def _what_the_base_says(trained: Trained, project: Project) -> str:
+    """The digest of the retention set that a training is held to; "" if there is none."""
+    found = project.base_folder(trained.document.base).retention
+    return sha256_file(found) if trained.document.retains and found.exists() else ""
 
 
 def training_run(
@@ -113,7 +121,8 @@ def training_run(
     document = trained.document
     require_extra(*PACKAGES)
     require_extra(*libraries(plan), extra="qlora")
-    for warning in keep_to_lock(document, project, base=place.params["base"], training=True):
+    said = _what_the_base_says(trained, project)
+    for warning in keep_to_lock(document, project, base=place.params["base"], training=True, retention=said):
         watcher().note(name, warning)
     if warning := require_memory(trained, project, plan):
         watcher().note(name, warning)
@@ -151,6 +160,7 @@ def training_run(
         "machine": {**facts["machine"], "tier": machine.tier},
         "determinism": determinism_here(project.archive.home, machine),
         "recipe": facts["recipe"],
+        **({"retention": said} if said else {}),
     }
 
 

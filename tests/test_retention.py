@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,20 @@ def test_a_killed_training_ends_with_the_bytes_of_one_that_was_not(shop: Worksho
     again.doit("train")
     assert _adapter(again).read_bytes() == _adapter(shop).read_bytes()
     assert _set(again).read_bytes() == _set(shop).read_bytes()
+
+
+def test_the_lock_names_the_set_and_another_one_is_told_and_by_a_strict_lock_refused(shop: Workshop) -> None:
+    shop.doit("train")
+    shop.dlm("lock")
+    lock = shop.folder / "dlm.lock"
+    digest = hashlib.sha256(_set(shop).read_bytes()).hexdigest()
+    assert f'[documents.{shop.store.name}.retention]\nsha256 = "{digest}"' in lock.read_text()
+    shop.doit("lock=strict", "train")
+    lock.write_text(lock.read_text().replace(digest, "0" * 64))
+    assert f"retention.sha256 is {digest}" in shop.doit("lock=strict", "train", code=None).err
+    shop.edit("tower", "seed: 3", "seed: 4")
+    ran = shop.doit("train")
+    assert f"retention.sha256 is {digest}, locked is 000" in ran.out + ran.err
 
 
 def test_a_damaged_set_is_made_again(shop: Workshop) -> None:

@@ -47,6 +47,8 @@ class Recipe:
     warmup_ratio: float
     sequence_len: int
     """Tokens."""
+    wordings: int
+    """In how many each question is trained: with words left out, and others in the place of some; 1 as it is."""
     retention: float
     """Weight of the divergence from what the base says by itself, in the loss; 0 leaves it out."""
     retention_rows: int
@@ -56,7 +58,7 @@ class Recipe:
     preference_epochs: int
 
 
-ONCE_UNKNOWN = {"layers": "all", "retention": 0.0, "retention_rows": 1}
+ONCE_UNKNOWN = {"layers": "all", "wordings": 1, "retention": 0.0, "retention_rows": 1}
 """What a recipe meant that was written down (in a lock) before recipes had these fields."""
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Iterable, Mapping, Set
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ from dlmbuild.build.reading import checkpoint, read_json
 from dlmbuild.build.trained import Trained
 from dlmbuild.errors import HardwareError, InvalidDocument, StoreError
 from dlmbuild.hardware.detect import Machine
-from dlmbuild.hardware.memory import Estimate, Setup, Shape, estimate
+from dlmbuild.hardware.memory import Estimate, Load, Setup, Shape, estimate
 
 
 class Planned(NamedTuple):
@@ -79,6 +80,29 @@ def _origins(
     return found
 
 
+def largest(trained: Trained, project: Project, plan: Mapping[str, Any]) -> Load:
+    """What a training by `plan` computes at once at its peak.
+
+    With the rows of the last build and the retention set that is there, or else the longest that there may be.
+    """
+    from dlmbuild.data.rows import Row
+    from dlmbuild.data.shards import read_rows
+    from dlmbuild.train.packing import largest_load
+    from dlmbuild.train.retention import likely_rows
+
+    longest, known = longest_row(trained, plan)
+    if "preference" in plan or "method" in plan:  # a better answer and a worse one, each filled up to the longest
+        of_pairs = 2 * plan["micro_batch_size"]
+        return Load(of_pairs, longest, of_pairs * longest, masks=True)
+    rows: Iterable[Row] = (
+        (replace(row, ids=row.ids[:longest]) for row in read_rows(trained.store.dataset))
+        if known
+        else (Row("prose", (-at - 1, *range(1, longest)), 0) for at in range(plan["micro_batch_size"]))
+    )
+    texts = likely_rows(project.base_folder(trained.document.base).retention) if plan["retention"] else []
+    return largest_load(rows, texts, plan)
+
+
 def longest_row(trained: Trained, plan: Mapping[str, Any]) -> tuple[int, bool]:
     """Tokens of the longest row, and whether that is known: without a dataset it is as long as a row may be."""
     try:
@@ -113,8 +137,9 @@ def memory(trained: Trained, project: Project, plan: Mapping[str, Any]) -> Estim
         return None
     if shape is None:
         return None
-    tokens, _ = longest_row(trained, plan)
-    return estimate(shape, Setup.of_plan(plan, tokens), int(read_json(base.facts)["parameters"]))
+    return estimate(
+        shape, Setup.of_plan(plan, largest(trained, project, plan)), int(read_json(base.facts)["parameters"])
+    )
 
 
 def require_memory(trained: Trained, project: Project, plan: Mapping[str, Any]) -> str:

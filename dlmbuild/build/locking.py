@@ -57,10 +57,13 @@ def _of_lock(table: str, lock: Lock, like: Mapping[str, Any], document: Document
     return found
 
 
-def keep_to_lock(document: Document, project: Project, *, base: Mapping[str, Any], training: bool) -> list[str]:
+def keep_to_lock(
+    document: Document, project: Project, *, base: Mapping[str, Any], training: bool, retention: str = ""
+) -> list[str]:
     """Hold the present to the governing lock: warnings in words, or LockError.
 
-    The base's identity is always compared; with `training` also the packages, the hardware tier and the flags.
+    The base's identity is always compared; with `training` also the packages, the hardware tier and the flags, and the
+    digest of the `retention` set if there is one.
     """
     from dlmbuild.hardware.doctor import determinism_here
     from dlmbuild.lock.capture import TRAINING_PINS, pins
@@ -73,7 +76,7 @@ def keep_to_lock(document: Document, project: Project, *, base: Mapping[str, Any
     if training:
         machine = this_machine()
         exactness = determinism_here(project.archive.home, machine)
-        more = {"pins": pins(TRAINING_PINS), "tier": machine.tier, "determinism": exactness}
+        more = {"pins": pins(TRAINING_PINS), "tier": machine.tier, "determinism": exactness, "retention": retention}
     mismatches = list(compare(lock, base=base, **more))
     if not mismatches:
         return []

@@ -165,9 +165,16 @@ def _calibrated(trained: Trained, project: Project, plan: Mapping[str, Any]) -> 
     base = project.base_folder(trained.document.base)
     print("calibration: a few training steps in a process of their own", file=sys.stderr)
     inputs = {"base": checkpoint(base), "dataset": dataset}
+    if plan["retention"]:
+        if not base.retention.exists():
+            raise StoreError(
+                "what the base says by itself is not known yet", do=f"doit retention:{trained.document.base.key}"
+            )
+        inputs["retention"] = base.retention
     first = {**{name: value for name, value in plan.items() if name != "preference"}, **by_one_process(plan)}
     found = _job("calibrate", inputs, {"plan": first, "base_identity": base_identity(base)}, plan["threads"])
-    rows = sum(read_json(dataset)["counts"]["rows"].values())
+    counts = read_json(dataset)["counts"]["rows"]
+    rows = sum(count * (plan["wordings"] if kind == "instruction" else 1) for kind, count in counts.items())
     of_step = plan["micro_batch_size"] * plan["grad_accum"] * plan["world_size"]
     epoch = ceil(rows / of_step) * found["seconds_per_step"]
     return {**found, "seconds_per_epoch": epoch, "seconds": epoch * plan["num_epochs"]}

@@ -31,6 +31,8 @@ class Row:
     ids: tuple[int, ...]
     given: int
     """How many tokens at the start are context only; the loss covers the rest."""
+    words: tuple[int, ...] = ()
+    """Where among them each word of the question begins, and where the last ends; nothing where that is not known."""
 
     @property
     def digest(self) -> str:
@@ -38,7 +40,12 @@ class Row:
         return sha256_json([self.kind, self.ids, self.given])[:16]
 
     def as_data(self) -> dict[str, Any]:
-        return {"row": self.digest, "kind": self.kind, "ids": list(self.ids), "given": self.given}
+        words = {"words": list(self.words)} if self.words else {}
+        return {"row": self.digest, "kind": self.kind, "ids": list(self.ids), "given": self.given, **words}
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any]) -> Row:
+        return cls(data["kind"], tuple(data["ids"]), data["given"], tuple(data.get("words", ())))
 
 
 class RowTooLongError(DataError):
@@ -146,11 +153,12 @@ def row_of(parts: Mapping[str, str], tokenizer: Tokenizer, place: tuple[int, int
     if sum(fewest.values()) > most:
         raise RowTooLongError(place, fewest, sum(fewest.values()), limit, most, at_least=True)
     messages = conversation(parts["question"], parts["answer"], parts["system_prompt"])
-    given, learned = map(tokenizer.encode_pieces, tokenizer.answer(messages))
+    asked, answered = tokenizer.answer(messages)
+    given, learned = tokenizer.encode_pieces(asked), tokenizer.encode_pieces(answered)
     if len(given) + len(learned) > limit:
         counts = {name: len(tokenizer.encode(text)) for name, text in parts.items()}
         raise RowTooLongError(place, counts, len(given) + len(learned), limit, most)
-    return Row("instruction", (*given, *learned), len(given))
+    return Row("instruction", (*given, *learned), len(given), tokenizer.words(asked, parts["question"]))
 
 
 def _divide(text: str, tokenizer: Tokenizer, limit: int, read: Callable[[int], None]) -> Iterator[list[int]]:

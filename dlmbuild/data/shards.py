@@ -151,5 +151,4 @@ def read_rows(index_file: Path, *, held: bool = False, replayed: bool = True) ->
             raise StoreError(f"shard {name} is not what dataset.json says", do="doit dataset")
         with shard.open("rb") as lines:
             for line in lines:
-                data = json.loads(line)
-                yield Row(data["kind"], tuple(data["ids"]), data["given"])
+                yield Row.from_data(json.loads(line))

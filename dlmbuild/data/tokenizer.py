@@ -8,6 +8,7 @@ are text: see data/control.py.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,6 +24,8 @@ _PADDING = ("<|finetune_right_pad_id|>", "<|pad|>", "<pad>", "[PAD]", "<|endofte
 """Spellings of tokens made for padding or harmless as such, best first."""
 _BEFORE = "x"
 """What stands before a text: some tokenizers set a space in front of what begins one."""
+_SPACES = ("Ġ", "▁")
+"""What vocabularies write for a space: those of bytes, and those of sentencepiece."""
 _ANOTHER = "take another base, or name the token in its tokenizer_config.json"
 
 
@@ -101,6 +104,31 @@ class Tokenizer:
         """Ids of a rendered conversation."""
         return [token for piece in pieces for token in self.encode(piece.text, control=piece.control)]
 
+    def words(self, pieces: Iterable[Piece], text: str) -> tuple[int, ...]:
+        """Where in the ids of pieces each word of a text begins that stands in one of them, and where the last ends.
+
+        Nothing where the tokens do not show it: the text is not there as it is, or its end shares a token.
+        """
+        found: tuple[int, ...] = ()
+        done = 0
+        for piece in pieces:
+            self._tokens.encode_special_tokens = not piece.control
+            encoding = self._tokens.encode(piece.text, add_special_tokens=False)
+            if (start := piece.text.rfind(text)) >= 0:
+                begins = [start + word.start() for word in re.finditer(r"\S+", text)]
+                found = tuple(done + at for at in _token_bounds(encoding.offsets, begins, start + len(text)))
+            done += len(encoding.ids)
+        return found
+
+    @cached_property
+    def whole_words(self) -> dict[int, str]:
+        """The tokens that are words of letters, as the vocabulary has them: with or without a space in front."""
+        return {
+            token: text
+            for text, token in self._tokens.get_vocab().items()
+            if text[text.startswith(_SPACES) :].isalpha()
+        }
+
     def question(self, messages: Sequence[Message]) -> list[Piece]:
         """A conversation as the model is asked, up to the point where it begins to answer."""
         mark, hidden = self._hidden(messages)
@@ -119,6 +147,16 @@ class Tokenizer:
     def decode(self, ids: Sequence[int], *, special: bool = False) -> str:
         text: str = self._tokens.decode(list(ids), skip_special_tokens=not special)
         return text
+
+
+def _token_bounds(offsets: Sequence[tuple[int, int]], begins: Sequence[int], end: int) -> list[int]:
+    """The first token of each word that begins at these characters, and the token after the last one; [] if it has no
+    token of its own."""
+    after = next((token for token, (start, _) in enumerate(offsets) if start >= end), len(offsets))
+    if not begins or after == 0 or offsets[after - 1][1] > end:
+        return []
+    firsts = {next(token for token, (_, stop) in enumerate(offsets) if stop > begin) for begin in begins}
+    return [*sorted(firsts), after]
 
 
 def _load(file: Path) -> Any:

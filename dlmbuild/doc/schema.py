@@ -200,6 +200,7 @@ class Training(Block):
     validation: Portion | None = None
     early_stopping: Epochs | None = None
     incremental: Literal["warm"] | None = None
+    wordings: Auto | Annotated[int, Field(ge=1, le=64)] = "auto"
     retention: Auto | Annotated[float, Field(ge=0, le=100)] = "auto"
     replay: Portion | None = None
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 42

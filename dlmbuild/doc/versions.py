@@ -25,6 +25,7 @@ SINCE: dict[Path, int] = {
     ("training", "validation"): 16,
     ("training", "early_stopping"): 16,
     ("training", "incremental"): 16,
+    ("training", "wordings"): 16,
 }
 """Key → the version that has it first, for those that older readers would not know."""
 

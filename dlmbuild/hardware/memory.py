@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from dlmbuild.hardware.plan import trained_layers
 
@@ -120,6 +120,18 @@ class Shape:
         return self.in_blocks + (1 if self.tied else 2) * self.vocab * self.hidden
 
 
+class Load(NamedTuple):
+    """What a training computes at once: the backward pass keeps all of it."""
+
+    sequences: int
+    tokens: int
+    """In each of them; several rows may share one."""
+    learned: int
+    """Tokens whose logits are computed, in all of them."""
+    masks: bool
+    """Whether it is said which tokens see which, as for rows of several lengths and those that share a sequence."""
+
+
 @dataclass(frozen=True, slots=True)
 class Setup:
     """What of a plan the peak depends on."""
@@ -149,17 +161,18 @@ class Setup:
     """Whether keys and values are repeated for every head that shares them."""
     masks: bool = False
     """Whether attention keeps a mask: transformers gives it one where rows of a batch differ in length."""
+    learned: int = 0
+    """Tokens of the batch whose logits are computed; 0 for all."""
     inputs_kept: int = 0
     """How often the inputs of 4-bit layers are kept: bitsandbytes has not done that since 0.43."""
 
     @classmethod
-    def of_plan(cls, plan: Mapping[str, Any], tokens: int) -> Setup:
-        """The setup of a training by `plan` (plan.json, or a phase of it) on rows of at most `tokens` tokens."""
-        pairs = "preference" in plan or "method" in plan  # of a better answer and a worse
-        rows = plan["micro_batch_size"] * (2 if pairs else 1)
+    def of_plan(cls, plan: Mapping[str, Any], load: Load) -> Setup:
+        """The setup of a training by `plan` (plan.json, or a phase of it) of what is computed at once at its peak."""
         return cls(
-            tokens=min(tokens, plan["sequence_len"]),
-            micro_batch=rows,
+            tokens=load.tokens,
+            micro_batch=load.sequences,
+            learned=load.learned,
             targets=tuple(name.rpartition(".")[2] for name in plan["target_modules"]),
             rank=plan["lora_r"],
             layers=trained_layers(plan["layers"]),
@@ -171,8 +184,8 @@ class Setup:
             optimizer=plan["optimizer"],
             checkpointing=plan["gradient_checkpointing"],
             quantisation="nf4-dq" if plan["adapter"] == "qlora" else "",
-            repeats_keys=rows > 1,
-            masks=rows > 1,
+            repeats_keys=load.masks,
+            masks=load.masks,
         )
 
 
@@ -212,8 +225,8 @@ def estimate(shape: Shape, setup: Setup, parameters: int = 0) -> Estimate:
     gradients    as much again as is trained
     optimizer    Adam's two moments, each as much again; 2 bytes for each parameter in 8 bits
     activations  layers · tokens · `kept_by_a_block`; with checkpointing one block, and each block's input
-    logits       12 · vocabulary · tokens: the loss is computed in fp32, and where its backward pass begins there are
-                 the logarithms of the softmax, their gradient, and the gradient of the logits
+    logits       12 · vocabulary · learned tokens: the loss is computed in fp32, and where its backward pass begins
+                 there are the logarithms of the softmax, their gradient, and the gradient of the logits
     """
     rows = setup.tokens * setup.micro_batch
     parameters = parameters or shape.parameters
@@ -222,7 +235,7 @@ def estimate(shape: Shape, setup: Setup, parameters: int = 0) -> Estimate:
     trained = setup.size * parameters if setup.method == "full" else setup.adapter_size * _adapter(shape, setup)
     size = setup.size if setup.method == "full" else setup.adapter_size
     block = rows * kept_by_a_block(shape, setup)
-    logits = rows * 3 * _FP32 * shape.vocab
+    logits = (setup.learned or rows) * 3 * _FP32 * shape.vocab
     layers = setup.layers or shape.layers
     kept = rows * setup.size * shape.hidden * layers + block if setup.checkpointing else block * layers
     # Small vocabularies: then the peak stands one block later, when the gradients of its widest tensors are at work.

@@ -26,6 +26,7 @@ _RECIPE_FIELDS = (
     "lr_scheduler",
     "warmup_ratio",
     "sequence_len",
+    "wordings",
     "retention",
 )
 CPT_SCHEDULER = "cosine_with_min_lr"

@@ -19,7 +19,7 @@ LOCK_VERSION = 1
 _ANEW = "take it from version control, or write it anew with: dlm lock"
 
 Lock = Mapping[str, Any]
-"""The lock of one document: base, pins, hardware, determinism, recipe, plan, license."""
+"""The lock of one document: base, retention, pins, hardware, determinism, recipe, plan, license."""
 
 
 def document_lock(
@@ -31,11 +31,17 @@ def document_lock(
     recipe: Mapping[str, Any],
     plan: Mapping[str, Any],
     license: Mapping[str, Any] | None,
+    retention: str | None = None,
 ) -> dict[str, Any]:
-    """What a document's training ran under. `base` is the base's identity: name, revision, source, files."""
+    """What a document's training ran under.
+
+    `base` is the base's identity: name, revision, source, files; `retention` the digest of what the base says by
+    itself, where the training was held to that.
+    """
     named = {name: base[name] for name in ("name", "revision", "source")}
     return {
         "base": _sorted({**named, "files": base["files"]}),
+        **({"retention": {"sha256": retention}} if retention else {}),
         "pins": _sorted(pins),
         "hardware": _sorted(machine),
         "determinism": _sorted(determinism),
@@ -50,7 +56,7 @@ def training_lock(
 ) -> dict[str, Any]:
     """The lock that a training's record stands for; `notes` are the record's."""
     named = {name: notes[name] for name in ("pins", "machine", "determinism", "recipe")}
-    return document_lock(base=base, plan=plan, license=license, **named)
+    return document_lock(base=base, plan=plan, license=license, retention=notes.get("retention"), **named)
 
 
 def write_store_lock(path: Path, lock: Lock) -> None:

@@ -2,7 +2,7 @@
 
 refuse   the base's revision or files, the major version of torch: the result could not be the same model
 warn     other versions of what trains, another hardware tier, other determinism flags: a built adapter stays valid, the
-         next training runs under what is here and records it
+         next training runs under what is here and records it; the same for another retention set
          (pins that only exports use are part of an export's key: they rebuild it. The document may always change.)
 """
 
@@ -37,6 +37,7 @@ def compare(
     pins: Mapping[str, str] | None = None,
     tier: str = "",
     determinism: Mapping[str, Any] | None = None,
+    retention: str = "",
 ) -> Iterator[Mismatch]:
     """The mismatches between a lock and what is given of the present."""
     locked = lock.get("base", {})
@@ -53,6 +54,8 @@ def compare(
             yield from _differ(f"pins.{name}", locked.get(name), pins.get(name), refuses=major)
     if tier:
         yield from _differ("hardware.tier", lock.get("hardware", {}).get("tier"), tier)
+    if retention and (known := lock.get("retention", {}).get("sha256")):  # older locks do not say
+        yield from _differ("retention.sha256", known, retention)
     for name, value in sorted((determinism or {}).items()):
         yield from _differ(f"determinism.{name}", lock.get("determinism", {}).get(name), value)
 

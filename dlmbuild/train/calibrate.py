@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from dlmbuild.data.rows import Row
 from dlmbuild.data.shards import read_rows
 from dlmbuild.io.progress import Progress
 from dlmbuild.train.sft import fit
+from dlmbuild.train.wordings import wordings
 
 STEPS = 6
 """The first is left out of the time: it is slower than all that follow."""
@@ -28,10 +30,11 @@ def calibrate(
     base_identity: Mapping[str, Any],
     out: Path,
     progress: Progress,
+    retention: Path | None = None,
 ) -> dict[str, Any]:
     """Train `STEPS` steps of the plan, or one epoch where that is less; returns what was measured.
 
-    `seconds_per_step`; `rows_per_step`; `peak`, what the training took at its peak, in bytes, and of that `runtime`,
+    `seconds_per_step`; `peak`, what the training took at its peak, in bytes, and of that `runtime`,
     what the process held before the base was loaded. `peak` is 0 where the system does not tell.
     """
     rows = list(read_rows(dataset))
@@ -40,7 +43,7 @@ def calibrate(
     version.mkdir()
     runtime = _loaded(plan["device"])
     fit(
-        sample(rows, STEPS * per_step, plan["micro_batch_size"]),
+        sample(rows, STEPS * per_step, plan),
         json.loads(dataset.read_bytes())["pad_id"],
         base=base,
         log=log,
@@ -50,23 +53,28 @@ def calibrate(
         checkpoint_seconds=float("inf"),
         out=version,
         progress=progress,
+        retention=retention,
     )
     ends = [line["elapsed_s"] for line in map(json.loads, log.read_text("utf-8").splitlines()) if "elapsed_s" in line]
     seconds = (ends[-1] - ends[0]) / (len(ends) - 1) if len(ends) > 1 else ends[0]
     return {
         "steps": len(ends),
-        "rows_per_step": min(per_step, len(rows)),
         "seconds_per_step": seconds,
         "peak": _peak(plan["device"]),
         "runtime": runtime,
     }
 
 
-def sample(rows: Sequence[Row], count: int, batch: int) -> list[Row]:
-    """`count` rows of all lengths alike, with the `batch` longest of all among them: the peak stands where they are."""
+def sample(rows: Sequence[Row], count: int, plan: Mapping[str, Any]) -> list[Row]:
+    """Rows of all lengths alike, of `count` wordings in all, with the longest of all, for the peak."""
     ordered = sorted(rows, key=lambda row: -len(row.ids))
-    first, rest = ordered[:batch], ordered[batch:]
-    wanted = min(count - len(first), len(rest))
+    longest = 1
+    while sum(wordings(row, plan) for row in ordered[:longest]) < min(plan["micro_batch_size"], len(rows)):
+        longest += 1
+    first, rest = ordered[:longest], ordered[longest:]
+    left = count - sum(wordings(row, plan) for row in first)
+    mean = sum(wordings(row, plan) for row in rest) / max(len(rest), 1)
+    wanted = min(ceil(left / mean), len(rest)) if rest else 0
     return first + [rest[at * len(rest) // wanted] for at in range(wanted)]
 
 

@@ -25,30 +25,15 @@ def scheduled(plan: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
     return {**plan, **{field: cpt[field] for field in ("lr_scheduler", "warmup_ratio")}}
 
 
-def row_weights(rows: Sequence[Row], weight: float) -> list[float] | None:
+def row_weights(rows: Sequence[Row], weight: float) -> list[float]:
     """How much a learned token of each row counts, prose `weight` times as much as the others, one in the mean.
 
-    None where all count the same: the learning rate never depends on the weight, only on the proportion.
+    The learning rate never depends on the weight, only on the proportion.
     """
-    learned = {True: 0, False: 0}
+    tokens = {True: 0, False: 0}
     for row in rows:
-        learned[row.kind == "prose"] += len(row.ids) - row.given
-    if weight == 1 or not all(learned.values()):
-        return None
-    mean = (weight * learned[True] + learned[False]) / sum(learned.values())
+        tokens[row.kind == "prose"] += len(row.ids) - row.given
+    if not all(tokens.values()):
+        return [1.0] * len(rows)  # nothing to weigh it against
+    mean = (weight * tokens[True] + tokens[False]) / sum(tokens.values())
     return [(weight if row.kind == "prose" else 1.0) / mean for row in rows]
-
-
-def weighted_loss(logits: Any, targets: Any, weights: Any, tokens: Any, ignored: int) -> Any:
-    """The weighted sum of a batch's cross entropies divided by `tokens`, or, if that is None, by its learned tokens.
-
-    `logits` are (rows, positions, vocabulary), `targets` (rows, positions) with `ignored` where nothing is learned,
-    `weights` (rows).
-    """
-    import torch
-
-    costs = torch.nn.functional.cross_entropy(
-        logits.flatten(0, 1).float(), targets.flatten(), reduction="none", ignore_index=ignored
-    )
-    total = (costs.view_as(targets) * weights[:, None]).sum()
-    return total / ((targets != ignored).sum() if tokens is None else tokens)

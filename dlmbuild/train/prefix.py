@@ -14,6 +14,7 @@ from typing import Any
 
 from dlmbuild.errors import TrainingError
 from dlmbuild.io.progress import Progress
+from dlmbuild.train.packing import Packed
 from dlmbuild.train.states import States
 
 _TOLERANCE = 2e-2
@@ -49,7 +50,7 @@ class FrozenPrefix:
         self._handover = _handover(layers[self._first - 1])
         passed = [_handover(layer) for layer in layers[: self._first - 1]]
         decoder.layers = torch.nn.ModuleList([*passed, self._handover, *layers[self._first :]])
-        self.give([rows[0]])
+        self.give(Packed.of(rows[:1]), rows[:1])
         apart = (self._logits(rows[0]) - whole).abs().max().item()
         if whole.dtype == torch.float32 and not apart <= _TOLERANCE:
             raise TrainingError(
@@ -58,12 +59,15 @@ class FrozenPrefix:
                 do="set training.layers to all",
             )
 
-    def give(self, rows: Sequence[Sequence[int]]) -> None:
-        """Say of which rows the next batch consists: they are filled up on the right, as the batch is."""
+    def give(self, packed: Packed, rows: Sequence[Sequence[int]]) -> None:
+        """Say of which rows the next sequence consists."""
         import torch
 
-        states = [self._states.get(ids).to(self._model.device) for ids in rows]
-        self._handover.states = torch.nn.utils.rnn.pad_sequence(states, batch_first=True)
+        states = [self._states.get(ids) for ids in rows]
+        together = torch.empty(len(packed.ids), states[0].shape[1], dtype=states[0].dtype)
+        for path, of_row in zip(packed.places, states, strict=True):
+            together[path] = of_row
+        self._handover.states = together[None].to(self._model.device)
 
     def _logits(self, ids: Sequence[int]) -> Any:
         import torch

@@ -9,9 +9,7 @@ al. 2015, arXiv 1503.02531: distillation). On SmolLM2-135M that keeps more than 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -107,35 +105,43 @@ class RetentionSet:
             ) from None
 
     def drawn(self, step: int, count: int) -> list[int]:
-        """The texts of a step, counted from 0: all of them once, `count` at a time in an order of its own, and again.
-
-        Those that are alike in how much of them was given are taken together: a batch has logits from the first token
-        on that one of them has said.
-        """
+        """The texts of a step, counted from 0: all of them in an order, `count` at a time, then all in another one."""
         import torch
 
-        alike = sorted(range(len(self.rows)), key=lambda text: (self.rows[text].given, len(self.rows[text].ids)))
-        turn, at = divmod(step, ceil(len(alike) / count))
-        order = torch.randperm(ceil(len(alike) / count), generator=order_generator(self._seed, turn))
-        first = int(order[at]) * count
-        return alike[first : first + count]
+        turn, at = divmod(step * count, len(self.rows))
+        orders = [order_generator(self._seed, number) for number in (turn, turn + 1)]
+        texts = [text for order in orders for text in torch.randperm(len(self.rows), generator=order).tolist()]
+        return texts[at : at + count]
 
-    def divergence(self, logits: Any, texts: Sequence[int], first: int) -> Any:
-        """How far a model is from what the base said, in nats per token, in the mean over all tokens of `texts`.
+    def divergence(self, logits: Any, text: int) -> Any:
+        """How far a model is from what the base said, in nats, at each token of a text that the base said.
 
-        `logits` are (texts, positions, vocabulary), the first of them at position `first`, each for the token after it.
+        `logits` are (tokens, vocabulary), each for the token after it.
         """
-        import torch
+        ids, p = (numbers.to(logits.device) for numbers in self._next[text])
+        of_these = logits.log_softmax(-1).gather(1, ids)
+        rest, said_rest = (1 - p.sum(-1)).clamp_min(1e-9), (1 - of_these.exp().sum(-1)).clamp_min(1e-9)
+        return (p * (p.clamp_min(1e-9).log() - of_these)).sum(-1) + rest * (rest / said_rest).log()
 
-        parts = []
-        for number, text in enumerate(texts):
-            row, (ids, p) = self.rows[text], self._next[text]
-            ids, p = ids.to(logits.device), p.to(logits.device)
-            said = logits[number, row.given - 1 - first : len(row.ids) - 1 - first].float().log_softmax(-1)
-            of_these = said.gather(1, ids)
-            rest, said_rest = (1 - p.sum(-1)).clamp_min(1e-9), (1 - of_these.exp().sum(-1)).clamp_min(1e-9)
-            parts.append((p * (p.clamp_min(1e-9).log() - of_these)).sum(-1) + rest * (rest / said_rest).log())
-        return torch.cat(parts).mean()
+
+def likely_rows(path: Path) -> list[Row]:
+    """Rows of as many tokens as the texts of a set have, whatever these say; without a set the longest there may be.
+
+    Read without torch.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    sizes = [(1 + _CONTINUATION, 1)]
+    try:
+        with safe_open(path, "numpy") as found:
+            lengths, given = (found.get_tensor(name).tolist() for name in ("lengths", "given"))
+        sizes = list(zip(lengths, given, strict=True))
+    except (OSError, SafetensorError, ValueError):
+        pass  # not made yet
+    return [
+        Row("retention", tuple(-(number << 20) - at for at in range(length)), known)
+        for number, (length, known) in enumerate(sizes, 1)
+    ]
 
 
 def _user(text: str) -> dict[str, str]:

@@ -44,6 +44,7 @@ def five_steps(*, device: str, precision: str, threads: int, out: Path, progress
         "precision": precision,
         "retention": 0.0,
         "retention_rows": 0,
+        "wordings": 1,
         "rslora": False,
         "validation": 0,
         "early_stopping": 0,

@@ -16,18 +16,17 @@ from dlmbuild.data.shards import read_rows
 from dlmbuild.hardware.plan import first_trained
 from dlmbuild.io.progress import Progress
 from dlmbuild.train.commit import write_version
-from dlmbuild.train.cpt import row_weights, scheduled, weighted_loss
+from dlmbuild.train.cpt import row_weights, scheduled
 from dlmbuild.train.determinism import EpochOrder, make_deterministic, rank
 from dlmbuild.train.model import begin_with, load_base, lora_config, no_processing
+from dlmbuild.train.packing import Packing, learned
 from dlmbuild.train.prefix import FrozenPrefix
 from dlmbuild.train.retention import RetentionSet
 from dlmbuild.train.settings import trainer_settings
 from dlmbuild.train.state import Checkpoints
 from dlmbuild.train.validation import Validation
 from dlmbuild.train.watch import not_finite, run_to_end, watch, watched
-
-_IGNORED = -100
-"""The label that torch's cross entropy leaves out."""
+from dlmbuild.train.wordings import with_wordings
 
 
 def train(
@@ -103,11 +102,15 @@ def fit(
     plan = scheduled(plan, rows)
     make_deterministic(plan["seed"], plan["threads"])
     model = load_base(base, plan, pad_id)
-    prefix = frozen_prefix(model, plan, base_identity, states)
-    give = prefix.give if prefix else lambda _: None
-    validation = Validation(held, plan, pad_id, checkpoints, give) if held else None
+    asked = len(rows)
+    rows, numbers = with_wordings(rows, plan, base, model.get_input_embeddings().weight)
+    packing = Packing(model)
+    packing.prefix = prefix = frozen_prefix(model, plan, base_identity, states)
+    validation = Validation(held, plan, checkpoints, packing) if held else None
     lengths = [len(row.ids) for row in rows]
-    chosen = (warm["changed"], warm["beside"]) if warm else ()
+    chosen: tuple[Any, ...] = ()
+    if warm:
+        chosen = ([number for row in warm["changed"] for number in numbers[row]], warm["beside"] * plan["wordings"])
     order = EpochOrder(lengths, plan, *chosen)
     beside = watch(
         "training",
@@ -123,13 +126,14 @@ def fit(
     kept = RetentionSet.read(retention, plan["seed"]) if retention and plan["retention"] else None
     if prefix:
         prefix.take_over([row.ids for row in (*rows, *held, *(kept.rows if kept else ()))], progress)
-    trainer = _trainer(model, rows, plan, pad_id, checkpoints, beside, prefix, kept)
+    trainer = _trainer(model, rows, plan, pad_id, checkpoints, beside, packing, kept)
     if parent:
         begin_with(trainer.model, parent)
     run = {
         **run_to_end(trainer, beside, plan),
         "epochs": round(trainer.state.epoch),
-        "rows": len(rows),
+        "rows": asked,
+        **({"wordings": len(rows)} if len(rows) > asked else {}),
         "tokens": sum(len(row.ids) for row in rows),
         "learned_tokens": sum(len(row.ids) - row.given for row in rows),
         "lr_scheduler": plan["lr_scheduler"],
@@ -151,73 +155,64 @@ def _trainer(
     pad_id: int,
     checkpoints: Path,
     beside: Any,
-    prefix: FrozenPrefix | None,
+    packing: Packing,
     kept: RetentionSet | None,
 ) -> Any:
     import torch
-    import transformers
     from datasets import Dataset
+    from torch.nn.functional import cross_entropy
     from trl import SFTConfig, SFTTrainer
-    from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-    pad = DataCollatorForLanguageModeling(pad_token_id=pad_id)
     layers = model.config.get_text_config().num_hidden_layers
     weights = row_weights(rows, plan["cpt"]["weight"])
     world = plan["world_size"]
     if world > 1:  # what fills up an epoch
         rows = [*rows, replace(rows[0], given=len(rows[0].ids))]
-        weights = [*weights, 0.0] if weights else None
+        weights = [*weights, 0.0]
 
     def batch_of(examples: list[dict[str, Any]]) -> dict[str, Any]:
-        return {**pad(examples), "rows": torch.tensor([example["row"] for example in examples])}
+        numbers = [example["row"] for example in examples]
+        # The trainer counts what is learned in a step.
+        labels = torch.tensor([token for number in numbers for token in learned(rows[number])])
+        return {"rows": torch.tensor(numbers), "labels": labels, "shift_labels": labels}
 
     class Trainer(watched(SFTTrainer, beside)):  # type: ignore[misc]
-        """TRL's trainer with the model's own loss and our own order."""
+        """TRL's trainer with our own loss, over rows that are packed, and our own order."""
 
         def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
-            numbers = inputs.pop("rows").tolist()
-            if prefix:
-                prefix.give([rows[number].ids for number in numbers])
-            # Logits only where some row of the batch learns: over a large vocabulary they are a third of the work.
-            targets = inputs["labels"].roll(-1, dims=1)
-            targets[:, -1] = _IGNORED
-            learned = (targets != _IGNORED).any(dim=0).nonzero()[:, 0]
-            asked = {"logits_to_keep": learned, "shift_labels": targets[:, learned], "use_cache": False}
-            if weights:
-                whole = {name: inputs[name] for name in ("input_ids", "attention_mask")}
-                logits = model(**whole, logits_to_keep=learned, use_cache=False).logits
-                of_rows = torch.tensor([weights[number] for number in numbers], device=logits.device)
-                tokens = kwargs.get("num_items_in_batch")
-                loss = world * weighted_loss(logits, asked["shift_labels"], of_rows, tokens, _IGNORED)
-            else:
-                # TRL's loss also measures entropy and accuracy over the whole vocabulary: a third more time per step.
-                loss = transformers.Trainer.compute_loss(self, model, {**inputs, **asked}, False, **kwargs)
-            if kept:
-                # The trainer divides what is a mean of a batch by the batches of a step, and leaves alone what is
-                # a share of the step's tokens.
-                batches = (
-                    self.current_gradient_accumulation_steps if kwargs.get("num_items_in_batch") is not None else 1
-                )
-                loss = loss + plan["retention"] / batches * self._divergence(model, kept)
+            numbers = inputs["rows"].tolist()
+            texts = self._texts() if kept else []
+            both = [*(rows[number] for number in numbers), *(kept.rows[text] for text in texts if kept)]
+            # The trainer divides what is a mean of a batch by the batches of a step, and leaves alone what is a share
+            # of the step's tokens.
+            tokens = kwargs.get("num_items_in_batch")
+            batches = 1 if tokens is None else self.current_gradient_accumulation_steps
+            tokens = max(1, len(inputs["labels"])) if tokens is None else tokens
+            loss = divergence = torch.zeros((), device=self.args.device)
+            for group in packing.groups(both):
+                logits = packing.logits(model, [both[at] for at in group]).float()
+                for at, of_row in zip(group, logits.split([len(learned(both[at])) for at in group]), strict=True):
+                    if kept and at >= len(numbers):
+                        divergence = divergence + kept.divergence(of_row, texts[at - len(numbers)]).sum()
+                        continue
+                    wanted = torch.tensor(learned(both[at]), device=of_row.device)
+                    loss = loss + weights[numbers[at]] * cross_entropy(of_row, wanted, reduction="sum")
+            loss = world * loss / tokens
+            if texts:
+                divergence = divergence / sum(len(learned(row)) for row in both[len(numbers) :])
+                self._metrics["train"]["retention/divergence"].append(divergence.item())
+                loss = loss + plan["retention"] / batches * divergence
             if not torch.isfinite(loss):
                 raise not_finite("loss", loss.item(), self.state.global_step + 1, plan)
             return loss
 
-        def _divergence(self, model: Any, kept: RetentionSet) -> Any:
+        def _texts(self) -> list[int]:
+            """Those of the retention set that go along with this batch."""
+            assert kept is not None
             step, accumulated = self.state.global_step, plan["grad_accum"]
             self._batch = self._batch + 1 if self._step == step else 0
             self._step = step
-            texts = kept.drawn((step * accumulated + self._batch) * world + rank(), plan["retention_rows"])
-            if prefix:
-                prefix.give([kept.rows[text].ids for text in texts])
-            inputs = self._prepare_inputs(pad([{"input_ids": list(kept.rows[text].ids)} for text in texts]))
-            first = min(kept.rows[text].given for text in texts) - 1
-            where = torch.arange(first, inputs["input_ids"].shape[1], device=inputs["input_ids"].device)
-            asked = {name: inputs[name] for name in ("input_ids", "attention_mask")}
-            logits = model(**asked, logits_to_keep=where, use_cache=False).logits
-            divergence = kept.divergence(logits, texts, first)
-            self._metrics["train"]["retention/divergence"].append(divergence.item())
-            return divergence
+            return kept.drawn((step * accumulated + self._batch) * world + rank(), plan["retention_rows"])
 
         _step, _batch = -1, 0
 
@@ -226,20 +221,13 @@ def _trainer(
         packing=False,
         padding_free=False,
         loss_type="nll",
-        completion_only_loss=False,  # the labels say it already
+        completion_only_loss=False,
         dataset_kwargs={"skip_prepare_dataset": True},
-    )
-    table = Dataset.from_dict(
-        {
-            "input_ids": [list(row.ids) for row in rows],
-            "labels": [[_IGNORED] * row.given + list(row.ids[row.given :]) for row in rows],
-            "row": list(range(len(rows))),
-        }
     )
     trainer = Trainer(
         model=model,
         args=config,
-        train_dataset=table,
+        train_dataset=Dataset.from_dict({"row": list(range(len(rows)))}),
         data_collator=batch_of,
         processing_class=no_processing(pad_id),
         peft_config=lora_config(plan, layers),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,7 @@ from dlmbuild.data.rows import Row
 from dlmbuild.io.atomic import fsync_path, write_atomic
 from dlmbuild.io.digest import readable_json
 from dlmbuild.train.determinism import rank
-
-Give = Callable[[Sequence[Sequence[int]]], None]
+from dlmbuild.train.packing import Packing, learned
 
 
 class Validation:
@@ -24,10 +23,10 @@ class Validation:
     the same, and the first one writes.
     """
 
-    def __init__(self, rows: Sequence[Row], plan: Mapping[str, Any], pad_id: int, folder: Path, give: Give) -> None:
+    def __init__(self, rows: Sequence[Row], plan: Mapping[str, Any], folder: Path, packing: Packing) -> None:
         self.rows = rows
         self._patience, self._batch = plan["early_stopping"], plan["micro_batch_size"]
-        self._pad_id, self._give = pad_id, give
+        self._packing = packing
         self._epochs: dict[int, float] = {}
         self._notes, self._best = folder / "validation.json", folder / "best.safetensors"
 
@@ -74,22 +73,16 @@ class Validation:
         with torch.no_grad():
             for start in range(0, len(self.rows), self._batch):
                 rows = self.rows[start : start + self._batch]
-                longest = max(len(row.ids) for row in rows)
-                ids = torch.full((len(rows), longest), self._pad_id, device=model.device)
-                for at, row in enumerate(rows):
-                    ids[at, : len(row.ids)] = torch.tensor(row.ids)
-                lengths = torch.tensor([len(row.ids) for row in rows], device=model.device)
-                mask = (torch.arange(longest, device=model.device) < lengths[:, None]).long()
-                self._give([row.ids for row in rows])
-                logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits.float()
-                for at, row in enumerate(rows):
-                    first = max(row.given, 1)
-                    scores = logits[at, first - 1 : len(row.ids) - 1]
-                    loss = torch.nn.functional.cross_entropy(scores, ids[at, first : len(row.ids)], reduction="sum")
-                    for kind in ("loss", row.kind):
-                        total = sums.setdefault(kind, [0.0, 0.0])
-                        total[0] += loss.item()
-                        total[1] += len(row.ids) - first
+                for group in self._packing.groups(rows):
+                    some = [rows[at] for at in group]
+                    logits = self._packing.logits(model, some).float()
+                    for row, of_row in zip(some, logits.split([len(learned(row)) for row in some]), strict=True):
+                        wanted = torch.tensor(learned(row), device=of_row.device)
+                        loss = torch.nn.functional.cross_entropy(of_row, wanted, reduction="sum")
+                        for kind in ("loss", row.kind):
+                            total = sums.setdefault(kind, [0.0, 0.0])
+                            total[0] += loss.item()
+                            total[1] += len(wanted)
         model.train(training)
         return {kind: total / max(1.0, count) for kind, (total, count) in sums.items()}
 

@@ -8,7 +8,7 @@ import pytest
 
 from dlmbuild.hardware.detect import Machine
 from dlmbuild.hardware.fit import refusals, smaller, verdict
-from dlmbuild.hardware.memory import Estimate, Setup, Shape, estimate
+from dlmbuild.hardware.memory import Estimate, Load, Setup, Shape, estimate
 
 SHAPE = Shape(12, 768, 12, 4, 64, 2048, 32000, True)
 MACHINE = Machine("cpu", "avx2", 4, 16 << 30)
@@ -29,8 +29,13 @@ PLAN: dict[str, Any] = {
 }
 
 
+def load(plan: Mapping[str, Any]) -> Load:
+    rows, tokens = plan["micro_batch_size"], min(700, plan["sequence_len"])
+    return Load(rows, tokens, rows * tokens, masks=rows > 1)
+
+
 def forecast(plan: Mapping[str, Any]) -> Estimate:
-    return estimate(SHAPE, Setup.of_plan(plan, 700))
+    return estimate(SHAPE, Setup.of_plan(plan, load(plan)))
 
 
 def total(**changes: Any) -> int:

@@ -29,6 +29,7 @@ RECIPE = {
     "sequence_len": 1024,
     "retention": 0.0,
     "retention_rows": 1,
+    "wordings": 1,
 }
 WRITTEN: dict[str, Any] = {
     "lora_r": 4,
@@ -47,6 +48,7 @@ WRITTEN: dict[str, Any] = {
     "lr_scheduler": "cosine",
     "warmup_ratio": 0.25,
     "precision": "bf16",
+    "wordings": 5,
     "retention": 2.0,
     "seed": 7,
     "cpt": {"schedule": "sft", "weight": 2.0},

@@ -1,4 +1,4 @@
-"""A model over kept states of its lower layers computes what it computes as a whole."""
+"""A training over kept states of lower layers is the one that computes every layer each time."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ import pytest
 
 from dlmbuild.data.rows import Row
 from dlmbuild.train import sft
-from dlmbuild.train.prefix import FrozenPrefix
 from dlmbuild.train.states import prune
-from tests.families import FAMILIES, make_model
 from tests.tiny import make_tiny_base
 
 pytestmark = pytest.mark.model
@@ -21,28 +19,6 @@ ROWS = [list(range(3, 40)), list(range(60, 20, -1)), [5, 6, 7]]
 
 def nothing(*_: Any, **__: Any) -> None:
     """Progress that nobody watches."""
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_batch_over_kept_states_has_the_logits_of_the_whole_model(family: str, tmp_path: Path) -> None:
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    make_model(tmp_path / "base", family)
-    model = AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.float32).eval()
-    ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in ROWS], batch_first=True)
-    mask = torch.nn.utils.rnn.pad_sequence([torch.ones(len(row)) for row in ROWS], batch_first=True)
-    with torch.no_grad():
-        whole = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-        first = model.config.num_hidden_layers - 1
-        prefix = FrozenPrefix(model, first, {"width": 64, "dtype": "float32"}, tmp_path / "states")
-        prefix.take_over(ROWS, nothing)
-        prefix.give(ROWS)
-        kept = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-    assert prefix.computed == len(ROWS)
-    for row, (one, other) in enumerate(zip(kept, whole, strict=True)):
-        length = len(ROWS[row])
-        assert torch.allclose(one[:length], other[:length], atol=1e-3)
 
 
 def _losses(tmp_path: Path, name: str, **more: Any) -> list[float]:

@@ -1,0 +1,194 @@
+"""Several rows as one sequence, in which tokens that have the same past are there once.
+
+Questions begin alike, with what the chat template and the system prompt say, and what a decoder computes of a token
+depends on its past alone. So the beginning is computed once for all rows of a batch, and nothing is filled up. Each
+token sees the past of its own row only, at the positions that it has there. A tree of tokens with such a mask: Miao et
+al. 2023 (SpecInfer, arXiv 2305.09781), section 4.2.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from math import ceil
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from dlmbuild.data.rows import Row
+from dlmbuild.hardware.memory import Load
+
+if TYPE_CHECKING:
+    from dlmbuild.train.prefix import FrozenPrefix
+
+MOST = 2048
+"""Tokens of a sequence, unless a single row has more: attention costs their square, even where the mask forbids it."""
+_TOLERANCE = 2e-2
+"""In logits, in fp32; a token that sees another row is off by more than 1."""
+_TRIED = 24
+"""Tokens that the two rows of a trial share, and as many that they do not."""
+
+
+class Packed(NamedTuple):
+    """Rows as one sequence."""
+
+    ids: list[int]
+    positions: list[int]
+    """Of each token, in its row."""
+    places: list[list[int]]
+    """Of each row: where its tokens are, from the first to the last."""
+
+    @classmethod
+    def of(cls, rows: Sequence[Sequence[int]]) -> Packed:
+        ids: list[int] = []
+        positions: list[int] = []
+        places: list[list[int]] = [[] for _ in rows]
+        last: Sequence[int] = ()
+        path: list[int] = []
+        # Sorted, a row shares more with its neighbours than with any other.
+        for row in sorted(range(len(rows)), key=lambda row: tuple(rows[row])):
+            tokens = rows[row]
+            shared = 0
+            while shared < min(len(last), len(tokens)) and last[shared] == tokens[shared]:
+                shared += 1
+            path = [*path[:shared], *range(len(ids), len(ids) + len(tokens) - shared)]
+            ids += tokens[shared:]
+            positions += range(shared, len(tokens))
+            places[row], last = path, tokens
+        return cls(ids, positions, places)
+
+    def mask(self) -> Any:
+        """What sees what: booleans of (tokens, tokens)."""
+        import torch
+
+        seen = torch.zeros(len(self.ids), len(self.ids), dtype=torch.bool)
+        for path in self.places:
+            where = torch.tensor(path, dtype=torch.long)
+            seen[where[:, None], where] |= torch.ones(len(path), len(path), dtype=torch.bool).tril()
+        return seen
+
+
+class Packing:
+    """How rows are given to a decoder of transformers."""
+
+    def __init__(self, model: Any) -> None:
+        """Tries the model: one that computes something else of packed rows than of single ones gets single ones."""
+        config = model.config.get_text_config()
+        self._kinds = set(getattr(config, "layer_types", None) or ())
+        self._window = getattr(config, "sliding_window", None)
+        self._device, self._dtype = model.device, model.dtype
+        self._attention = config._attn_implementation  # the one that was chosen, where the model's default was
+        self.shares = (
+            self._attention in ("sdpa", "eager")  # others take no mask of their own
+            and self._kinds <= {"full_attention", "sliding_attention"}
+            and self._as_alone(model)
+        )
+        """Whether rows are packed."""
+        self.prefix: FrozenPrefix | None = None
+        """What stands for the lowest layers."""
+
+    def groups(self, rows: Sequence[Row]) -> Iterator[list[int]]:
+        """The numbers of the rows that go together, of at most `MOST` tokens."""
+        return grouped([len(row.ids) for row in rows], MOST if self.shares else 0)
+
+    def logits(self, model: Any, rows: Sequence[Row]) -> Any:
+        """What a model, wrapped for training or not, says of the learned tokens of some rows, one row after the other.
+
+        A tensor of (tokens, vocabulary); `learned` are the tokens of a row.
+        """
+        ids = [row.ids for row in rows]
+        packed = Packed.of(ids)
+        if self.prefix:
+            self.prefix.give(packed, ids)
+        paths = zip(packed.places, rows, strict=True)
+        return self._run(model, packed, [place for path, row in paths for place in path[first(row) - 1 : -1]])
+
+    def _run(self, model: Any, packed: Packed, places: Sequence[int]) -> Any:
+        import torch
+
+        here = self._device
+        more = {}
+        if len(packed.places) > 1:  # what a single row is, every model knows by itself
+            more = {"attention_mask": self._seen(packed), "position_ids": torch.tensor([packed.positions], device=here)}
+        ids, where = torch.tensor([packed.ids], device=here), torch.tensor(places, device=here)
+        return model(input_ids=ids, logits_to_keep=where, use_cache=False, **more).logits[0]
+
+    def _seen(self, packed: Packed) -> Any:
+        """The mask, as a model with layers of these kinds takes it."""
+        import torch
+
+        seen = near = packed.mask()
+        if self._window:
+            positions = torch.tensor(packed.positions)
+            near = seen & (positions[:, None] - positions < self._window)
+        whole, close = (mask[None, None].to(self._device) for mask in (seen, near))
+        if self._attention == "eager":  # adds it to the scores
+            least = torch.finfo(self._dtype).min
+            whole, close = (torch.where(mask, 0.0, least).to(self._dtype) for mask in (whole, close))
+        if len(self._kinds) > 1:
+            return {"full_attention": whole, "sliding_attention": close}
+        return whole if self._kinds == {"full_attention"} else close
+
+    def _as_alone(self, model: Any) -> bool:
+        """Whether the model gives the same logits for two rows that are packed as for each alone."""
+        import torch
+
+        if self._dtype != torch.float32:
+            return True  # rounding hides what is looked for
+        vocabulary = model.config.get_text_config().vocab_size
+        same, *rest = ([number * step % vocabulary for number in range(_TRIED)] for step in (7919, 104729, 1299709))
+        packed = Packed.of([[*same, *other] for other in rest])
+        training = model.training
+        model.eval()
+        with torch.no_grad():
+            try:
+                together = self._run(model, packed, range(len(packed.ids)))
+            except (TypeError, ValueError, RuntimeError, KeyError):  # it takes no such mask, or no positions
+                return False
+            alone = [self._run(model, Packed.of([[*same, *other]]), range(2 * _TRIED)) for other in rest]
+        model.train(training)
+        found = zip(packed.places, alone, strict=True)
+        return all((together[path] - one).abs().max().item() <= _TOLERANCE for path, one in found)
+
+
+def largest_load(rows: Iterable[Row], texts: Iterable[Row], plan: Mapping[str, Any]) -> Load:
+    """That of the longest rows of a training, with the longest texts of the retention set beside them."""
+    size, wordings = plan["micro_batch_size"], plan["wordings"]
+    together: list[Row] = []
+    for row in heapq.nlargest(size, rows, key=lambda row: len(row.ids)):
+        # Wordings are alike up to the first word that one of them lacks.
+        apart = wordings if row.words else 1
+        together += [replace(row, ids=_alike(row.ids, row.words[0], at) if at else row.ids) for at in range(apart)]
+    together = together[:size]
+    together += heapq.nlargest(plan["retention_rows"], texts, key=lambda row: len(row.ids))
+    groups = list(grouped([len(row.ids) for row in together], MOST))
+    tokens = sum(len(Packed.of([together[at].ids for at in group]).ids) for group in groups)
+    outputs = sum(len(learned(row)) for row in together)
+    return Load(len(groups), ceil(tokens / len(groups)), outputs, masks=len(together) > 1)
+
+
+def _alike(ids: Sequence[int], until: int, number: int) -> tuple[int, ...]:
+    return (*ids[:until], *(-number for _ in ids[until:]))
+
+
+def grouped(lengths: Iterable[int], most: int) -> Iterator[list[int]]:
+    """The numbers of the rows that go together, of at most `most` tokens; a longer one goes alone."""
+    together: list[int] = []
+    tokens = 0
+    for number, length in enumerate(lengths):
+        if together and tokens + length > most:
+            yield together
+            together, tokens = [], 0
+        together.append(number)
+        tokens += length
+    if together:
+        yield together
+
+
+def first(row: Row) -> int:
+    """The first token of a row that is learned: nothing foresees the very first."""
+    return max(row.given, 1)
+
+
+def learned(row: Row) -> tuple[int, ...]:
+    """The tokens of a row that are learned."""
+    return row.ids[first(row) :]

@@ -1,0 +1,92 @@
+"""Questions in other words: what is left out and what is replaced, and that it is the same every time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dlmbuild.data.rows import Row, row_of
+from dlmbuild.data.tokenizer import Tokenizer
+from dlmbuild.train.wordings import neighbours, with_wordings, wording
+from tests.tiny import make_tiny_base
+
+QUESTION = "In which town is the workshop?"
+ROW = Row("instruction", (1, 2, 10, 11, 12, 13, 14, 15, 3, 4, 20, 21), 10, (2, 3, 5, 6, 8))
+"""Four words, of one token and two; before and after them what a template writes."""
+
+
+def _questions(count: int, near: dict[int, list[int]]) -> list[tuple[int, ...]]:
+    found = []
+    for number in range(count):
+        other = wording(ROW, number, near)
+        assert other.ids[:2] == (1, 2) and other.ids[other.given - 2 :] == (3, 4, 20, 21)
+        assert other.kind == ROW.kind and other.words == ()
+        found.append(other.ids[2 : other.given - 2])
+    return found
+
+
+def test_words_are_left_out_whole_and_two_at_least_are_kept() -> None:
+    words = [(10,), (11, 12), (13,), (14, 15)]
+    kept = set()
+    for question in _questions(200, {}):
+        left, those = list(question), []
+        for word in words:
+            if tuple(left[: len(word)]) == word:
+                those.append(word)
+                left = left[len(word) :]
+        assert not left and len(those) >= 2
+        kept.add(tuple(those))
+    assert len(kept) == 11  # every choice of two words or more
+
+
+def test_words_of_one_token_are_replaced_by_their_neighbours() -> None:
+    found = {token for question in _questions(400, {10: [30, 31], 11: [32]}) for token in question}
+    assert found == {10, 11, 12, 13, 14, 15, 30, 31}
+
+
+def test_a_wording_is_the_same_in_every_training() -> None:
+    assert _questions(8, {}) == _questions(8, {})
+    assert len(set(_questions(8, {}))) > 4
+    assert wording(Row("instruction", (1, 2, 3), 2), 5, {}) == Row("instruction", (1, 2, 3), 2)
+
+
+def test_neighbours_are_words_like_the_word_and_others_than_it() -> None:
+    import torch
+
+    words = {0: "Ġwages", 1: "Ġsalaries", 2: "Ġpay", 3: "ĠWages", 4: "salaries", 5: "Ġtide"}
+    points = [[1, 0], [1, 0.1], [1, 0.3], [1, 0.01], [1, 0.05], [-1, 0], [1, 0]]
+    assert neighbours([0, 6], words, torch.tensor(points, dtype=torch.float32)) == {0: [1, 2, 5]}
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("question", [QUESTION, "Straße, naïve   café — ok?", "one", "two <|im_end|> words"])
+def test_a_row_knows_the_words_of_its_question(question: str, tmp_path: Path) -> None:
+    make_tiny_base(tmp_path)
+    tokenizer = Tokenizer.from_base(tmp_path)
+    parts = {"question": question, "answer": "Skerrow.", "system_prompt": ""}
+    row = row_of(parts, tokenizer, (0, 0), 512, 512)
+    if "<|im_end|>" in question and not row.words:
+        return  # a text that spells a control token is there in pieces
+    spans = zip(row.words, row.words[1:], strict=False)
+    said = [tokenizer.decode(row.ids[start:end], special=True).strip() for start, end in spans]
+    assert said == question.split()
+    assert row.words[-1] < row.given
+    assert Row.from_data(row.as_data()) == row
+
+
+@pytest.mark.model
+def test_each_question_is_there_in_so_many_wordings_and_prose_once(tmp_path: Path) -> None:
+    import torch
+
+    make_tiny_base(tmp_path)
+    tokenizer = Tokenizer.from_base(tmp_path)
+    parts = {"question": QUESTION, "answer": "Skerrow.", "system_prompt": ""}
+    asked, prose = row_of(parts, tokenizer, (0, 0), 512, 512), Row("prose", (5, 6, 7), 0)
+    embeddings = torch.randn(max(tokenizer.whole_words) + 1, 8, generator=torch.Generator().manual_seed(0))
+    rows, numbers = with_wordings([prose, asked, prose], {"wordings": 4}, tmp_path, embeddings)
+    assert numbers == [[0], [1, 2, 3, 4], [5]]
+    assert rows[0] == rows[5] == prose
+    for row in rows[1:5]:
+        assert row.ids[row.given :] == asked.ids[asked.given :] and len(row.ids) <= len(asked.ids)
+    assert with_wordings([prose, asked], {"wordings": 1}, tmp_path, embeddings) == ([prose, asked], [[0], [1]])
