@@ -11,7 +11,7 @@ from dlmbuild.build.project import Project
 from dlmbuild.build.reading import answered, checkpoint, read_json
 from dlmbuild.build.reporter import watcher
 from dlmbuild.build.step import Step, Workplace
-from dlmbuild.build.trained import Trained, adapters
+from dlmbuild.build.trained import Trained, adapters, models
 from dlmbuild.io.digest import sha256_json
 from dlmbuild.store.outputs import AdapterVersions, Files
 from dlmbuild.store.records import Record
@@ -27,10 +27,10 @@ _MOST = 200
 
 def tasks(project: Project) -> Iterator[dict[str, Any]]:
     """measure what base, adapter and export know, and hold it to what the documents ask for"""
-    for trained in adapters(project.documents):
+    for trained in models(project.documents):
         for step in (*(_measure(who, trained, project) for who in _WHO), _evaluate(trained, project)):
             yield {"name": step.name.partition(":")[2], **step.task()}
-    asked_for = [f"evaluate:{document.name}" for document in project.documents if document.evaluates]
+    asked_for = [f"evaluate:{one.title}" for one in adapters(project.documents) if one.document.evaluates]
     yield {"name": "_default", "doc": "what a plain `doit` evaluates", "actions": None, "task_dep": asked_for}
 
 
@@ -46,6 +46,7 @@ def _measure(who: str, trained: Trained, project: Project) -> Step:
     document, store = trained.document, trained.store
     base = project.base_folder(document.base)
     exported = who == "export"
+    datasets = {} if exported else {f"dataset_{number}": path for number, path in enumerate(trained.datasets, 1)}
     model = {
         "base": {},
         "adapter": {"adapter": store.adapter / "adapter.json"},
@@ -68,7 +69,7 @@ def _measure(who: str, trained: Trained, project: Project) -> Step:
         from dlmbuild.jobs.local import require_extra, run_job
 
         require_extra(*_WHO[who])
-        used = dict(model) if exported else {"base": checkpoint(base), "dataset": store.dataset}
+        used = dict(model) if exported else {"base": checkpoint(base), **datasets}
         if who == "adapter":
             used["adapter"] = AdapterVersions(store.adapter).current()
         return run_job(
@@ -85,8 +86,8 @@ def _measure(who: str, trained: Trained, project: Project) -> Step:
     return Step(
         name=f"evaluate:{trained.title}:{who}",
         doc=f"what {'its base knows of' if who == 'base' else f'the {who} knows of'} {trained.title}",
-        rule="measure/2",
-        inputs={**model, **({} if exported else {"dataset": store.dataset}), "general": _GENERAL},
+        rule="measure/3",
+        inputs={**model, **datasets, "general": _GENERAL},
         params=params,
         reads=(store.document, store.plan, *([] if exported else [base.facts])),
         outputs=Files({f"{who}.json": store.evaluation / f"{who}.json"}),
@@ -104,7 +105,7 @@ def _evaluate(trained: Trained, project: Project) -> Step:
 
     def params() -> Mapping[str, Any]:
         data = read_json(store.document)
-        asked_for = data.get("evaluate", {})
+        asked_for = {} if trained.parts else data.get("evaluate", {})  # a mix is measured, and held to nothing
         return {"asked": _questions(trained), "quant": document.default_quant, "asked_for": asked_for}
 
     def work(place: Workplace) -> Mapping[str, Any]:
@@ -128,7 +129,7 @@ def _evaluate(trained: Trained, project: Project) -> Step:
             raise _falls_short(record, trained)
 
     def guard() -> None:
-        made_from = step.ingredients() if document.evaluates else None
+        made_from = step.ingredients() if document.evaluates and not trained.parts else None
         record = step.known(made_from.key) if made_from else None
         if record and record.notes["missed"] and not step.outputs.mismatch(record.outputs, project.archive.cache):
             raise _falls_short(record, trained)
@@ -186,6 +187,17 @@ def _falls_short(record: Record, trained: Trained) -> InvalidDocument:
 
 def _questions(trained: Trained) -> dict[str, list[list[str]]]:
     """By their sort (eval/report.py) the questions, each with its answer; of very many always the same ones."""
+    found = _all_questions(trained.mixed_of[0])
+    for other in trained.mixed_of[1:]:
+        for sort, pairs in _all_questions(other).items():
+            known = set(map(tuple, found[sort]))  # several adapters may have a section in common
+            found[sort] += [pair for pair in pairs if tuple(pair) not in known]
+    return {
+        sort: pairs if len(pairs) <= _MOST else sorted(pairs, key=sha256_json)[:_MOST] for sort, pairs in found.items()
+    }
+
+
+def _all_questions(trained: Trained) -> dict[str, list[list[str]]]:
     from dlmbuild.data.validation import split
 
     sections, share = trained.own_sections(), trained.plan()["validation"]
@@ -196,7 +208,4 @@ def _questions(trained: Trained) -> dict[str, list[list[str]]]:
         "held_out": [pair for pair in answered(parts.held if parts else []) if not pair.get("probe")],
         "probes": [pair for pair in answered(sections) if pair.get("probe")],
     }
-    found = {sort: [[pair["question"], pair["answer"]] for pair in pairs] for sort, pairs in sorts.items()}
-    return {
-        sort: pairs if len(pairs) <= _MOST else sorted(pairs, key=sha256_json)[:_MOST] for sort, pairs in found.items()
-    }
+    return {sort: [[pair["question"], pair["answer"]] for pair in pairs] for sort, pairs in sorts.items()}

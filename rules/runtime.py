@@ -11,7 +11,7 @@ from dlmbuild.build.clean import CleanFolder
 from dlmbuild.build.project import Project
 from dlmbuild.build.reading import checkpoint, read_json
 from dlmbuild.build.step import Step, Workplace
-from dlmbuild.build.trained import Trained, adapters
+from dlmbuild.build.trained import Trained, models
 from dlmbuild.doc.names import RUNTIMES
 from dlmbuild.store.outputs import AdapterVersions, Folder
 from dlmbuild.store.records import Record
@@ -20,8 +20,8 @@ from .shorter import alias
 
 
 def tasks(project: Project) -> Iterator[dict[str, Any]]:
-    """write the adapters as vLLM and MLX load them, with scripts that serve them"""
-    every = list(adapters(project.documents))
+    """write adapters and mixes as vLLM and MLX load them, with scripts that serve them"""
+    every = list(models(project.documents))
     for trained in every:
         for runtime in RUNTIMES:
             task = _runtime(trained, runtime, project).task()
@@ -52,7 +52,7 @@ def _runtime(trained: Trained, runtime: str, project: Project) -> Step:
         from dlmbuild.export.manifest import runtime_parameters
 
         data, facts = read_json(store.document), read_json(base.facts)
-        rows = read_json(store.dataset)["counts"]["longest_row"]
+        rows = max(read_json(dataset)["counts"]["longest_row"] for dataset in trained.datasets)
         return {
             "runtime": runtime,
             "files": facts["files"],
@@ -86,7 +86,7 @@ def _runtime(trained: Trained, runtime: str, project: Project) -> Step:
         rule="runtime/1",
         inputs={"adapter": store.adapter / "adapter.json"},
         params=params,
-        reads=(store.document, base.facts, store.dataset),
+        reads=(store.document, base.facts, *trained.datasets),
         outputs=_outputs(trained, runtime),
         work=work,
         summary=summary,

@@ -207,6 +207,25 @@ def test_a_mix_is_exported_in_its_own_place_and_asked(named: Workshop) -> None:
     assert {"train:tower:tone", "mix:tower:both", "export:tower:both:Q4_K_M"} <= set(named.doit(Q).steps)
 
 
+def test_a_mix_is_measured_on_the_questions_of_its_parts_and_laid_out_for_other_runtimes(named: Workshop) -> None:
+    named.edit(
+        "tower",
+        "dlm_version: 15",
+        "dlm_version: 16\nevaluate: {recall: 1}\nexport: {mixes: {both: {weights: {facts: 0.7, tone: 0.3}}}}",
+    )
+    ran = named.doit("evaluate:tower:both", "runtime:tower:both:vllm", "runtime:tower:both:mlx")
+    assert {"evaluate:tower:both:adapter", "evaluate:tower:both"} <= set(ran.steps)
+    report = json.loads((named.store / "eval" / "both" / "report.json").read_bytes())
+    asked = {asked["question"] for asked in report["questions"]}
+    for part in ("facts", "tone"):
+        named.doit(f"evaluate:tower:{part}", code=None)
+        of_part = json.loads((named.store / "eval" / part / "report.json").read_bytes())["questions"]
+        assert of_part and {asked["question"] for asked in of_part} <= asked
+    assert (named.store / "runtime" / "both" / "vllm" / "serve.sh").exists()
+    tasks = named.dlm("list", "--all").out
+    assert "runtime:tower:both:mlx" in tasks and "evaluate:tower:both" in tasks
+
+
 def test_thresholds_hold_for_each_adapter(named: Workshop) -> None:
     named.edit("tower", "dlm_version: 15", "dlm_version: 16\nevaluate: {recall: 0}")
     ran = named.doit("evaluate:tower")

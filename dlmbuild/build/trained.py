@@ -44,9 +44,14 @@ class Trained(NamedTuple):
         return self.document.store.named(self.name)
 
     @property
+    def mixed_of(self) -> list[Trained]:
+        """The adapters of a mix; an adapter is one of itself."""
+        return [Trained(self.document, name, self.document.adapters[name]) for name in self.parts] or [self]
+
+    @property
     def datasets(self) -> list[Path]:
         """The rows that it, or each of its parts, is trained on."""
-        return [self.store.named(name).dataset for name in self.parts] or [self.store.dataset]
+        return [one.store.dataset for one in self.mixed_of]
 
     def sections(self) -> list[dict[str, Any]]:
         """The sections that train it, as document.json has them; others are there as `ELSEWHERE`."""

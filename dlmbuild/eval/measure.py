@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -41,18 +41,19 @@ Asked = Sequence[Sequence[str]]
 def measure_model(
     *,
     base: Path,
-    dataset: Path,
     general: Path,
     asked: Asked,
     system_prompt: str | None,
     out: Path,
     progress: Progress,
     adapter: Path | None = None,
+    **datasets: Path,
 ) -> dict[str, Any]:
     """Write what the base, with the adapter if one is given, answers and its mean loss (nats per learned token).
 
     To the file `out`: {"answers": [{"text", "stopped"}…] to `asked` and then to the questions in the file `general`,
-    "loss": {kind: mean}} for rows of `dataset`, for those held out of it and for the text in `general`, in fp32.
+    "loss": {kind: mean}} for rows of `datasets` (paths of dataset.json), for those held out of them and for the text in
+    `general`, in fp32.
     Raises SmokeError where the model's outputs are no numbers.
     """
     import torch
@@ -67,7 +68,7 @@ def measure_model(
     for held, kind in product((False, True), KINDS):
         name = f"held-out {kind}" if held else kind
         progress(f"measuring the loss on {name}")
-        if rows := list(_sample(dataset, kind, held)):
+        if rows := list(_sample(datasets.values(), kind, held)):
             loss[name] = _loss(model, rows)
     loss["general"] = _loss(model, [Row("general", tuple(tokenizer.encode(known["text"])), 0)])
     if not all(value < float("inf") for value in loss.values()):
@@ -136,13 +137,19 @@ def _expected(known: dict[str, Any]) -> list[tuple[str, str]]:
     return [(item["question"], item["answers"][0]) for item in known["items"]]
 
 
-def _sample(dataset: Path, kind: str, held: bool) -> Iterator[Row]:
+def _sample(datasets: Iterable[Path], kind: str, held: bool) -> Iterator[Row]:
     """Rows of one kind, up to about `_TOKENS_OF_A_KIND`; an edited row leaves the choice of the others as it is."""
     rows = (
-        row for row in read_rows(dataset, held=held, replayed=False) if row.kind == kind and row.given < _LONGEST - 1
+        row
+        for dataset in datasets
+        for row in read_rows(dataset, held=held, replayed=False)
+        if row.kind == kind and row.given < _LONGEST - 1
     )
-    tokens = 0
+    tokens, before = 0, ""
     for row in heapq.nsmallest(_ROWS_OF_A_KIND, rows, key=lambda row: row.digest):
+        if row.digest == before:  # adapters of a mix may have learned the same row
+            continue
+        before = row.digest
         if tokens < _TOKENS_OF_A_KIND:
             yield Row(kind, row.ids[:_LONGEST], row.given)
             tokens += len(row.ids[:_LONGEST]) - row.given
