@@ -7,6 +7,7 @@ from typing import Any
 
 from dlmbuild.build.project import Project
 from dlmbuild.build.reading import checkpoint
+from dlmbuild.build.reporter import watcher
 from dlmbuild.build.step import Step, Workplace
 from dlmbuild.build.trained import Trained, models
 from dlmbuild.store.outputs import AdapterVersions, Files
@@ -32,7 +33,7 @@ def _imatrix(trained: Trained, project: Project) -> Step:
         from dlmbuild.jobs.local import require_extra, run_job
 
         require_extra(*PACKAGES, "gguf")
-        return run_job(
+        found = run_job(
             "imatrix",
             inputs={"base": checkpoint(base), "adapter": AdapterVersions(store.adapter).current(), **datasets},
             params={},
@@ -42,6 +43,10 @@ def _imatrix(trained: Trained, project: Project) -> Step:
             progress=place.progress,
             threads=this_machine().cores,
         )
+        if found["without"]:
+            said = f"{found['without']} weights of experts are not measured, and are rounded as without a matrix"
+            watcher().note(f"imatrix:{trained.title}", said)
+        return found
 
     return Step(
         name=f"imatrix:{trained.title}",

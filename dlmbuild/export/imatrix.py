@@ -32,6 +32,7 @@ _SUMS, _COUNTS = ".in_sum2", ".counts"
 def importance_matrix(*, base: Path, adapter: Path, out: Path, progress: Progress, **datasets: Path) -> dict[str, int]:
     """Write the importance matrix of base and adapter to the file `out`; returns counts of rows, tokens and weights.
 
+    Of experts there is none: they are no layers of their own in transformers, and counted as "without".
     `datasets` are paths of dataset.json files. Rows are taken whole, in the order of their digests, until there are
     8,192 tokens. Raises ExportError for a base whose weights we have no table of, SmokeError for inputs that are no
     numbers.
@@ -46,7 +47,8 @@ def importance_matrix(*, base: Path, adapter: Path, out: Path, progress: Progres
             why="which input belongs to which weight is known of the architectures of the registry",
             do="write export.imatrix: off",
         )
-    names = {weight.hf.removesuffix(".weight"): weight.gguf for weight in read_model(base).weights() if weight.linear}
+    weights = read_model(base).weights()
+    names = {weight.hf.removesuffix(".weight"): weight.gguf for weight in weights if weight.linear}
     progress("loading torch, the base and the adapter")
     model = load_model(base, adapter)
     sums: dict[str, Any] = {}
@@ -83,7 +85,8 @@ def importance_matrix(*, base: Path, adapter: Path, out: Path, progress: Progres
     with create_gguf(out, entries, plan) as sink:
         for name, numbers in parts.items():
             sink.put(name, [numbers.numpy().astype("<f4").tobytes()])
-    return {"rows": len(rows), "tokens": tokens, "weights": len(sums)}
+    without = sum(len(weight.shape) == 3 for weight in weights)
+    return {"rows": len(rows), "tokens": tokens, "weights": len(sums), "without": without}
 
 
 def read_importance(path: Path) -> Mapping[str, NDArray[np.float32]]:

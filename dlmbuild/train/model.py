@@ -33,6 +33,10 @@ def load_base(base: Path, plan: Mapping[str, Any], pad_id: int) -> Any:
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=checkpointing)
     model.config.pad_token_id = pad_id
     model.config.use_cache = False
+    text = model.config.get_text_config()
+    if hasattr(text, "router_aux_loss_coef"):
+        # What keeps the experts of a mixture in balance is for those who train the router; nobody here does.
+        text.router_aux_loss_coef, text.output_router_logits = 0.0, False
     return model
 
 

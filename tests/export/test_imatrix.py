@@ -11,6 +11,7 @@ from dlmbuild.errors import ExportError
 from dlmbuild.export.imatrix import read_importance
 from dlmbuild.export.kernels import pack_rows
 from dlmbuild.io.gguf_file import read_header
+from tests.families import make_model
 from tests.workshop import Workshop
 
 
@@ -39,6 +40,17 @@ def test_what_asks_for_an_importance_matrix_is_rounded_by_it(built: Workshop) ->
     built.edit("tower", "imatrix: auto", "imatrix: off")
     ran = built.doit("export:Q4_K_M")
     assert "merge:tower:Q4_K_M" in ran.restored and model.read_bytes() == plain
+
+
+def test_experts_go_without_and_that_is_told(workshop: Workshop) -> None:
+    make_model(workshop.folder / "base", "mixtral")
+    path = workshop.document("tower", more="export: {imatrix: auto}\n")
+    path.write_text(path.read_text().replace("dlm_version: 15", "dlm_version: 16"))
+    ran = workshop.doit("imatrix")
+    assert "weights of experts are not measured" in ran.out
+    matrix = read_importance(workshop.store / "cache" / "imatrix.gguf")
+    assert any("attn" in name for name in matrix) and not any("exps" in name for name in matrix)
+    workshop.doit("export:Q4_K_M")
 
 
 def test_it_spares_the_columns_that_matter() -> None:
