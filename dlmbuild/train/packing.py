@@ -102,15 +102,21 @@ class Packing:
         paths = zip(packed.places, rows, strict=True)
         return self._run(model, packed, [place for path, row in paths for place in path[first(row) - 1 : -1]])
 
+    def inputs(self, packed: Packed) -> dict[str, Any]:
+        """What a model is given of packed rows."""
+        import torch
+
+        given = {"input_ids": torch.tensor([packed.ids], device=self._device), "use_cache": False}
+        if len(packed.places) > 1:  # what a single row is, every model knows by itself
+            given["attention_mask"] = self._seen(packed)
+            given["position_ids"] = torch.tensor([packed.positions], device=self._device)
+        return given
+
     def _run(self, model: Any, packed: Packed, places: Sequence[int]) -> Any:
         import torch
 
-        here = self._device
-        more = {}
-        if len(packed.places) > 1:  # what a single row is, every model knows by itself
-            more = {"attention_mask": self._seen(packed), "position_ids": torch.tensor([packed.positions], device=here)}
-        ids, where = torch.tensor([packed.ids], device=here), torch.tensor(places, device=here)
-        return model(input_ids=ids, logits_to_keep=where, use_cache=False, **more).logits[0]
+        where = torch.tensor(places, device=self._device)
+        return model(**self.inputs(packed), logits_to_keep=where).logits[0]
 
     def _seen(self, packed: Packed) -> Any:
         """The mask, as a model with layers of these kinds takes it."""

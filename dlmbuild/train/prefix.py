@@ -1,9 +1,9 @@
 """Layers that a training leaves as they are give the same for a row each time: once is enough, over epochs and builds.
 
-What comes out of the last of them is computed for each row alone, without its neighbours in a batch, and handed to the
-first trained layer in their place. The model goes on making its own masks and positions, so nothing of it is known here
-but that a decoder has `layers`. Freezing lower layers: Howard and Ruder 2018, arXiv 1801.06146; Lee et al. 2019, arXiv
-1911.03090.
+What comes out of the last of them is computed for each row with the other wordings of its question, never with what it
+happens to share a batch with, and handed to the first trained layer in their place. The model goes on making its own
+masks and positions, so nothing of it is known here but that a decoder has `layers`. Freezing lower layers: Howard and
+Ruder 2018, arXiv 1801.06146; Lee et al. 2019, arXiv 1911.03090.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dlmbuild.data.rows import Row
 from dlmbuild.errors import TrainingError
 from dlmbuild.io.progress import Progress
-from dlmbuild.train.packing import Packed
+from dlmbuild.train.packing import Packed, Packing
 from dlmbuild.train.states import States
 
 _TOLERANCE = 2e-2
@@ -24,34 +25,40 @@ _TOLERANCE = 2e-2
 class FrozenPrefix:
     """The lowest `first` layers of a model, of which only what they give for each row is left."""
 
-    def __init__(self, model: Any, first: int, about: Mapping[str, Any], folder: Path | None) -> None:
+    def __init__(self, model: Any, first: int, about: Mapping[str, Any], folder: Path | None, packing: Packing) -> None:
         """`about` is all that the states depend on beside a row's ids, `folder` where they are kept, if anywhere."""
-        self._model, self._first = model, first
+        self._model, self._first, self._packing = model, first, packing
         self._states = States({**about, "layer": first}, folder)
+        self._places: dict[tuple[int, ...], tuple[Packed, list[int]]] = {}
+        """Of each row: with which others it was computed, and where its tokens are among theirs."""
         self.computed = 0
         """Rows whose states were not there yet."""
 
-    def take_over(self, rows: Sequence[Sequence[int]], progress: Progress) -> None:
-        """Compute what is missing for `rows` (token ids), and take the layers out of the model.
+    def take_over(self, together: Sequence[Sequence[Row]], progress: Progress) -> None:
+        """Compute what is missing for rows, those of each group together, and take the layers out of the model.
 
         Raises TrainingError for a model that computes something else over kept states than as a whole.
         """
         import torch
 
         decoder = self._model.get_decoder()
-        whole = self._logits(rows[0])
+        groups = [[rows[at] for at in some] for rows in together for some in self._packing.groups(rows)]
+        row = groups[0][0].ids
+        whole = self._logits(row)
         with torch.no_grad():
-            for number, ids in enumerate(rows):
-                if not self._states.has(ids):
-                    self._states.put(ids, self._compute(decoder, ids))
-                    self.computed += 1
-                    progress("computing what the frozen layers give", number + 1, len(rows))
+            for number, rows in enumerate(groups):
+                packed = Packed.of([row.ids for row in rows])
+                self._places |= {row.ids: (packed, path) for row, path in zip(rows, packed.places, strict=True)}
+                if not self._states.has(packed):
+                    self._states.put(packed, self._compute(decoder, packed))
+                    self.computed += len(rows)
+                    progress("computing what the frozen layers give", number + 1, len(groups))
         layers = list(decoder.layers)
         self._handover = _handover(layers[self._first - 1])
         passed = [_handover(layer) for layer in layers[: self._first - 1]]
         decoder.layers = torch.nn.ModuleList([*passed, self._handover, *layers[self._first :]])
-        self.give(Packed.of(rows[:1]), rows[:1])
-        apart = (self._logits(rows[0]) - whole).abs().max().item()
+        self.give(Packed.of([row]), [row])
+        apart = (self._logits(row) - whole).abs().max().item()
         if whole.dtype == torch.float32 and not apart <= _TOLERANCE:
             raise TrainingError(
                 f"this base computes something else over kept states: logits are {apart:.2g} apart",
@@ -63,10 +70,13 @@ class FrozenPrefix:
         """Say of which rows the next sequence consists."""
         import torch
 
-        states = [self._states.get(ids) for ids in rows]
-        together = torch.empty(len(packed.ids), states[0].shape[1], dtype=states[0].dtype)
-        for path, of_row in zip(packed.places, states, strict=True):
-            together[path] = of_row
+        together: Any = None
+        for path, ids in zip(packed.places, rows, strict=True):
+            group, places = self._places[tuple(ids)]
+            states = self._states.get(group)
+            if together is None:
+                together = torch.empty(len(packed.ids), states.shape[1], dtype=states.dtype)
+            together[path] = states[places]
         self._handover.states = together[None].to(self._model.device)
 
     def _logits(self, ids: Sequence[int]) -> Any:
@@ -75,14 +85,14 @@ class FrozenPrefix:
         with torch.no_grad():
             return self._model(input_ids=torch.tensor([list(ids)], device=self._model.device), use_cache=False).logits
 
-    def _compute(self, decoder: Any, ids: Sequence[int]) -> Any:
+    def _compute(self, decoder: Any, packed: Packed) -> Any:
         import torch
 
         layers = decoder.layers
         last = _handover(layers[self._first])
         decoder.layers = torch.nn.ModuleList([*layers[: self._first], last])
         try:
-            decoder(input_ids=torch.tensor([list(ids)], device=self._model.device), use_cache=False)
+            decoder(**self._packing.inputs(packed))
         finally:
             decoder.layers = layers
         return last.seen[0].cpu()

@@ -105,7 +105,7 @@ def fit(
     asked = len(rows)
     rows, numbers = with_wordings(rows, plan, base, model.get_input_embeddings().weight)
     packing = Packing(model)
-    packing.prefix = prefix = frozen_prefix(model, plan, base_identity, states)
+    packing.prefix = prefix = frozen_prefix(model, plan, base_identity, states, packing)
     validation = Validation(held, plan, checkpoints, packing) if held else None
     lengths = [len(row.ids) for row in rows]
     chosen: tuple[Any, ...] = ()
@@ -125,7 +125,8 @@ def fit(
     )
     kept = RetentionSet.read(retention, plan["seed"]) if retention and plan["retention"] else None
     if prefix:
-        prefix.take_over([row.ids for row in (*rows, *held, *(kept.rows if kept else ()))], progress)
+        alone = [[row] for row in (*held, *(kept.rows if kept else ()))]
+        prefix.take_over([*([rows[at] for at in its] for its in numbers), *alone], progress)
     trainer = _trainer(model, rows, plan, pad_id, checkpoints, beside, packing, kept)
     if parent:
         begin_with(trainer.model, parent)
@@ -237,7 +238,7 @@ def _trainer(
 
 
 def frozen_prefix(
-    model: Any, plan: Mapping[str, Any], base_identity: Mapping[str, Any], folder: Path | None
+    model: Any, plan: Mapping[str, Any], base_identity: Mapping[str, Any], folder: Path | None, packing: Packing
 ) -> FrozenPrefix | None:
     """The layers of a base that a plan leaves as they are; None where there are none."""
     import torch
@@ -257,4 +258,4 @@ def frozen_prefix(
         "threads": plan["threads"],
         **({"bits": "nf4"} if plan["adapter"] == "qlora" else {}),
     }
-    return FrozenPrefix(model, first, about, folder)
+    return FrozenPrefix(model, first, about, folder, packing)

@@ -1,4 +1,4 @@
-"""Hidden states of rows, kept as files named by all that they depend on: one file for each row, shared by documents.
+"""Hidden states of packed rows, kept as files named by all that they depend on, and shared by documents.
 
 A file holds the raw numbers and then the SHA-256 of them. Whoever finds it damaged computes it again, so nothing is
 flushed to the disk and nothing is locked: a file appears whole, under a name that says what is in it.
@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from dlmbuild.io.atomic import STAGING_SUFFIX
 from dlmbuild.io.digest import sha256_json
+from dlmbuild.train.packing import Packed
 
 _DIGEST = 32
 
@@ -38,29 +39,29 @@ class States:
     def __init__(self, about: Mapping[str, Any], folder: Path | None) -> None:
         self._about, self._folder = sha256_json(about), folder
         self._width, self._dtype = about["width"], about["dtype"]
-        self._kept: dict[tuple[int, ...], Any] = {}
+        self._kept: dict[str, Any] = {}
 
-    def has(self, ids: Sequence[int]) -> bool:
-        """Whether a row's states are here, undamaged; then they count as used now."""
-        if self._read(ids) is None:
+    def has(self, packed: Packed) -> bool:
+        """Whether the states of packed rows are here, undamaged; then they count as used now."""
+        if self._read(packed) is None:
             return False
-        if path := self._path(ids):
+        if path := self._path(packed):
             os.utime(path)
         return True
 
-    def get(self, ids: Sequence[int]) -> Any:
-        """The states of a row: a tensor of (tokens, width)."""
-        found = self._read(ids)
+    def get(self, packed: Packed) -> Any:
+        """The states of packed rows: a tensor of (tokens, width)."""
+        found = self._read(packed)
         assert found is not None, "nobody else removes files while a training needs them"
         return found
 
-    def put(self, ids: Sequence[int], states: Any) -> None:
-        """Keep the states of a row."""
+    def put(self, packed: Packed, states: Any) -> None:
+        """Keep the states of packed rows."""
         import torch
 
-        path = self._path(ids)
+        path = self._path(packed)
         if path is None:
-            self._kept[tuple(ids)] = states
+            self._kept[self._name(packed)] = states
             return
         numbers = states.contiguous().view(torch.uint8).numpy().tobytes()
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -68,12 +69,12 @@ class States:
         temporary.write_bytes(numbers + hashlib.sha256(numbers).digest())
         temporary.replace(path)
 
-    def _read(self, ids: Sequence[int]) -> Any:
+    def _read(self, packed: Packed) -> Any:
         import torch
 
-        path = self._path(ids)
+        path = self._path(packed)
         if path is None:
-            return self._kept.get(tuple(ids))
+            return self._kept.get(self._name(packed))
         try:
             data = path.read_bytes()
         except OSError:
@@ -82,10 +83,14 @@ class States:
         if hashlib.sha256(numbers).digest() != digest:
             return None
         flat = torch.frombuffer(bytearray(numbers), dtype=getattr(torch, self._dtype))
-        return flat.view(len(ids), self._width) if flat.numel() == len(ids) * self._width else None
+        tokens = len(packed.ids)
+        return flat.view(tokens, self._width) if flat.numel() == tokens * self._width else None
 
-    def _path(self, ids: Sequence[int]) -> Path | None:
+    def _name(self, packed: Packed) -> str:
+        return sha256_json([self._about, packed.ids, packed.places])
+
+    def _path(self, packed: Packed) -> Path | None:
         if self._folder is None:
             return None
-        name = sha256_json([self._about, list(ids)])
+        name = self._name(packed)
         return self._folder / name[:2] / name

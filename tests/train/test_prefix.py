@@ -21,7 +21,7 @@ def nothing(*_: Any, **__: Any) -> None:
     """Progress that nobody watches."""
 
 
-def _losses(tmp_path: Path, name: str, **more: Any) -> list[float]:
+def _losses(tmp_path: Path, name: str, wordings: int, **more: Any) -> list[float]:
     plan = {
         **{
             "adapter": "lora",
@@ -35,11 +35,12 @@ def _losses(tmp_path: Path, name: str, **more: Any) -> list[float]:
         **{"micro_batch_size": 2, "num_epochs": 3, "optimizer": "adamw_torch", "precision": "fp32", "seed": 7},
         **{"sequence_len": 128, "target_modules": ["q_proj", "up_proj"], "threads": 1, "warmup_ratio": 0.0},
         **{"layers": "last 1", "retention": 0.0, "rslora": False, "validation": 0, "early_stopping": 0},
-        "cpt": {"weight": 1.0},
+        **{"cpt": {"weight": 1.0}, "wordings": wordings},
     }
     out = tmp_path / name
     out.mkdir()
     rows = [Row("prose", tuple(ids), given) for ids, given in zip(ROWS * 2, (1, 20, 1, 30, 2, 2), strict=True)]
+    rows += [Row("instruction", tuple(range(5, 25)), 15, (3, 5, 6, 8, 9, 12))]
     sft.fit(
         rows,
         0,
@@ -57,18 +58,19 @@ def _losses(tmp_path: Path, name: str, **more: Any) -> list[float]:
     return [line["loss"] for line in lines if "loss" in line]
 
 
+@pytest.mark.parametrize("wordings", [1, 5])
 def test_losses_are_those_of_a_training_that_computes_every_layer_each_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    wordings: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_tiny_base(tmp_path / "base")
-    kept = _losses(tmp_path, "kept", states=tmp_path / "states")
-    again = _losses(tmp_path, "again", states=tmp_path / "states")
-    alone = _losses(tmp_path, "alone")
+    kept = _losses(tmp_path, "kept", wordings, states=tmp_path / "states")
+    again = _losses(tmp_path, "again", wordings, states=tmp_path / "states")
+    alone = _losses(tmp_path, "alone", wordings)
     assert kept == again == alone
     weights = [(tmp_path / name / "adapter_model.safetensors").read_bytes() for name in ("kept", "again", "alone")]
     assert weights[0] == weights[1] == weights[2]
     monkeypatch.setattr(sft, "frozen_prefix", lambda *_: None)
-    plain = _losses(tmp_path, "plain")
+    plain = _losses(tmp_path, "plain", wordings)
     assert kept == pytest.approx(plain, abs=1e-4)
     assert kept[-1] < kept[0]
 
