@@ -92,8 +92,7 @@ def largest(trained: Trained, project: Project, plan: Mapping[str, Any]) -> Load
 
     longest, known = longest_row(trained, plan)
     if "preference" in plan or "method" in plan:  # a better answer and a worse one, each filled up to the longest
-        of_pairs = 2 * plan["micro_batch_size"]
-        return Load(of_pairs, longest, of_pairs * longest, masks=True)
+        return Load(2 * plan["micro_batch_size"], longest, 0, masks=True)
     rows: Iterable[Row] = (
         (replace(row, ids=row.ids[:longest]) for row in read_rows(trained.store.dataset))
         if known

@@ -127,7 +127,7 @@ class Load(NamedTuple):
     tokens: int
     """In each of them; several rows may share one."""
     learned: int
-    """Tokens whose logits are computed, in all of them."""
+    """Tokens whose logits are computed, in all of them, row by row; 0 for every token, and all at once."""
     masks: bool
     """Whether it is said which tokens see which, as for rows of several lengths and those that share a sequence."""
 
@@ -162,7 +162,7 @@ class Setup:
     masks: bool = False
     """Whether attention keeps a mask: transformers gives it one where rows of a batch differ in length."""
     learned: int = 0
-    """Tokens of the batch whose logits are computed; 0 for all."""
+    """Tokens of the batch whose logits are computed, each row's by themselves; 0 for all, and all at once."""
     inputs_kept: int = 0
     """How often the inputs of 4-bit layers are kept: bitsandbytes has not done that since 0.43."""
 
@@ -225,8 +225,9 @@ def estimate(shape: Shape, setup: Setup, parameters: int = 0) -> Estimate:
     gradients    as much again as is trained
     optimizer    Adam's two moments, each as much again; 2 bytes for each parameter in 8 bits
     activations  layers · tokens · `kept_by_a_block`; with checkpointing one block, and each block's input
-    logits       12 · vocabulary · learned tokens: the loss is computed in fp32, and where its backward pass begins
-                 there are the logarithms of the softmax, their gradient, and the gradient of the logits
+    logits       12 · vocabulary · tokens: the loss is computed in fp32, and where its backward pass begins there are
+                 the logarithms of the softmax, their gradient, and the gradient of the logits. Where rows are scored
+                 one after the other, only of what is learned, and never more than two of those at a time: 8
     """
     rows = setup.tokens * setup.micro_batch
     parameters = parameters or shape.parameters
@@ -235,7 +236,7 @@ def estimate(shape: Shape, setup: Setup, parameters: int = 0) -> Estimate:
     trained = setup.size * parameters if setup.method == "full" else setup.adapter_size * _adapter(shape, setup)
     size = setup.size if setup.method == "full" else setup.adapter_size
     block = rows * kept_by_a_block(shape, setup)
-    logits = (setup.learned or rows) * 3 * _FP32 * shape.vocab
+    logits = (2 * setup.learned or 3 * rows) * _FP32 * shape.vocab
     layers = setup.layers or shape.layers
     kept = rows * setup.size * shape.hidden * layers + block if setup.checkpointing else block * layers
     # Small vocabularies: then the peak stands one block later, when the gradients of its widest tensors are at work.
