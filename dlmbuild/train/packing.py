@@ -115,7 +115,7 @@ class Packing:
     def _run(self, model: Any, packed: Packed, places: Sequence[int]) -> Any:
         import torch
 
-        where = torch.tensor(places, device=self._device)
+        where = torch.tensor(places, dtype=torch.long, device=self._device)
         return model(**self.inputs(packed), logits_to_keep=where).logits[0]
 
     def _seen(self, packed: Packed) -> Any:

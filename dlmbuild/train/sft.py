@@ -174,7 +174,7 @@ def _trainer(
     def batch_of(examples: list[dict[str, Any]]) -> dict[str, Any]:
         numbers = [example["row"] for example in examples]
         # The trainer counts what is learned in a step.
-        labels = torch.tensor([token for number in numbers for token in learned(rows[number])])
+        labels = torch.tensor([token for number in numbers for token in learned(rows[number])], dtype=torch.long)
         return {"rows": torch.tensor(numbers), "labels": labels, "shift_labels": labels}
 
     class Trainer(watched(SFTTrainer, beside)):  # type: ignore[misc]
@@ -196,7 +196,7 @@ def _trainer(
                     if kept and at >= len(numbers):
                         divergence = divergence + kept.divergence(of_row, texts[at - len(numbers)]).sum()
                         continue
-                    wanted = torch.tensor(learned(both[at]), device=of_row.device)
+                    wanted = torch.tensor(learned(both[at]), dtype=torch.long, device=of_row.device)
                     loss = loss + weights[numbers[at]] * cross_entropy(of_row, wanted, reduction="sum")
             loss = world * loss / tokens
             if texts:

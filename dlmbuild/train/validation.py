@@ -77,7 +77,7 @@ class Validation:
                     some = [rows[at] for at in group]
                     logits = self._packing.logits(model, some).float()
                     for row, of_row in zip(some, logits.split([len(learned(row)) for row in some]), strict=True):
-                        wanted = torch.tensor(learned(row), device=of_row.device)
+                        wanted = torch.tensor(learned(row), dtype=torch.long, device=of_row.device)
                         loss = torch.nn.functional.cross_entropy(of_row, wanted, reduction="sum")
                         for kind in ("loss", row.kind):
                             total = sums.setdefault(kind, [0.0, 0.0])
