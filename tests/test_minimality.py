@@ -202,6 +202,7 @@ TABLE: dict[str, tuple[Edit, set[str], set[str]]] = {
     "target_modules": (training("target_modules: [q_proj]"), CHECK | PLAN | ADAPTER, NOTHING),
     "replay": (newer_training("replay: 0.1"), CHECK | PLAN | DATASET, NOTHING),  # there is no history yet
     "layers": (newer_training("layers: last 1"), CHECK | PLAN | ADAPTER, NOTHING),
+    "wordings": (newer_training("wordings: 3"), CHECK | PLAN | ADAPTER, NOTHING),
     "layers that are all there are": (newer_training("layers: last 2"), CHECK | PLAN, NOTHING),
     "cache": (training("cache: {max_bytes: 5, enabled: false}"), CHECK | PLAN, NOTHING),
     "lr_scheduler": (training("lr_scheduler: constant"), CHECK | PLAN | ADAPTER, NOTHING),

@@ -75,6 +75,7 @@ def test_as_data() -> None:
             "precision": None,
             "validation": None,
             "early_stopping": None,
+            "wordings": "auto",
             "retention": "auto",
             "seed": 42,
             "cpt": {"schedule": "auto", "weight": 1.0, "embed_warmup_steps": 0},
