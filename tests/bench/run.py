@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from tests.bench import export, parse, quality, sources
+from tests.bench import export, imatrix, parse, quality, sources
 from tests.bench.cost import SCRIPTS, Cost, cost
 from tests.bench.null import null_builds
 
@@ -53,6 +53,7 @@ def main() -> None:
         _memory(spent["train:handbook"], environment)
         _training_speed(home, environment)
         _detour(home)
+        imatrix.compare(imatrix.QUANTS, home, environment)
         quality.compare(list(quality.EXAMPLES), home, environment)
         _edit(Path(folder), environment)
     null_builds(others=True)
