@@ -50,10 +50,10 @@ _DECK = 1_000_002
 class EpochOrder:
     """The order of rows in each epoch, a pure function of (seed, epoch): a resumed training needs no sampler state.
 
-    Rows of similar length share a batch, because a batch computes as many tokens for each row as its longest has.
-    `lengths` are in tokens. With `changed` rows each epoch has these and at most `beside` of the others, which take
-    turns. Several processes take batches in turn, and an epoch is filled up with `len(lengths)`, the number of a row
-    that teaches nothing.
+    Rows of similar length share a batch: its loss is a mean over tokens, in which beside a long row a short one would
+    hardly count. `lengths` are in tokens. With `changed` rows each epoch has these and at most `beside` of the others,
+    which take turns. Several processes take batches in turn, and an epoch is filled up with `len(lengths)`, the number
+    of a row that teaches nothing.
     """
 
     def __init__(

@@ -97,7 +97,7 @@ def fit(
 ) -> dict[str, Any]:
     """`train` for rows at hand, of which `held` are never trained, only measured.
 
-    `pad_id` is the token that shorter rows of a batch are filled up with.
+    `pad_id` is the token that the base fills up with; here nothing is, since rows are packed.
     """
     plan = scheduled(plan, rows)
     make_deterministic(plan["seed"], plan["threads"])
