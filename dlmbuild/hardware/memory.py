@@ -220,7 +220,8 @@ def estimate(shape: Shape, setup: Setup, parameters: int = 0) -> Estimate:
     """The peak of a training. `parameters` is the base's real number of them, where it is known.
 
     weights      parameters · size; 4-bit ones: linear layers of blocks at 0.516 or 0.5625 bytes, the rest at `size`;
-                 without the frozen layers, unless the peak stands where these are still there
+                 on a GPU without the frozen layers, unless the peak stands where these are still there; on a CPU the
+                 base's file stays mapped as a whole
     lora         Σ over adapted layers of rank · (in + out) · 4
     gradients    as much again as is trained
     optimizer    Adam's two moments, each as much again; 2 bytes for each parameter in 8 bits
@@ -255,7 +256,8 @@ def estimate(shape: Shape, setup: Setup, parameters: int = 0) -> Estimate:
         allocator=round(HEAP_SLACK * heap * kept) if cpu else 0,
         overhead=CPU_RUNTIME + CPU_FIRST_STEP if cpu else CUDA_CONTEXT,
     )
-    return replace(found, weights=max(found.weights, round(held) + found.weights - found.tensors))
+    whole = round(held)
+    return replace(found, weights=whole if cpu else max(found.weights, whole + found.weights - found.tensors))
 
 
 def kept_by_a_block(shape: Shape, setup: Setup) -> int:
