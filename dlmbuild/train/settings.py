@@ -39,6 +39,8 @@ def trainer_settings(plan: Mapping[str, Any], rows: int, checkpoints: Path) -> d
         "data_seed": plan["seed"],
         "average_tokens_across_devices": True,
         "ddp_find_unused_parameters": False,
+        # Nobody changes them, and processes differ in how many sequences they make of their rows.
+        "ddp_broadcast_buffers": False,
         "bf16": plan["precision"] == "bf16" and plan["device"] == "cuda",
         "fp16": plan["precision"] == "fp16",
         "tf32": False if plan["device"] == "cuda" else None,

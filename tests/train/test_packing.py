@@ -60,15 +60,18 @@ def test_packed_rows_have_the_logits_of_single_ones(family: str, tmp_path: Path)
         packing.prefix.take_over([ROWS[:2], *([row] for row in ROWS[2:])], _nothing)
         assert packing.prefix.computed == len(ROWS)
         assert torch.allclose(packing.logits(model, ROWS), alone, atol=1e-3)
+    half = AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.bfloat16).eval()
+    assert Packing(half).shares
 
 
 @pytest.mark.model
-def test_a_model_that_reads_packed_rows_otherwise_gets_single_ones(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_model_that_reads_packed_rows_otherwise_gets_single_ones(dtype: str, tmp_path: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
     make_model(tmp_path / "base", "llama")
-    model = AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=dtype).eval()
     read = model.forward
 
     def without_masks(**given: Any) -> Any:
