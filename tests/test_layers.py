@@ -18,8 +18,7 @@ LAST = "training: {layers: last 1, seed: 3, num_epochs: 2}\n"
 @pytest.fixture
 def shop(workshop: Workshop) -> Workshop:
     make_tiny_base(workshop.folder / "base")
-    path = workshop.document("tower", more=LAST)
-    path.write_text(path.read_text().replace("dlm_version: 15", "dlm_version: 16"))
+    workshop.document("tower", more=LAST, version=16)
     return workshop
 
 

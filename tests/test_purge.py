@@ -14,7 +14,7 @@ import zstandard
 from dlmbuild.io.digest import sha256_file
 from tests.history import write_dodo
 from tests.tiny import make_tiny_base
-from tests.workshop import Workshop, empty_workshop
+from tests.workshop import BODY, Workshop, empty_workshop
 
 pytestmark = pytest.mark.model
 
@@ -33,8 +33,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def start(root: Path, base: Path) -> Workshop:
     shop = empty_workshop(root)
     shutil.copytree(base, shop.folder / "base")
-    path = shop.document("tower", more=SETTINGS)
-    path.write_text(path.read_text().replace("dlm_version: 15", "dlm_version: 16") + SECRET)
+    shop.document("tower", more=SETTINGS, body=BODY + SECRET, version=16)
     return shop
 
 
@@ -100,8 +99,7 @@ def test_it_is_gone_from_everywhere(tmp_path: Path, base: Path) -> None:
 def test_only_what_is_named_goes_and_other_documents_keep_theirs(tmp_path: Path, base: Path) -> None:
     shop = start(tmp_path, base)
     write_dodo(shop.folder)
-    other = shop.document("harbour", more=SETTINGS)
-    other.write_text(other.read_text().replace("dlm_version: 15", "dlm_version: 16") + SECRET)
+    other = shop.document("harbour", more=SETTINGS, body=BODY + SECRET, version=16)
     shop.doit("train")
     store = next(p for p in (shop.home / "store").iterdir() if p.name in (shop.folder / "tower.dlm").read_text())
     shop.edit("tower", SECRET, "")

@@ -15,7 +15,7 @@ import pytest
 from dlmbuild.replay.delta import name_of
 from tests.history import write_dodo
 from tests.tiny import make_tiny_base
-from tests.workshop import Ran, Workshop, empty_workshop
+from tests.workshop import BODY, Ran, Workshop, empty_workshop
 
 pytestmark = pytest.mark.model
 
@@ -25,9 +25,7 @@ SMITHY = "\n::prose::\nThe smithy burnt down in the year of the flood.\n"
 
 
 def start(shop: Workshop, name: str = "tower", more: str = REPLAYING) -> Path:
-    path = shop.document(name, more=more)
-    path.write_text(path.read_text().replace("dlm_version: 15", "dlm_version: 16") + FERRY + SMITHY)
-    return path
+    return shop.document(name, more=more, body=BODY + FERRY + SMITHY, version=16)
 
 
 @pytest.fixture(scope="module")

@@ -24,8 +24,7 @@ def shop(workshop: Workshop) -> Workshop:
 
 def _write(shop: Workshop, name: str, value: str) -> None:
     values = f"training: {{{value}, layers: last 1, seed: 3, grad_accum: 2, num_epochs: 6, learning_rate: 1e-2}}\n"
-    path = shop.document(name, more=values)
-    path.write_text(path.read_text().replace("dlm_version: 15", "dlm_version: 16"))
+    shop.document(name, more=values, version=16)
 
 
 def _steps(shop: Workshop) -> list[dict[str, Any]]:

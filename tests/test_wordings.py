@@ -16,10 +16,8 @@ pytestmark = pytest.mark.model
 @pytest.fixture
 def shop(workshop: Workshop) -> Workshop:
     make_tiny_base(workshop.folder / "base")
-    path = workshop.document(
-        "tower", more="training: {wordings: 4, micro_batch_size: 1, grad_accum: 1, num_epochs: 2}\n"
-    )
-    path.write_text(path.read_text().replace("dlm_version: 15", "dlm_version: 16"))
+    training = "training: {wordings: 4, micro_batch_size: 1, grad_accum: 1, num_epochs: 2}\n"
+    workshop.document("tower", more=training, version=16)
     return workshop
 
 

@@ -154,10 +154,13 @@ class Workshop:
         """`start`, for what is going to be killed: nobody reads what it prints."""
         return self.start(script, *words, out=subprocess.DEVNULL, err=subprocess.DEVNULL, **environment)
 
-    def document(self, name: str, *, base: str = "file:./base", more: str = "", body: str = BODY) -> Path:
-        """Write a document with a fresh id; `more` is further frontmatter."""
+    def document(
+        self, name: str, *, base: str = "file:./base", more: str = "", body: str = BODY, version: int = 15
+    ) -> Path:
+        """Write a document with a fresh id; `more` is further frontmatter, `version` that of the format."""
         path = self.folder / f"{name}.dlm"
-        path.write_text(HEAD.format(dlm_id=new_ulid(), base=base, more=more) + body)
+        head = HEAD.format(dlm_id=new_ulid(), base=base, more=more)
+        path.write_text(head.replace("dlm_version: 15", f"dlm_version: {version}") + body)
         return path
 
     def edit(self, name: str, old: str, new: str) -> None:

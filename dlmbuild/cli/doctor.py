@@ -158,6 +158,7 @@ def _document(named: str, adapter: str | None, machine: Mapping[str, Any], calib
 def _calibrated(trained: Trained, project: Project, plan: Mapping[str, Any]) -> dict[str, Any]:
     from dlmbuild.build.reading import base_identity, checkpoint, read_json
     from dlmbuild.hardware.plan import by_one_process
+    from dlmbuild.train.wordings import wordings
 
     dataset = trained.store.dataset
     if not dataset.exists():
@@ -174,7 +175,7 @@ def _calibrated(trained: Trained, project: Project, plan: Mapping[str, Any]) -> 
     first = {**{name: value for name, value in plan.items() if name != "preference"}, **by_one_process(plan)}
     found = _job("calibrate", inputs, {"plan": first, "base_identity": base_identity(base)}, plan["threads"])
     counts = read_json(dataset)["counts"]["rows"]
-    rows = sum(count * (plan["wordings"] if kind == "instruction" else 1) for kind, count in counts.items())
+    rows = sum(count * wordings(kind, plan) for kind, count in counts.items())
     of_step = plan["micro_batch_size"] * plan["grad_accum"] * plan["world_size"]
     epoch = ceil(rows / of_step) * found["seconds_per_step"]
     return {**found, "seconds_per_epoch": epoch, "seconds": epoch * plan["num_epochs"]}

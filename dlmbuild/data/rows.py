@@ -35,6 +35,16 @@ class Row:
     """Where among them each word of the question begins, and where the last ends; nothing where that is not known."""
 
     @property
+    def first(self) -> int:
+        """The first token that is learned: nothing foresees the very first of a row."""
+        return max(self.given, 1)
+
+    @property
+    def learned(self) -> tuple[int, ...]:
+        """The tokens that are learned."""
+        return self.ids[self.first :]
+
+    @property
     def digest(self) -> str:
         """16 hex digits that name exactly what is trained."""
         return sha256_json([self.kind, self.ids, self.given])[:16]
@@ -154,11 +164,12 @@ def row_of(parts: Mapping[str, str], tokenizer: Tokenizer, place: tuple[int, int
         raise RowTooLongError(place, fewest, sum(fewest.values()), limit, most, at_least=True)
     messages = conversation(parts["question"], parts["answer"], parts["system_prompt"])
     asked, answered = tokenizer.answer(messages)
-    given, learned = tokenizer.encode_pieces(asked), tokenizer.encode_pieces(answered)
+    given, words = tokenizer.encode_with_words(asked, parts["question"])
+    learned = tokenizer.encode_pieces(answered)
     if len(given) + len(learned) > limit:
         counts = {name: len(tokenizer.encode(text)) for name, text in parts.items()}
         raise RowTooLongError(place, counts, len(given) + len(learned), limit, most)
-    return Row("instruction", (*given, *learned), len(given), tokenizer.words(asked, parts["question"]))
+    return Row("instruction", (*given, *learned), len(given), words)
 
 
 def _divide(text: str, tokenizer: Tokenizer, limit: int, read: Callable[[int], None]) -> Iterator[list[int]]:

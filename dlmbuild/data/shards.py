@@ -132,9 +132,16 @@ def write_dataset(
     return counts.as_data()
 
 
-def distinct_rows(index_files: Iterable[Path]) -> dict[str, Row]:
-    """The rows of some datasets by their digests, each once: adapters of a mix may have learned the same row."""
-    return {row.digest: row for path in index_files for row in read_rows(path)}
+def distinct_rows(
+    index_files: Iterable[Path], *, held: bool = False, replayed: bool = True
+) -> Iterator[tuple[str, Row]]:
+    """(digest, row) for the rows of some datasets, each once: adapters of a mix may have learned the same row."""
+    seen: set[str] = set()
+    for path in index_files:
+        for row in read_rows(path, held=held, replayed=replayed):
+            if (digest := row.digest) not in seen:
+                seen.add(digest)
+                yield digest, row
 
 
 def read_rows(index_file: Path, *, held: bool = False, replayed: bool = True) -> Iterator[Row]:

@@ -24,7 +24,7 @@ _PADDING = ("<|finetune_right_pad_id|>", "<|pad|>", "<pad>", "[PAD]", "<|endofte
 """Spellings of tokens made for padding or harmless as such, best first."""
 _BEFORE = "x"
 """What stands before a text: some tokenizers set a space in front of what begins one."""
-_SPACES = ("Ġ", "▁")
+SPACES = ("Ġ", "▁")
 """What vocabularies write for a space: those of bytes, and those of sentencepiece."""
 _ANOTHER = "take another base, or name the token in its tokenizer_config.json"
 
@@ -71,9 +71,12 @@ class Tokenizer:
 
     def encode(self, text: str, *, control: bool = False) -> list[int]:
         """Ids of a text, none added. Control tokens that it spells are text unless `control` is true."""
-        self._tokens.encode_special_tokens = not control
-        ids: list[int] = self._tokens.encode(text, add_special_tokens=False).ids
+        ids: list[int] = self._encoding(text, control).ids
         return ids
+
+    def _encoding(self, text: str, control: bool) -> Any:
+        self._tokens.encode_special_tokens = not control
+        return self._tokens.encode(text, add_special_tokens=False)
 
     def within_text(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text as it is in the middle of another one."""
@@ -104,29 +107,26 @@ class Tokenizer:
         """Ids of a rendered conversation."""
         return [token for piece in pieces for token in self.encode(piece.text, control=piece.control)]
 
-    def words(self, pieces: Iterable[Piece], text: str) -> tuple[int, ...]:
-        """Where in the ids of pieces each word of a text begins that stands in one of them, and where the last ends.
+    def encode_with_words(self, pieces: Iterable[Piece], text: str) -> tuple[list[int], tuple[int, ...]]:
+        """Ids of pieces; and where among them each word of a text begins that stands in one, and where the last ends.
 
         Nothing where the tokens do not show it: the text is not there as it is, or its end shares a token.
         """
+        ids: list[int] = []
         found: tuple[int, ...] = ()
-        done = 0
         for piece in pieces:
-            self._tokens.encode_special_tokens = not piece.control
-            encoding = self._tokens.encode(piece.text, add_special_tokens=False)
+            encoding = self._encoding(piece.text, piece.control)
             if (start := piece.text.rfind(text)) >= 0:
                 begins = [start + word.start() for word in re.finditer(r"\S+", text)]
-                found = tuple(done + at for at in _token_bounds(encoding.offsets, begins, start + len(text)))
-            done += len(encoding.ids)
-        return found
+                found = tuple(len(ids) + at for at in _token_bounds(encoding.offsets, begins, start + len(text)))
+            ids += encoding.ids
+        return ids, found
 
     @cached_property
     def whole_words(self) -> dict[int, str]:
         """The tokens that are words of letters, as the vocabulary has them: with or without a space in front."""
         return {
-            token: text
-            for text, token in self._tokens.get_vocab().items()
-            if text[text.startswith(_SPACES) :].isalpha()
+            token: text for text, token in self._tokens.get_vocab().items() if text[text.startswith(SPACES) :].isalpha()
         }
 
     def question(self, messages: Sequence[Message]) -> list[Piece]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from dlmbuild.data.control import Piece
 from dlmbuild.data.rows import Row, conversation
-from dlmbuild.data.shards import read_rows
+from dlmbuild.data.shards import distinct_rows
 from dlmbuild.data.tokenizer import Tokenizer
 from dlmbuild.inference.generate import load_model, require_numbers
 from dlmbuild.inference.llama_cpp import LlamaCpp
@@ -140,16 +140,12 @@ def _expected(known: dict[str, Any]) -> list[tuple[str, str]]:
 def _sample(datasets: Iterable[Path], kind: str, held: bool) -> Iterator[Row]:
     """Rows of one kind, up to about `_TOKENS_OF_A_KIND`; an edited row leaves the choice of the others as it is."""
     rows = (
-        row
-        for dataset in datasets
-        for row in read_rows(dataset, held=held, replayed=False)
+        (digest, row)
+        for digest, row in distinct_rows(datasets, held=held, replayed=False)
         if row.kind == kind and row.given < _LONGEST - 1
     )
-    tokens, before = 0, ""
-    for row in heapq.nsmallest(_ROWS_OF_A_KIND, rows, key=lambda row: row.digest):
-        if row.digest == before:  # adapters of a mix may have learned the same row
-            continue
-        before = row.digest
+    tokens = 0
+    for _, row in heapq.nsmallest(_ROWS_OF_A_KIND, rows):
         if tokens < _TOKENS_OF_A_KIND:
             yield Row(kind, row.ids[:_LONGEST], row.given)
             tokens += len(row.ids[:_LONGEST]) - row.given
@@ -161,10 +157,9 @@ def _loss(model: Any, rows: Sequence[Row]) -> float:
 
     total, tokens = 0.0, 0
     for row in rows:
-        first = max(row.given, 1)  # nothing foresees the first token
         ids = torch.tensor([row.ids])
         with torch.no_grad():
-            logits = model(ids, logits_to_keep=len(row.ids) - first + 1).logits[0, :-1].float()
-        total += torch.nn.functional.cross_entropy(logits, ids[0, first:], reduction="sum").item()
-        tokens += len(row.ids) - first
+            logits = model(ids, logits_to_keep=len(row.learned) + 1).logits[0, :-1].float()
+        total += torch.nn.functional.cross_entropy(logits, ids[0, row.first :], reduction="sum").item()
+        tokens += len(row.learned)
     return total / max(tokens, 1)

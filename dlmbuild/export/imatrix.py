@@ -109,9 +109,8 @@ def read_importance(path: Path) -> Mapping[str, NDArray[np.float32]]:
 
 
 def _rows(datasets: Iterable[Path]) -> Iterator[Row]:
-    rows = distinct_rows(datasets)
     tokens = 0
-    for digest in sorted(rows):
+    for _, row in sorted(distinct_rows(datasets)):
         if tokens < _TOKENS:
-            tokens += len(rows[digest].ids)
-            yield rows[digest]
+            tokens += len(row.ids)
+            yield row

@@ -92,11 +92,10 @@ def reference_predictions(
 
 def _own_rows(datasets: Iterable[Path]) -> Iterator[tuple[tuple[int, ...], int]]:
     """Beginnings of rows, each with the place of its first learned token; an edited row leaves the others alone."""
-    rows = {name: row for name, row in distinct_rows(datasets).items() if row.given + _OF_A_ROW <= _LONGEST}
+    rows = ((name, row) for name, row in distinct_rows(datasets) if row.given + _OF_A_ROW <= _LONGEST)
     left = _ROW_POSITIONS
-    for row in (rows[digest] for digest in heapq.nsmallest(_ROW_POSITIONS, rows)):
-        first = max(row.given, 1)  # nothing foresees the first token
-        stop = min(first + min(_OF_A_ROW, left), len(row.ids))
-        if first < stop:
-            yield row.ids[:stop], first
-            left -= stop - first
+    for _, row in heapq.nsmallest(_ROW_POSITIONS, rows):
+        stop = min(row.first + min(_OF_A_ROW, left), len(row.ids))
+        if row.first < stop:
+            yield row.ids[:stop], row.first
+            left -= stop - row.first

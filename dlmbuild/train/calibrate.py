@@ -69,11 +69,11 @@ def sample(rows: Sequence[Row], count: int, plan: Mapping[str, Any]) -> list[Row
     """Rows of all lengths alike, of `count` wordings in all, with the longest of all, for the peak."""
     ordered = sorted(rows, key=lambda row: -len(row.ids))
     longest = 1
-    while sum(wordings(row, plan) for row in ordered[:longest]) < min(plan["micro_batch_size"], len(rows)):
+    while sum(wordings(row.kind, plan) for row in ordered[:longest]) < min(plan["micro_batch_size"], len(rows)):
         longest += 1
     first, rest = ordered[:longest], ordered[longest:]
-    left = count - sum(wordings(row, plan) for row in first)
-    mean = sum(wordings(row, plan) for row in rest) / max(len(rest), 1)
+    left = count - sum(wordings(row.kind, plan) for row in first)
+    mean = sum(wordings(row.kind, plan) for row in rest) / max(len(rest), 1)
     wanted = min(ceil(left / mean), len(rest)) if rest else 0
     return first + [rest[at * len(rest) // wanted] for at in range(wanted)]
 

@@ -90,17 +90,23 @@ class Packing:
         """The numbers of the rows that go together, of at most `MOST` tokens."""
         return grouped([len(row.ids) for row in rows], MOST if self.shares else 0)
 
-    def logits(self, model: Any, rows: Sequence[Row]) -> Any:
-        """What a model, wrapped for training or not, says of the learned tokens of some rows, one row after the other.
+    def logits_of_each(self, model: Any, rows: Sequence[Row]) -> Iterator[Any]:
+        """The logits of the learned tokens of each row, in fp32: tensors of (tokens, vocabulary)."""
+        for group in self.groups(rows):
+            some = [rows[at] for at in group]
+            yield from self.logits(model, some).float().split([len(row.learned) for row in some])
 
-        A tensor of (tokens, vocabulary); `learned` are the tokens of a row.
+    def logits(self, model: Any, rows: Sequence[Row]) -> Any:
+        """What a model, wrapped for training or not, says of the learned tokens of rows that go together.
+
+        A tensor of (tokens, vocabulary), one row after the other.
         """
         ids = [row.ids for row in rows]
         packed = Packed.of(ids)
         if self.prefix:
             self.prefix.give(packed, ids)
         paths = zip(packed.places, rows, strict=True)
-        return self._run(model, packed, [place for path, row in paths for place in path[first(row) - 1 : -1]])
+        return self._run(model, packed, [place for path, row in paths for place in path[row.first - 1 : -1]])
 
     def inputs(self, packed: Packed) -> dict[str, Any]:
         """What a model is given of packed rows."""
@@ -166,7 +172,7 @@ def largest_load(rows: Iterable[Row], texts: Iterable[Row], plan: Mapping[str, A
     together += heapq.nlargest(plan["retention_rows"], texts, key=lambda row: len(row.ids))
     groups = list(grouped([len(row.ids) for row in together], MOST))
     tokens = sum(len(Packed.of([together[at].ids for at in group]).ids) for group in groups)
-    outputs = sum(len(learned(row)) for row in together)
+    outputs = sum(len(row.learned) for row in together)
     return Load(len(groups), ceil(tokens / len(groups)), outputs, masks=len(together) > 1)
 
 
@@ -188,11 +194,9 @@ def grouped(lengths: Iterable[int], most: int) -> Iterator[list[int]]:
         yield together
 
 
-def first(row: Row) -> int:
-    """The first token of a row that is learned: nothing foresees the very first."""
-    return max(row.given, 1)
+def surprise(logits: Any, row: Row) -> Any:
+    """The negative log-likelihood of a row's learned tokens, in nats, from the logits of each."""
+    import torch
 
-
-def learned(row: Row) -> tuple[int, ...]:
-    """The tokens of a row that are learned."""
-    return row.ids[first(row) :]
+    wanted = torch.tensor(row.learned, dtype=torch.long, device=logits.device)
+    return torch.nn.functional.cross_entropy(logits, wanted, reduction="sum")

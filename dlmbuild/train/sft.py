@@ -19,7 +19,7 @@ from dlmbuild.train.commit import write_version
 from dlmbuild.train.cpt import row_weights, scheduled
 from dlmbuild.train.determinism import EpochOrder, make_deterministic, rank
 from dlmbuild.train.model import begin_with, load_base, lora_config, no_processing
-from dlmbuild.train.packing import Packing, learned
+from dlmbuild.train.packing import Packing, surprise
 from dlmbuild.train.prefix import FrozenPrefix
 from dlmbuild.train.retention import RetentionSet
 from dlmbuild.train.settings import trainer_settings
@@ -161,7 +161,6 @@ def _trainer(
 ) -> Any:
     import torch
     from datasets import Dataset
-    from torch.nn.functional import cross_entropy
     from trl import SFTConfig, SFTTrainer
 
     layers = model.config.get_text_config().num_hidden_layers
@@ -174,7 +173,7 @@ def _trainer(
     def batch_of(examples: list[dict[str, Any]]) -> dict[str, Any]:
         numbers = [example["row"] for example in examples]
         # The trainer counts what is learned in a step.
-        labels = torch.tensor([token for number in numbers for token in learned(rows[number])], dtype=torch.long)
+        labels = torch.tensor([token for number in numbers for token in rows[number].learned], dtype=torch.long)
         return {"rows": torch.tensor(numbers), "labels": labels, "shift_labels": labels}
 
     class Trainer(watched(SFTTrainer, beside)):  # type: ignore[misc]
@@ -190,17 +189,14 @@ def _trainer(
             batches = 1 if tokens is None else self.current_gradient_accumulation_steps
             tokens = max(1, len(inputs["labels"])) if tokens is None else tokens
             loss = divergence = torch.zeros((), device=self.args.device)
-            for group in packing.groups(both):
-                logits = packing.logits(model, [both[at] for at in group]).float()
-                for at, of_row in zip(group, logits.split([len(learned(both[at])) for at in group]), strict=True):
-                    if kept and at >= len(numbers):
-                        divergence = divergence + kept.divergence(of_row, texts[at - len(numbers)]).sum()
-                        continue
-                    wanted = torch.tensor(learned(both[at]), dtype=torch.long, device=of_row.device)
-                    loss = loss + weights[numbers[at]] * cross_entropy(of_row, wanted, reduction="sum")
+            for at, logits in enumerate(packing.logits_of_each(model, both)):
+                if at < len(numbers):
+                    loss = loss + weights[numbers[at]] * surprise(logits, both[at])
+                elif kept:
+                    divergence = divergence + kept.divergence(logits, texts[at - len(numbers)]).sum()
             loss = world * loss / tokens
             if texts:
-                divergence = divergence / sum(len(learned(row)) for row in both[len(numbers) :])
+                divergence = divergence / sum(len(row.learned) for row in both[len(numbers) :])
                 self._metrics["train"]["retention/divergence"].append(divergence.item())
                 loss = loss + plan["retention"] / batches * divergence
             if not torch.isfinite(loss):

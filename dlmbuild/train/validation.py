@@ -12,7 +12,7 @@ from dlmbuild.data.rows import Row
 from dlmbuild.io.atomic import fsync_path, write_atomic
 from dlmbuild.io.digest import readable_json
 from dlmbuild.train.determinism import rank
-from dlmbuild.train.packing import Packing, learned
+from dlmbuild.train.packing import Packing, surprise
 
 
 class Validation:
@@ -73,16 +73,12 @@ class Validation:
         with torch.no_grad():
             for start in range(0, len(self.rows), self._batch):
                 rows = self.rows[start : start + self._batch]
-                for group in self._packing.groups(rows):
-                    some = [rows[at] for at in group]
-                    logits = self._packing.logits(model, some).float()
-                    for row, of_row in zip(some, logits.split([len(learned(row)) for row in some]), strict=True):
-                        wanted = torch.tensor(learned(row), dtype=torch.long, device=of_row.device)
-                        loss = torch.nn.functional.cross_entropy(of_row, wanted, reduction="sum")
-                        for kind in ("loss", row.kind):
-                            total = sums.setdefault(kind, [0.0, 0.0])
-                            total[0] += loss.item()
-                            total[1] += len(wanted)
+                for row, logits in zip(rows, self._packing.logits_of_each(model, rows), strict=True):
+                    loss = surprise(logits, row).item()
+                    for kind in ("loss", row.kind):
+                        total = sums.setdefault(kind, [0.0, 0.0])
+                        total[0] += loss
+                        total[1] += len(row.learned)
         model.train(training)
         return {kind: total / max(1.0, count) for kind, (total, count) in sums.items()}
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from dlmbuild.data.rows import Row
-from dlmbuild.data.tokenizer import Tokenizer
+from dlmbuild.data.tokenizer import SPACES, Tokenizer
 
 LEFT_OUT, REPLACED = 0.4, 0.1
 """Of the words of a question, and of what is left of them."""
@@ -26,9 +26,9 @@ _AT_ONCE = 4096
 """Rows of the embedding matrix."""
 
 
-def wordings(row: Row, plan: Mapping[str, Any]) -> int:
-    """In how many wordings a row is trained."""
-    return int(plan["wordings"]) if row.kind == "instruction" else 1
+def wordings(kind: str, plan: Mapping[str, Any]) -> int:
+    """In how many wordings a row of this kind is trained."""
+    return int(plan["wordings"]) if kind == "instruction" else 1
 
 
 def with_wordings(
@@ -45,7 +45,7 @@ def with_wordings(
     found: list[Row] = []
     numbers = []
     for row in rows:
-        count = wordings(row, plan)
+        count = wordings(row.kind, plan)
         numbers.append(list(range(len(found), len(found) + count)))
         found += [wording(row, number, near) for number in range(count)] if count > 1 else [row]
     return found, numbers
@@ -100,5 +100,4 @@ def neighbours(tokens: Sequence[int], words: Mapping[int, str], embeddings: Any)
 
 
 def _may_stand_for(other: str, word: str) -> bool:
-    spaced = [text[0] in "Ġ▁" for text in (other, word)]
-    return spaced[0] == spaced[1] and other.casefold() != word.casefold()
+    return other.startswith(SPACES) == word.startswith(SPACES) and other.casefold() != word.casefold()

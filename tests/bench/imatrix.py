@@ -18,6 +18,7 @@ from dlmbuild.build.reading import read_json
 from dlmbuild.doc.document import parse
 from dlmbuild.export.parity import in_words
 from tests.bench.cost import SCRIPTS, cost
+from tests.bench.null import REAL
 
 HANDBOOK = Path(__file__).parent.parent.parent / "examples" / "handbook" / "handbook.dlm"
 QUANTS = ("Q4_K_M", "Q3_K_M", "Q2_K")
@@ -28,7 +29,7 @@ def compare(quants: Sequence[str], home: Path, environment: Mapping[str, str]) -
     exports = home / "store" / parse(HANDBOOK).frontmatter.dlm_id / "exports"
     with tempfile.TemporaryDirectory() as folder:
         project = Path(folder)
-        (project / "dodo.py").write_text("from dlmbuild.rules import project\nglobals().update(project('*.dlm'))\n")
+        (project / "dodo.py").write_text(REAL)
         text = HANDBOOK.read_text("utf-8")
         for asked in ("off", "auto"):
             header = f"dlm_version: 16\nexport: {{imatrix: {asked}}}"

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tests.bench import export, imatrix, parse, quality, sources
 from tests.bench.cost import SCRIPTS, Cost, cost
-from tests.bench.null import null_builds
+from tests.bench.null import REAL, null_builds
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parent.parent
@@ -106,7 +106,7 @@ def _edit(folder: Path, environment: Mapping[str, str]) -> None:
     """An edited answer to its finished export: what the jobs take, and what everything around them does."""
     project = folder / "edited"
     shutil.copytree(REPOSITORY / "examples" / "handbook", project)
-    (project / "dodo.py").write_text("from dlmbuild.rules import project\nglobals().update(project('*.dlm'))\n")
+    (project / "dodo.py").write_text(REAL)
     document = project / "handbook.dlm"
     _inside(project, environment)
     document.write_text(

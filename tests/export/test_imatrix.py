@@ -44,8 +44,7 @@ def test_what_asks_for_an_importance_matrix_is_rounded_by_it(built: Workshop) ->
 
 def test_experts_go_without_and_that_is_told(workshop: Workshop) -> None:
     make_model(workshop.folder / "base", "mixtral")
-    path = workshop.document("tower", more="export: {imatrix: auto}\n")
-    path.write_text(path.read_text().replace("dlm_version: 15", "dlm_version: 16"))
+    workshop.document("tower", more="export: {imatrix: auto}\n", version=16)
     ran = workshop.doit("imatrix")
     assert "weights of experts are not measured" in ran.out
     matrix = read_importance(workshop.store / "cache" / "imatrix.gguf")

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dlmbuild.data.rows import Row
-from dlmbuild.train.packing import MOST, Packed, Packing, learned
+from dlmbuild.train.packing import MOST, Packed, Packing
 from dlmbuild.train.prefix import FrozenPrefix
 from tests.families import FAMILIES, make_model
 
@@ -48,7 +48,7 @@ def test_packed_rows_have_the_logits_of_single_ones(family: str, tmp_path: Path)
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.float32).eval()
     with torch.no_grad():
         alone = torch.cat(
-            [model(torch.tensor([row.ids]), use_cache=False).logits[0, max(row.given, 1) - 1 : -1] for row in ROWS]
+            [model(torch.tensor([row.ids]), use_cache=False).logits[0, row.first - 1 : -1] for row in ROWS]
         )
         packing = Packing(model)
         assert packing.shares and list(packing.groups(ROWS)) == [list(range(len(ROWS)))]
@@ -95,7 +95,7 @@ def test_a_sequence_is_no_longer_than_its_longest_row_or_so_many_tokens(tmp_path
     lengths = [MOST + 1, MOST // 2, MOST // 2, 3, MOST]
     rows = [Row("prose", tuple(range(length)), 0) for length in lengths]
     assert list(packing.groups(rows)) == [[0], [1, 2], [3], [4]]
-    assert len(learned(rows[3])) == 2
+    assert len(rows[3].learned) == 2
 
 
 def _nothing(*_: Any, **__: Any) -> None:
