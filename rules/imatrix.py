@@ -1,4 +1,4 @@
-"""imatrix: which inputs of each weight matter, for the documents that ask for it."""
+"""imatrix: which inputs of each weight matter, but for documents that do without."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ def tasks(project: Project) -> Iterator[dict[str, Any]]:
 
 def _imatrix(trained: Trained, project: Project) -> Step:
     base, store = project.base_folder(trained.document.base), trained.store
+    f16 = base.gguf("F16")
     datasets = {f"dataset_{number}": path for number, path in enumerate(trained.datasets, 1)}
 
     def work(place: Workplace) -> Mapping[str, Any]:
@@ -35,7 +36,12 @@ def _imatrix(trained: Trained, project: Project) -> Step:
         require_extra(*PACKAGES, "gguf")
         found = run_job(
             "imatrix",
-            inputs={"base": checkpoint(base), "adapter": AdapterVersions(store.adapter).current(), **datasets},
+            inputs={
+                "base": checkpoint(base),
+                "adapter": AdapterVersions(store.adapter).current(),
+                "f16": f16,
+                **datasets,
+            },
             params={},
             file=NAME,
             out=place.out,
@@ -44,15 +50,15 @@ def _imatrix(trained: Trained, project: Project) -> Step:
             threads=this_machine().cores,
         )
         if found["without"]:
-            said = f"{found['without']} weights of experts are not measured, and are rounded as without a matrix"
+            said = f"not measured, and rounded as without a matrix: {', '.join(found['without'])}"
             watcher().note(f"imatrix:{trained.title}", said)
         return found
 
     return Step(
         name=f"imatrix:{trained.title}",
         doc=f"which inputs of the weights of {trained.title} matter",
-        rule="imatrix/1",
-        inputs={"adapter": store.adapter / "adapter.json", **datasets},
+        rule="imatrix/2",
+        inputs={"adapter": store.adapter / "adapter.json", "f16": f16, **datasets},
         params=dict,
         reads=(base.facts,),
         outputs=Files({NAME: store.cache / NAME}),

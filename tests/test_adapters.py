@@ -95,8 +95,8 @@ def test_an_edit_trains_the_adapters_whose_rows_or_settings_it_changes(named: Wo
     why = named.doit("why", Q, code=None).out
     assert "train:tower:tone" in why and "train:tower:facts" not in why
     ran = named.doit(Q)
-    trained = ["train:tower:tone", "merge:tower:tone:Q4_K_M", "parity:tower:tone", "smoke:tower:tone:Q4_K_M"]
-    wanted = {"check:tower", "dataset:tower:tone", *trained, "export:tower:tone:Q4_K_M"}
+    trained = {"train:tower:tone", "imatrix:tower:tone", "merge:tower:tone:Q4_K_M", "parity:tower:tone"}
+    wanted = {"check:tower", "dataset:tower:tone", *trained, "smoke:tower:tone:Q4_K_M", "export:tower:tone:Q4_K_M"}
     assert (set(ran.steps), ran.restored) == (wanted, [])
     assert named.doit(Q).steps == []
 
@@ -191,6 +191,7 @@ def test_a_mix_is_exported_in_its_own_place_and_asked(named: Workshop) -> None:
         "check:tower",
         "mix:tower:both",
         "parity:tower:both",
+        "imatrix:tower:both",
         *(f"{verb}:tower:both:Q4_K_M" for verb in ("merge", "smoke", "export")),
     }
     manifest = json.loads((named.store / "exports" / "both" / "Q4_K_M" / "export_manifest.json").read_bytes())

@@ -16,7 +16,10 @@ from tests.workshop import Workshop
 
 pytestmark = pytest.mark.model
 
-AFTER_TRAINING = ["train:tower", "merge:tower:Q4_K_M", "parity:tower", "smoke:tower:Q4_K_M", "export:tower:Q4_K_M"]
+AFTER_TRAINING = [
+    *("train:tower", "imatrix:tower", "merge:tower:Q4_K_M", "parity:tower", "smoke:tower:Q4_K_M"),
+    "export:tower:Q4_K_M",
+]
 TIMED = ("manifest.json", "metrics.sqlite")
 """What tells the story of the builds, with times."""
 

@@ -21,7 +21,7 @@ CHECK = {"check:tower"}
 PLAN = {"plan:tower"}
 DATASET = {"dataset:tower"}
 EXPORT = {"export:tower:Q4_K_M"}
-ADAPTER = {"train:tower", "parity:tower", "merge:tower:Q4_K_M", "smoke:tower:Q4_K_M", *EXPORT}
+ADAPTER = {"train:tower", "imatrix:tower", "parity:tower", "merge:tower:Q4_K_M", "smoke:tower:Q4_K_M", *EXPORT}
 NOTHING: set[str] = set()
 
 Edit = Callable[[Workshop], object]
@@ -135,7 +135,7 @@ TABLE: dict[str, tuple[Edit, set[str], set[str]]] = {
     "adapters": (  # a name for the only adapter: what it is made of is what it was
         training("adapters: {one: {}}"),
         CHECK | PLAN | {"parity:tower:one", *(f"{verb}:tower:one:Q4_K_M" for verb in ("merge", "export"))},
-        {"dataset:tower:one", "train:tower:one", "smoke:tower:one:Q4_K_M"},
+        {"dataset:tower:one", "train:tower:one", "imatrix:tower:one", "smoke:tower:one:Q4_K_M"},
     ),
     "a comment in the frontmatter": (key("# a comment"), CHECK, NOTHING),
     "a comment after a value": (text("base_model: file:./base", "base_model: file:./base  # mine"), CHECK, NOTHING),
@@ -385,7 +385,7 @@ def test_a_second_document_another_quantisation_and_another_base(shop: Workshop)
     )
     ran = shop.doit("export:Q4_K_M")
     verbs = {step.partition(":")[0] for step in ran.steps}
-    assert verbs == {"check", "plan", "dataset", "train", "parity", "merge", "smoke", "export"}
+    assert verbs == {"check", "plan", "dataset", "train", "imatrix", "parity", "merge", "smoke", "export"}
     assert all(":harbour" in step for step in ran.steps)
     ran = shop.doit("export:tower:Q8_0")
     assert [step.partition(":")[0] for step in ran.steps] == ["quantize", "merge", "smoke", "export"]
@@ -405,7 +405,7 @@ def test_lost_records_are_made_again_to_the_same_bytes(shop: Workshop) -> None:
 def test_dlm_build_knows_without_doit_that_there_is_nothing_to_do(shop: Workshop) -> None:
     assert "up to date" in shop.dlm("build", "export:Q4_K_M").out  # doit said so, and it was noted
     quick = shop.dlm("build", "export:Q4_K_M", PYTHONPROFILEIMPORTTIME="1")
-    assert "everything is up to date (11 steps)" in quick.out
+    assert "everything is up to date (12 steps)" in quick.out
     imported = {line.rpartition("|")[2].strip() for line in quick.err.splitlines() if line.startswith("import time:")}
     assert "dlmbuild.cli.build" in imported
     assert not imported & {"doit", "sqlite3", "dlmbuild.build.project", "dlmbuild.store.layout", "argparse", "hashlib"}
@@ -419,5 +419,5 @@ def test_dlm_build_sees_a_new_document_and_another_lock_mode(shop: Workshop) -> 
     )
     assert "export:harbour:Q4_K_M" in shop.dlm("build").steps
     (shop.folder / "harbour.dlm").unlink()
-    assert "(11 steps)" in shop.dlm("build").out
-    assert "(11 steps)" in shop.dlm("--ignore-lock", "build").out
+    assert "(12 steps)" in shop.dlm("build").out
+    assert "(12 steps)" in shop.dlm("--ignore-lock", "build").out

@@ -28,7 +28,7 @@ from dlmbuild.io.digest import canonical_json
 from dlmbuild.lock import Mode
 from dlmbuild.store.layout import BaseFolder, Home, Store
 
-_HEADER_VERSION = "10"
+_HEADER_VERSION = "11"
 _REGISTRY = Path(base_models.__file__).with_name("registry.toml")
 
 
@@ -57,7 +57,7 @@ class Document(NamedTuple):
     """`weights` and `rank` of each mix of them that it exports."""
     gated: bool = False
     """Whether a gate is trained that chooses between its adapters."""
-    imatrix: bool = False
+    imatrix: bool = True
     """Whether its models are rounded by an importance matrix."""
 
     @property
@@ -187,7 +187,7 @@ class Project:
             dict(header.get("adapters", ())),
             header.get("mixes", {}),
             header.get("gated", False),
-            header.get("imatrix", False),
+            header.get("imatrix", True),
         )
         document = Document(path, header["dlm_id"], reference, header["default_quant"], store, *shape)
         if reference.landmark:
@@ -244,8 +244,8 @@ class Project:
             header["mixes"] = found.mixes
         if found.gated:
             header["gated"] = True
-        if found.imatrix:
-            header["imatrix"] = True
+        if not found.imatrix:
+            header["imatrix"] = False
         if reference.path is None:  # what lies on this disk is named by a path, which is not the document's
             header["reference"] = reference.as_data()
         if self.archive.home.root.is_dir():  # who only looks makes no home

@@ -161,7 +161,7 @@ def as_data(document: Document) -> dict[str, Any]:
         del data["training"]["gate"]
     if not data["export"]["mixes"]:
         del data["export"]["mixes"]
-    if data["export"]["imatrix"] == "off":
+    if data["export"]["imatrix"] == "auto":
         del data["export"]["imatrix"]
     data["evaluate"] = {name: wanted for name, wanted in data["evaluate"].items() if wanted is not None}
     if not data["evaluate"]:

@@ -39,7 +39,7 @@ class Header:
     """`export.mixes` as data."""
     gated: bool = False
     """Whether it has a gate trained between its adapters."""
-    imatrix: bool = False
+    imatrix: bool = True
     """Whether its models are rounded by an importance matrix."""
 
 

@@ -231,7 +231,7 @@ class Export(Block):
     default_temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     default_top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     mixes: Annotated[dict[AdapterName, Mix], Field(min_length=1)] | None = None
-    imatrix: Literal["auto", "off"] = "off"
+    imatrix: Literal["auto", "off"] = "auto"
 
 
 class Evaluate(Block):

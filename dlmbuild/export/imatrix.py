@@ -6,18 +6,16 @@ writes: of each weight the sums of its squared inputs and how many there were (t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlmbuild.base_models.convertible import is_known
 from dlmbuild.data.rows import Row
 from dlmbuild.data.shards import distinct_rows
 from dlmbuild.errors import ExportError, Where
-from dlmbuild.export.base_gguf import read_model
 from dlmbuild.export.quantize import StoredRows
 from dlmbuild.inference.numbers import no_numbers
-from dlmbuild.io.gguf_file import Planned, create_gguf, read_header, string_entry, strings_entry, u32_entry
+from dlmbuild.io.gguf_file import Header, Planned, create_gguf, read_header, string_entry, strings_entry, u32_entry
 from dlmbuild.io.progress import Progress
 
 if TYPE_CHECKING:
@@ -29,26 +27,23 @@ _TOKENS = 8192
 _SUMS, _COUNTS = ".in_sum2", ".counts"
 
 
-def importance_matrix(*, base: Path, adapter: Path, out: Path, progress: Progress, **datasets: Path) -> dict[str, int]:
+def importance_matrix(
+    *, base: Path, adapter: Path, f16: Path, out: Path, progress: Progress, **datasets: Path
+) -> dict[str, Any]:
     """Write the importance matrix of base and adapter to the file `out`; returns counts of rows, tokens and weights.
 
-    Of experts there is none: they are no layers of their own in transformers, and counted as "without".
-    `datasets` are paths of dataset.json files. Rows are taken whole, in the order of their digests, until there are
-    8,192 tokens. Raises ExportError for a base whose weights we have no table of, SmokeError for inputs that are no
-    numbers.
+    `f16` is the base's GGUF, whose names and shapes the matrix has. Weights whose inputs are not seen are named as
+    "without", by their kind: experts are no layers of their own in transformers. `datasets` are paths of dataset.json
+    files. Rows are taken whole, in the order of their digests, until there are 8,192 tokens. Raises SmokeError for
+    inputs that are no numbers.
     """
     import torch
 
     from dlmbuild.inference.generate import load_model
 
-    if not is_known(base):
-        raise ExportError(
-            "there is no importance matrix for this base",
-            why="which input belongs to which weight is known of the architectures of the registry",
-            do="write export.imatrix: off",
-        )
-    weights = read_model(base).weights()
-    names = {weight.hf.removesuffix(".weight"): weight.gguf for weight in weights if weight.linear}
+    header = read_header(f16)
+    weights = {name: info.shape for name, info in header.tensors.items() if len(info.shape) > 1 and name[:4] == "blk."}
+    named = gguf_names(header)
     progress("loading torch, the base and the adapter")
     model = load_model(base, adapter)
     sums: dict[str, Any] = {}
@@ -61,7 +56,8 @@ def importance_matrix(*, base: Path, adapter: Path, out: Path, progress: Progres
         return add
 
     for module_name, module in model.named_modules():
-        if name := names.get(module_name.removeprefix("base_model.model.")):
+        name = f"{named(module_name.removeprefix('base_model.model.'))}.weight"
+        if weights.get(name) == getattr(module, "weight", torch.empty(0)).shape:
             module.register_forward_pre_hook(watch(name))
     rows = list(_rows(datasets.values()))
     tokens = sum(len(row.ids) for row in rows)
@@ -85,8 +81,18 @@ def importance_matrix(*, base: Path, adapter: Path, out: Path, progress: Progres
     with create_gguf(out, entries, plan) as sink:
         for name, numbers in parts.items():
             sink.put(name, [numbers.numpy().astype("<f4").tobytes()])
-    without = sum(len(weight.shape) == 3 for weight in weights)
+    without = sorted({name.split(".")[2] for name in weights if name not in sums})
     return {"rows": len(rows), "tokens": tokens, "weights": len(sums), "without": without}
+
+
+def gguf_names(header: Header) -> Callable[[str], str | None]:
+    """What llama.cpp calls a module of transformers, for the architecture of a GGUF."""
+    from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
+
+    kind = header.metadata["general.architecture"]
+    (arch,) = (arch for arch, name in MODEL_ARCH_NAMES.items() if name == kind)
+    names: Callable[[str], str | None] = get_tensor_name_map(arch, header.metadata[f"{kind}.block_count"]).get_name
+    return names
 
 
 def read_importance(path: Path) -> Mapping[str, NDArray[np.float32]]:

@@ -84,8 +84,9 @@ def merge_quantized(
         if is_known(checkpoint):
             merged = _own_sources(adapter, checkpoint, base_quant, header, importance)
         else:
-            rows, factors = merge_sources(adapter, checkpoint, f16 or base_quant, scratch, progress)
-            merged = {key: (key, MergedRows(rows[key], pair, 0), 1) for key, pair in factors.items()}
+            stored, factors = merge_sources(adapter, checkpoint, f16 or base_quant, importance, scratch, progress)
+            merged = {key: (key, rows, 1) for key, rows in stored.items()}
+            merged |= {key: (key, MergedRows(stored[key], pair, 0), 1) for key, pair in factors.items()}
         plan = [
             Planned(key, header.tensors[key].type, header.tensors[key].shape)
             for key in sorted(header.tensors, key=block_order)

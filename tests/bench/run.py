@@ -29,6 +29,7 @@ STAGES = (
     "gguf",
     QUANTIZE,
     "parity:handbook",
+    "imatrix:handbook",
     f"merge:handbook:{QUANT}",
     f"smoke:handbook:{QUANT}",
     f"export:handbook:{QUANT}",

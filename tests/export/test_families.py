@@ -14,6 +14,7 @@ from dlmbuild.base_models import official
 from dlmbuild.data.tokenizer import Tokenizer
 from dlmbuild.export.adapter_gguf import convert_adapter
 from dlmbuild.export.base_gguf import convert_base, read_model
+from dlmbuild.export.imatrix import gguf_names, read_importance
 from dlmbuild.export.merge import merge_quantized
 from dlmbuild.export.quantize import quantize_base
 from dlmbuild.io.gguf_file import read_header
@@ -52,6 +53,9 @@ def test_llama_cpp_computes_what_transformers_computes(family: str, tmp_path: Pa
         same, worst = compare({"next": [pair[0] for pair in shown]}, [pair[1] for pair in shown])
         assert (same, worst < NEAR.get(family, 0.02)) == (len(shown), True), worst
         assert len(shown) > 5
+    named = gguf_names(read_header(f16))
+    for weight in read_model(base).weights():
+        assert f"{named(weight.hf.removesuffix('.weight'))}.weight" == weight.gguf or not weight.linear
     small, small_merged = tmp_path / "q.gguf", tmp_path / "mq.gguf"
     quantize_base(f16, "Q4_K_M", small, threads=2)
     merge_quantized(base, adapter, small, "Q4_K_M", small_merged, name="merged", threads=2)
@@ -127,6 +131,7 @@ def test_another_architecture_goes_through_llama_cpps_converter(
     assert facts["converter"]["sha256"] == official.PACKAGE_SHA256
     assert "gate_proj" in facts["linear_layers"]
     assert json.loads((workshop.store / "cache" / "parity.json").read_text())["agreement"] >= 0.99
+    assert "blk.0.attn_q.weight" in read_importance(workshop.store / "cache" / "imatrix.gguf")
     first = (base / "base.F16.gguf").read_bytes()
     assert str(workshop.home).encode() not in first
     records = [json.loads(path.read_text()) for path in (workshop.home / "records").glob("*/*.json")]

@@ -15,15 +15,10 @@ from tests.families import make_model
 from tests.workshop import Workshop
 
 
-def test_what_asks_for_an_importance_matrix_is_rounded_by_it(built: Workshop) -> None:
+def test_models_are_rounded_by_what_the_document_says_unless_it_does_not_want_that(built: Workshop) -> None:
     folder = built.store / "exports" / "Q4_K_M"
     model, base = folder / "model.Q4_K_M.gguf", folder / "base.Q4_K_M.gguf"
-    plain, shared = model.read_bytes(), base.read_bytes()
-    built.edit("tower", "dlm_version: 15", "dlm_version: 16\nexport: {imatrix: auto}")
-    steps = ["check:tower", "imatrix:tower", "merge:tower:Q4_K_M", "smoke:tower:Q4_K_M", "export:tower:Q4_K_M"]
-    assert built.doit("export:Q4_K_M").steps == steps
-    assert built.doit("export:Q4_K_M").steps == []
-    assert base.read_bytes() == shared and model.read_bytes() != plain
+    weighed, shared = model.read_bytes(), base.read_bytes()
     assert json.loads((folder / "export_manifest.json").read_bytes())["imatrix"] == "rows of the document"
     assert "an importance matrix of the text it learned" in (folder / "README.md").read_text()
 
@@ -34,19 +29,26 @@ def test_what_asks_for_an_importance_matrix_is_rounded_by_it(built: Workshop) ->
     assert set(found) == linear and all(len(found[name]) == tensors[name].shape[-1] for name in linear)
 
     # What rounds little needs none, and of the others a change of the settings for answers makes none anew.
-    assert not any(step.startswith("imatrix") for step in built.doit("export:Q8_0").steps)
-    built.edit("tower", "imatrix: auto", "imatrix: auto, default_temperature: 0.5")
+    assert not any(step.startswith(("imatrix", "parity")) for step in built.doit("export:Q8_0").steps)
+    built.edit("tower", "dlm_version: 15", "dlm_version: 16\nexport: {default_temperature: 0.5}")
     assert built.doit("export:Q4_K_M").steps == ["check:tower", "export:tower:Q4_K_M"]
-    built.edit("tower", "imatrix: auto", "imatrix: off")
+
+    built.edit("tower", "default_temperature: 0.5", "imatrix: off")
     ran = built.doit("export:Q4_K_M")
-    assert "merge:tower:Q4_K_M" in ran.restored and model.read_bytes() == plain
+    assert ran.steps == ["check:tower", "merge:tower:Q4_K_M", "smoke:tower:Q4_K_M", "export:tower:Q4_K_M"]
+    assert base.read_bytes() == shared and model.read_bytes() != weighed
+    assert "imatrix" not in json.loads((folder / "export_manifest.json").read_bytes())
+    assert "imatrix:tower" not in built.doit("list", "--all").out
+
+    built.edit("tower", "imatrix: off", "imatrix: auto")
+    assert "merge:tower:Q4_K_M" in built.doit("export:Q4_K_M").restored and model.read_bytes() == weighed
 
 
 def test_experts_go_without_and_that_is_told(workshop: Workshop) -> None:
     make_model(workshop.folder / "base", "mixtral")
-    workshop.document("tower", more="export: {imatrix: auto}\n", version=16)
+    workshop.document("tower")
     ran = workshop.doit("imatrix")
-    assert "weights of experts are not measured" in ran.out
+    assert "rounded as without a matrix: ffn_down_exps, ffn_gate_exps, ffn_up_exps" in ran.out
     matrix = read_importance(workshop.store / "cache" / "imatrix.gguf")
     assert any("attn" in name for name in matrix) and not any("exps" in name for name in matrix)
     workshop.doit("export:Q4_K_M")
