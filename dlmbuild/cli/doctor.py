@@ -241,12 +241,10 @@ def _gpu(found: Mapping[str, Any]) -> str:
 
 
 def _precision(facts: Mapping[str, Any]) -> str:
-    if facts["device"] == "cuda":
-        return "bf16 unless a document says otherwise"
-    units = (
-        "has instructions for bf16" if facts["cpu_bf16"] else "has no instructions for bf16: it saves memory, not time"
-    )
-    return f"fp32 unless a document says otherwise; this processor {units}"
+    said = f"{facts['precision']} unless a document says otherwise"
+    if facts["device"] == "cpu" and facts["precision"] == "fp32":
+        said += "; bf16, for which this processor has no instructions, saves memory, not time"
+    return said
 
 
 def _document_text(told: Mapping[str, Any]) -> Iterator[str]:

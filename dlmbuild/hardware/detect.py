@@ -15,6 +15,10 @@ from dlmbuild.lock.capture import pin
 MAX_THREADS = 8
 """Small matrices do not gain from more."""
 _PROCESSES = "DLM_PROCESSES"
+_X86 = {"amx": "amx_bf16", "avx512-bf16": "avx512_bf16", "avx512": "avx512f", "avx2": "avx2"}
+"""Levels of instructions that libraries choose kernels by → the flag of a processor that has them, the best first."""
+_BF16 = ("amx", "avx512-bf16")
+"""Those with products of bf16, in half of fp32's time; in software they take longer. ARM's were never measured."""
 _MOST_PROCESSES = 64
 
 
@@ -44,7 +48,7 @@ class Machine:
     @property
     def precision(self) -> str:
         """What a training computes in unless the document says otherwise."""
-        return "bf16" if self.device == "cuda" else "fp32"
+        return "bf16" if self.device == "cuda" or (self.device == "cpu" and self.isa in _BF16) else "fp32"
 
 
 @cache
@@ -96,10 +100,7 @@ def _isa() -> str:
         flags = Path("/proc/cpuinfo").read_text().partition("flags")[2].partition("\n")[0].split()
     except OSError:
         flags = []
-    for name, flag in (("avx512", "avx512f"), ("avx2", "avx2")):
-        if flag in flags:
-            return name
-    return "baseline"
+    return next((name for name, flag in _X86.items() if flag in flags), "baseline")
 
 
 def _memory() -> int:
@@ -127,12 +128,3 @@ def free_memory() -> int:
         return max(0, min(available, limit - used))
     except (OSError, ValueError):  # no group, or one without a limit, which reads "max"
         return available
-
-
-def cpu_computes_bf16() -> bool:
-    """Whether this processor has instructions of its own for bf16: without them it is slower than fp32."""
-    try:
-        flags = set(Path("/proc/cpuinfo").read_text().split())
-    except OSError:
-        return False
-    return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})

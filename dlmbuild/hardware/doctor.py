@@ -12,7 +12,7 @@ import shutil
 import time
 from typing import Any
 
-from dlmbuild.hardware.detect import Machine, cpu_computes_bf16, free_memory
+from dlmbuild.hardware.detect import Machine, free_memory
 from dlmbuild.io.atomic import write_atomic
 from dlmbuild.io.digest import readable_json
 from dlmbuild.lock.capture import EXPORT_PINS, TRAINING_PINS, determinism, pin
@@ -47,7 +47,7 @@ def describe(home: Home, machine: Machine) -> dict[str, Any]:
         "cores": machine.cores,
         "memory": machine.memory_bytes,
         "memory_free": free_memory(),
-        "cpu_bf16": cpu_computes_bf16(),
+        "precision": machine.precision,
         "determinism": determinism_here(home, machine)["class"],
         "determinism_measured": measured,
         "packages": {name: pin(name) for name in (*TRAINING_PINS, *EXPORT_PINS)},

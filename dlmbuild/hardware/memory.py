@@ -20,6 +20,8 @@ CPU_RUNTIME = 430 << 20
 """What a process holds that has imported torch, transformers, peft, datasets and trl: measured, 431 to 432 MiB."""
 CPU_FIRST_STEP = 40 << 20
 """What the first training step loads and compiles on a CPU: measured, 36 to 42 MiB."""
+CPU_IN_HALF = 28 << 20
+"""What oneDNN compiles for the shapes of a step in half precision (jobs/environment.py): measured, 24 to 34 MiB."""
 HEAP_SLACK = 0.9
 """What glibc's heap holds for nothing, as a share of the activations: 0.7 to 1.2 on eleven shapes, 0.9 in the mean.
 
@@ -228,7 +230,8 @@ def estimate(shape: Shape, setup: Setup, parameters: int = 0) -> Estimate:
     activations  layers · tokens · `kept_by_a_block`; with checkpointing one block, and each block's input
     logits       12 · vocabulary · tokens: the loss is computed in fp32, and where its backward pass begins there are
                  the logarithms of the softmax, their gradient, and the gradient of the logits. Where rows are scored
-                 one after the other, only of what is learned, and never more than two of those at a time: 8
+                 one after the other, only of what is learned, and never more than two of those at a time: 8, and
+                 in half precision the logits themselves beside them
     """
     rows = setup.tokens * setup.micro_batch
     parameters = parameters or shape.parameters
@@ -237,7 +240,8 @@ def estimate(shape: Shape, setup: Setup, parameters: int = 0) -> Estimate:
     trained = setup.size * parameters if setup.method == "full" else setup.adapter_size * _adapter(shape, setup)
     size = setup.size if setup.method == "full" else setup.adapter_size
     block = rows * kept_by_a_block(shape, setup)
-    logits = (2 * setup.learned or 3 * rows) * _FP32 * shape.vocab
+    in_half = setup.learned * setup.size if setup.size < _FP32 else 0
+    logits = ((2 * setup.learned or 3 * rows) * _FP32 + in_half) * shape.vocab
     layers = setup.layers or shape.layers
     kept = rows * setup.size * shape.hidden * layers + block if setup.checkpointing else block * layers
     # Small vocabularies: then the peak stands one block later, when the gradients of its widest tensors are at work.
@@ -254,7 +258,7 @@ def estimate(shape: Shape, setup: Setup, parameters: int = 0) -> Estimate:
         activations=kept + max(0, working - logits),
         logits=logits,
         allocator=round(HEAP_SLACK * heap * kept) if cpu else 0,
-        overhead=CPU_RUNTIME + CPU_FIRST_STEP if cpu else CUDA_CONTEXT,
+        overhead=CPU_RUNTIME + CPU_FIRST_STEP + CPU_IN_HALF * (setup.size < _FP32) if cpu else CUDA_CONTEXT,
     )
     whole = round(held)
     return replace(found, weights=whole if cpu else max(found.weights, whole + found.weights - found.tensors))

@@ -14,6 +14,12 @@ _SETTINGS = {
     # Threads that wait must sleep: spinning OpenMP threads on shared cores burn many times the useful work.
     "OMP_WAIT_POLICY": "PASSIVE",
     "GOMP_SPINCOUNT": "0",
+    # Large tensors on large pages: else the system clears most of a training's memory anew in every step.
+    "THP_MEM_ALLOC_ENABLE": "1",
+    # oneDNN writes machine code for each shape of matrices, and steps differ in shape: a thousand pieces would be kept,
+    # of more than half a megabyte. Those of one step are enough.
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",
+    "LRU_CACHE_CAPACITY": "64",
     # A job that needs the network says so; the others must not ask a hub for anything.
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dlmbuild.data.rows import Row
 from dlmbuild.hardware.memory import Load
+from dlmbuild.train.likelihood import log_likelihood
 
 if TYPE_CHECKING:
     from dlmbuild.train.prefix import FrozenPrefix
@@ -90,11 +91,21 @@ class Packing:
         """The numbers of the rows that go together, of at most `MOST` tokens."""
         return grouped([len(row.ids) for row in rows], MOST if self.shares else 0)
 
-    def logits_of_each(self, model: Any, rows: Sequence[Row]) -> Iterator[Any]:
-        """The logits of the learned tokens of each row, in fp32: tensors of (tokens, vocabulary)."""
+    def likelihoods(self, model: Any, rows: Sequence[Row], asked: Sequence[Any]) -> Iterator[Any]:
+        """Of each row the logarithms of how likely a model takes tokens to be, at each place where one is learned.
+
+        `asked` has them, and what is given has the same shape: (places, any number of tokens) for each row.
+        """
+        import torch
+
         for group in self.groups(rows):
-            some = [rows[at] for at in group]
-            yield from self.logits(model, some).float().split([len(row.learned) for row in some])
+            logits = self.logits(model, [rows[at] for at in group])
+            widest = max(asked[at].shape[1] for at in group)
+            tokens = [
+                asked[at] if asked[at].shape[1] == widest else asked[at][:, :1].expand(-1, widest) for at in group
+            ]
+            found = log_likelihood(logits, torch.cat(tokens).to(logits.device)).split([len(one) for one in tokens])
+            yield from (one[:, : asked[at].shape[1]] for at, one in zip(group, found, strict=True))
 
     def logits(self, model: Any, rows: Sequence[Row]) -> Any:
         """What a model, wrapped for training or not, says of the learned tokens of rows that go together.
@@ -122,7 +133,9 @@ class Packing:
         import torch
 
         where = torch.tensor(places, dtype=torch.long, device=self._device)
-        return model(**self.inputs(packed), logits_to_keep=where).logits[0]
+        return model(**self.inputs(packed), logits_to_keep=where).logits.squeeze(
+            0
+        )  # a slice's gradient is as large as the whole
 
     def _seen(self, packed: Packed) -> Any:
         """The mask, as a model with layers of these kinds takes it."""
@@ -194,9 +207,8 @@ def grouped(lengths: Iterable[int], most: int) -> Iterator[list[int]]:
         yield together
 
 
-def surprise(logits: Any, row: Row) -> Any:
-    """The negative log-likelihood of a row's learned tokens, in nats, from the logits of each."""
+def learned_tokens(row: Row) -> Any:
+    """What is asked of a row whose own tokens are learned: a tensor of (places, 1)."""
     import torch
 
-    wanted = torch.tensor(row.learned, dtype=torch.long, device=logits.device)
-    return torch.nn.functional.cross_entropy(logits, wanted, reduction="sum")
+    return torch.tensor(row.learned, dtype=torch.long)[:, None]

@@ -43,7 +43,7 @@ def prefer(
     Checkpoints work as in supervised training: what was interrupted ends with the bytes of what was not.
     """
     progress("loading torch, the base and the adapter")
-    make_deterministic(plan["seed"], plan["threads"])
+    make_deterministic(plan["seed"], plan["threads"], plan["precision"])
     rows, pad_id = read_pairs(pairs)
     beside = watch(
         "preference training",

@@ -113,15 +113,18 @@ class RetentionSet:
         texts = [text for order in orders for text in torch.randperm(len(self.rows), generator=order).tolist()]
         return texts[at : at + count]
 
-    def divergence(self, logits: Any, text: int) -> Any:
+    def asked(self, text: int) -> Any:
+        """The tokens whose probabilities are compared with those that the base gave them: (places, `LIKELIEST`)."""
+        return self._next[text][0]
+
+    def divergence(self, said: Any, text: int) -> Any:
         """How far a model is from what the base said, in nats, at each token of a text that the base said.
 
-        `logits` are (tokens, vocabulary), each for the token after it.
+        `said` are the logarithms of the probabilities that the model gives to what was `asked`.
         """
-        ids, p = (numbers.to(logits.device) for numbers in self._next[text])
-        of_these = logits.log_softmax(-1).gather(1, ids)
-        rest, said_rest = (1 - p.sum(-1)).clamp_min(1e-9), (1 - of_these.exp().sum(-1)).clamp_min(1e-9)
-        return (p * (p.clamp_min(1e-9).log() - of_these)).sum(-1) + rest * (rest / said_rest).log()
+        p = self._next[text][1].to(said.device)
+        rest, said_rest = (1 - p.sum(-1)).clamp_min(1e-9), (1 - said.exp().sum(-1)).clamp_min(1e-9)
+        return (p * (p.clamp_min(1e-9).log() - said)).sum(-1) + rest * (rest / said_rest).log()
 
 
 def likely_rows(path: Path) -> list[Row]:

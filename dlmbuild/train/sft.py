@@ -19,7 +19,7 @@ from dlmbuild.train.commit import write_version
 from dlmbuild.train.cpt import row_weights, scheduled
 from dlmbuild.train.determinism import EpochOrder, make_deterministic, rank
 from dlmbuild.train.model import begin_with, load_base, lora_config, no_processing
-from dlmbuild.train.packing import Packing, surprise
+from dlmbuild.train.packing import Packing, learned_tokens
 from dlmbuild.train.prefix import FrozenPrefix
 from dlmbuild.train.retention import RetentionSet
 from dlmbuild.train.settings import trainer_settings
@@ -100,7 +100,7 @@ def fit(
     `pad_id` is the token that the base fills up with; here nothing is, since rows are packed.
     """
     plan = scheduled(plan, rows)
-    make_deterministic(plan["seed"], plan["threads"])
+    make_deterministic(plan["seed"], plan["threads"], plan["precision"])
     model = load_base(base, plan, pad_id)
     asked = len(rows)
     rows, numbers = with_wordings(rows, plan, base, model.get_input_embeddings().weight)
@@ -183,17 +183,21 @@ def _trainer(
             numbers = inputs["rows"].tolist()
             texts = self._texts() if kept else []
             both = [*(rows[number] for number in numbers), *(kept.rows[text] for text in texts if kept)]
+            asked = [
+                *(learned_tokens(rows[number]) for number in numbers),
+                *(kept.asked(text) for text in texts if kept),
+            ]
             # The trainer divides what is a mean of a batch by the batches of a step, and leaves alone what is a share
             # of the step's tokens.
             tokens = kwargs.get("num_items_in_batch")
             batches = 1 if tokens is None else self.current_gradient_accumulation_steps
             tokens = max(1, len(inputs["labels"])) if tokens is None else tokens
             loss = divergence = torch.zeros((), device=self.args.device)
-            for at, logits in enumerate(packing.logits_of_each(model, both)):
+            for at, likelihood in enumerate(packing.likelihoods(model, both, asked)):
                 if at < len(numbers):
-                    loss = loss + weights[numbers[at]] * surprise(logits, both[at])
+                    loss = loss - weights[numbers[at]] * likelihood.sum()
                 elif kept:
-                    divergence = divergence + kept.divergence(logits, texts[at - len(numbers)]).sum()
+                    divergence = divergence + kept.divergence(likelihood, texts[at - len(numbers)]).sum()
             loss = world * loss / tokens
             if texts:
                 divergence = divergence / sum(len(row.learned) for row in both[len(numbers) :])

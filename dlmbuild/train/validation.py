@@ -12,7 +12,7 @@ from dlmbuild.data.rows import Row
 from dlmbuild.io.atomic import fsync_path, write_atomic
 from dlmbuild.io.digest import readable_json
 from dlmbuild.train.determinism import rank
-from dlmbuild.train.packing import Packing, surprise
+from dlmbuild.train.packing import Packing, learned_tokens
 
 
 class Validation:
@@ -73,8 +73,9 @@ class Validation:
         with torch.no_grad():
             for start in range(0, len(self.rows), self._batch):
                 rows = self.rows[start : start + self._batch]
-                for row, logits in zip(rows, self._packing.logits_of_each(model, rows), strict=True):
-                    loss = surprise(logits, row).item()
+                found = self._packing.likelihoods(model, rows, [learned_tokens(row) for row in rows])
+                for row, likelihood in zip(rows, found, strict=True):
+                    loss = -likelihood.sum().item()
                     for kind in ("loss", row.kind):
                         total = sums.setdefault(kind, [0.0, 0.0])
                         total[0] += loss

@@ -18,6 +18,7 @@ from dlmbuild.build.project import Project
 from dlmbuild.build.trained import adapters
 from dlmbuild.errors import HardwareError
 from dlmbuild.hardware import detect
+from dlmbuild.hardware.detect import this_machine
 from dlmbuild.lock.capture import pin
 from tests.ollama_server import FakeOllama
 from tests.tiny import make_tiny_base
@@ -44,7 +45,7 @@ def test_the_plan_and_where_its_values_come_from(tower: Workshop) -> None:
     said = tower.dlm("doctor", "tower").out
     assert "  lora_r                  4  (document)\n" in said
     assert "  learning_rate           0.0002  (recipe)\n" in said
-    assert "  precision               fp32  (machine)\n" in said or pin("torch").endswith("+cpu") is False
+    assert f"  precision               {this_machine().precision}  (machine)\n" in said
     assert "(the longest that there may be)" in said and "2 rows of 2048 tokens" in said
     found = told(tower)
     assert found["origins"]["target_modules"] == "base" and found["origins"]["optimizer"] == "default"

@@ -50,10 +50,18 @@ def cpu(flags: str) -> dict[str, str]:
 
 @pytest.mark.parametrize(
     ("flags", "tier"),
-    [("sse2 avx avx2 avx512f", "cpu-avx512"), ("avx avx2", "cpu-avx2"), ("sse2 avx", "cpu-baseline")],
+    [
+        ("avx2 avx512f amx_bf16 avx512_bf16 amx_tile", "cpu-amx"),
+        ("avx2 avx512f avx512vl avx512_bf16", "cpu-avx512-bf16"),
+        ("sse2 avx avx2 avx512f", "cpu-avx512"),
+        ("avx avx2", "cpu-avx2"),
+        ("sse2 avx", "cpu-baseline"),
+    ],
 )
 def test_the_tier_of_a_cpu_holds_its_instruction_set(pretend: Pretend, flags: str, tier: str) -> None:
-    assert pretend(files=cpu(flags)).tier == tier
+    machine = pretend(files=cpu(flags))
+    assert machine.tier == tier
+    assert machine.precision == ("bf16" if tier in ("cpu-amx", "cpu-avx512-bf16") else "fp32")
 
 
 def test_other_systems(pretend: Pretend) -> None:

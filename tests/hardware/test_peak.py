@@ -1,6 +1,6 @@
 """The estimate against the peak of real trainings on this CPU, through the command line.
 
-What is compared is what a process takes above what it holds after its imports, as getrusage counts it. Three trainings
+What is compared is what a process takes above what it holds after its imports, as getrusage counts it. Some trainings
 run on a heap that gives every tensor back at once: their peak is that of the tensors, and the tolerance is the 10 %
 that is allowed on GPUs. How much glibc's own heap wastes differs between two runs of one training by a tenth of the
 peak, as threads happen to come; there the whole process is compared, within 15 %.
@@ -22,8 +22,10 @@ from tests.workshop import Workshop
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the heap is glibc's")
 
 WASTES_NOTHING = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+WIDE = {"vocab_size": 8000, "num_hidden_layers": 4}
 SHAPES: dict[str, tuple[dict[str, Any], str]] = {
-    "wide vocabulary": ({"vocab_size": 8000, "num_hidden_layers": 4}, "micro_batch_size: 4, lora_dropout: 0.0"),
+    "wide vocabulary": (WIDE, "micro_batch_size: 4, lora_dropout: 0.0, precision: fp32"),
+    "half precision": (WIDE, "micro_batch_size: 4, lora_dropout: 0.0, precision: bf16"),
     "one row": ({"vocab_size": 4000, "num_hidden_layers": 8}, "micro_batch_size: 1, lora_dropout: 0.0"),
     "dropout": ({"num_hidden_layers": 8}, "micro_batch_size: 3, lora_dropout: 0.1"),
 }
