@@ -9,7 +9,7 @@ from dlmbuild.build.project import Project
 from dlmbuild.build.reading import checkpoint, read_json
 from dlmbuild.build.step import Step, Workplace
 from dlmbuild.build.trained import Trained, models
-from dlmbuild.doc.names import EXACT
+from dlmbuild.doc.names import EXACT, WEIGHED
 from dlmbuild.store.outputs import AdapterVersions, Files
 
 from .imatrix import NAME as IMATRIX
@@ -30,6 +30,7 @@ def weighed(trained: Trained, quant: str) -> bool:
 def _merge(trained: Trained, quant: str, project: Project) -> Step:
     base, store = project.base_folder(trained.document.base), trained.store
     name = f"model.{quant}.gguf"
+    base_quant = base.gguf("F16" if quant in WEIGHED else quant)
     matters = {"imatrix": store.cache / IMATRIX} if weighed(trained, quant) else {}
 
     def params() -> Mapping[str, Any]:
@@ -55,7 +56,7 @@ def _merge(trained: Trained, quant: str, project: Project) -> Step:
             inputs={
                 "checkpoint": checkpoint(base),
                 "adapter": AdapterVersions(store.adapter).current(),
-                "base_quant": base.gguf(quant),
+                "base_quant": base_quant,
                 "f16": base.gguf("F16"),
                 **matters,
             },
@@ -73,10 +74,10 @@ def _merge(trained: Trained, quant: str, project: Project) -> Step:
     return Step(
         name=f"merge:{trained.title}:{quant}",
         doc=f"{trained.title} merged, as {quant} GGUF",
-        rule="merge/3",
+        rule="merge/4",
         inputs={
             "adapter": store.adapter / "adapter.json",
-            "base": base.gguf(quant),
+            "base": base_quant,
             "f16": base.gguf("F16"),
             **matters,
         },

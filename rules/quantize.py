@@ -9,6 +9,7 @@ from dlmbuild.base_models.reference import Reference
 from dlmbuild.build.project import Project
 from dlmbuild.build.reporter import watcher
 from dlmbuild.build.step import Step, Workplace
+from dlmbuild.doc.names import WEIGHED
 from dlmbuild.store.layout import BaseFolder
 from dlmbuild.store.outputs import Files
 
@@ -17,7 +18,7 @@ def tasks(project: Project) -> Iterator[dict[str, Any]]:
     """quantise the pretrained models"""
     for reference, folder in project.bases():
         for quant in project.quantisations:
-            if quant != "F16":  # that is what gguf makes
+            if quant not in ("F16", *WEIGHED):  # that is what gguf makes; no base is made by a matrix of its own
                 yield {"name": f"{reference.key}:{quant}", **_quantize(reference, folder, quant, project).task()}
 
 

@@ -70,7 +70,7 @@ def step(trained: Trained, project: Project) -> Step:
     return Step(
         name=name,
         doc=f"the adapter of {trained.title}",
-        rule="train/6",
+        rule="train/7",
         inputs=made_from,
         params=params,
         continued=lineage.continued,

@@ -28,12 +28,24 @@ Quantisation = Literal[
     "IQ3_M",
     "IQ3_S",
     "Q2_K",
+    "IQ3_XS",
+    "IQ3_XXS",
+    "Q2_K_S",
+    "IQ2_M",
+    "IQ2_S",
+    "IQ2_XS",
+    "IQ2_XXS",
+    "IQ1_M",
+    "IQ1_S",
 ]
 QUANTISATIONS: tuple[Quantisation, ...] = get_args(Quantisation)
 USUAL = QUANTISATIONS[:5]
 """Those that every document has tasks for; one of the others has them where it is asked for."""
 EXACT = ("F16", "BF16", "Q8_0", "Q6_K")
 """Those that round so little that which inputs matter is of no use to them."""
+
+WEIGHED = QUANTISATIONS[QUANTISATIONS.index("IQ3_XS") :]
+"""Those that there are only by an importance matrix: there is no base in them, and no export in two parts."""
 
 _TASKS = (
     "check base plan dataset retention train prefer mix gate evaluate gguf imatrix quantize parity merge export smoke "

@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic.fields import FieldInfo
 
 from dlmbuild.doc.mistakes import nearest
-from dlmbuild.doc.names import Quantisation
+from dlmbuild.doc.names import WEIGHED, Quantisation
 from dlmbuild.doc.versions import NEWEST_VERSION
 from dlmbuild.io.ulid import is_ulid
 
@@ -378,6 +378,9 @@ def contradictions(values: Frontmatter) -> Iterator[tuple[Path, str, str]]:
         if adapters and getattr(training, name) not in (usual, Training.model_fields[name].default):
             why = "where training.adapters names adapters, each has its own"
             yield ("training", name), why, f"write it under training.adapters.{next(iter(adapters))}"
+    if values.export.imatrix == "off" and values.export.default_quant in WEIGHED:
+        why, do = "there is none of that kind without an importance matrix", "delete imatrix: off, or write Q2_K"
+        yield ("export", "default_quant"), why, do
     for name, mix in (values.export.mixes or {}).items():
         if name in adapters:
             yield ("export", "mixes", name), "an adapter has this name", "give the mix another one"

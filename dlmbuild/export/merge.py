@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from dlmbuild.base_models.convertible import is_known, weights_of
 from dlmbuild.base_models.decoder import block_order, compare_tensors, to_gguf_rows
+from dlmbuild.doc.names import WEIGHED
 from dlmbuild.errors import ExportError, Where
 from dlmbuild.export.adapter_gguf import LoraFactors, lora_factors, require_base
 from dlmbuild.export.base_gguf import CheckpointRows, read_model
@@ -24,8 +25,8 @@ from dlmbuild.export.conversion import merge_sources
 from dlmbuild.export.imatrix import read_importance
 from dlmbuild.export.kernels import KERNEL_TYPES, pack_tensor
 from dlmbuild.export.lineage import general_entries
-from dlmbuild.export.quantize import copy_tensor
-from dlmbuild.export.tensor_types import quantisation
+from dlmbuild.export.quantize import StoredRows, copy_tensor, quantisation_entries
+from dlmbuild.export.tensor_types import WEIGHED_TYPES, ModelFacts, quantisation, tensor_type
 from dlmbuild.export.vocabulary import general_name
 from dlmbuild.io.atomic import staging_folder
 from dlmbuild.io.gguf_file import Header, Planned, create_gguf, read_header, string_entry
@@ -39,8 +40,6 @@ _OF_THE_FILE = (
     "general.architecture",
     "general.type",
     "general.alignment",
-    "general.file_type",
-    "general.quantization_version",
 )
 """Keys that a merged model has as its base; the other general ones say what the base is."""
 _CACHED_NUMBERS = 1 << 15
@@ -65,7 +64,8 @@ def merge_quantized(
     """Write `base_quant`, the base quantised as `quant`, with the adapter inside to the file `out`.
 
     Weights that the adapter touches are merged from the checkpoint and given the type they have in `base_quant`; the
-    rest and the metadata are copied, general.name becomes `name` and what describes the base becomes `general`. A base
+    rest and the metadata are copied, general.name becomes `name` and what describes the base becomes `general`. Kinds
+    that there are only by an importance matrix have no such file: there `base_quant` is the base in F16, too. A base
     that llama.cpp's converter made is merged from `f16`, its GGUF. With `base`, the digests of the checkpoint's files,
     an adapter of another is refused. With `imatrix`, the weights that it names are all rounded by it, as llama.cpp
     does, with the types of `base_quant`. Returns {"merged": count, "types": {type: tensors}}. Raises ExportError if the
@@ -73,12 +73,11 @@ def merge_quantized(
     """
     if base is not None:
         require_base(adapter, base)
-    header = read_header(base_quant)
-    _check_vocabulary(header, Where(str(base_quant)))
-    kind = quantisation(quant)
-    if header.metadata.get("general.file_type") != kind.file_type:
-        where = Where(str(base_quant))
-        raise ExportError(f"the file is not of the kind {quant}", where=where, do=f"quantise the base to {quant}")
+    header, where = read_header(base_quant), Where(str(base_quant))
+    _check_vocabulary(header, where)
+    held = "F16" if quant in WEIGHED else quant
+    if header.metadata.get("general.file_type") != quantisation(held).file_type:
+        raise ExportError(f"the file is not of the kind {held}", where=where, do=f"quantise the base to {held}")
     importance = read_importance(imatrix) if imatrix is not None else {}
     with staging_folder(out.parent) as scratch:
         if is_known(checkpoint):
@@ -87,13 +86,11 @@ def merge_quantized(
             stored, factors = merge_sources(adapter, checkpoint, f16 or base_quant, importance, scratch, progress)
             merged = {key: (key, rows, 1) for key, rows in stored.items()}
             merged |= {key: (key, MergedRows(stored[key], pair, 0), 1) for key, pair in factors.items()}
-        plan = [
-            Planned(key, header.tensors[key].type, header.tensors[key].shape)
-            for key in sorted(header.tensors, key=block_order)
-        ]
-        named = [string_entry("general.name", general_name(checkpoint, name)), *general_entries(general)]
+        plan = _types(header, quant, importance, where)
         entries = [entry for key, entry in header.entries.items() if key in _OF_THE_FILE]
-        entries += named + [entry for key, entry in header.entries.items() if not key.startswith("general.")]
+        entries += quantisation_entries(quantisation(quant).file_type)
+        entries += [string_entry("general.name", general_name(checkpoint, name)), *general_entries(general)]
+        entries += [entry for key, entry in header.entries.items() if not key.startswith("general.")]
         total = sum(info.nbytes for info in header.tensors.values())
         done = 0
         with (
@@ -102,21 +99,40 @@ def merge_quantized(
         ):
             for planned in plan:
                 progress(f"merging into {quant}", done, total)
-                if planned.name not in merged:
-                    sink.put(planned.name, copy_tensor(base_quant, header.tensors[planned.name]))
+                info = header.tensors[planned.name]
+                if planned.name not in merged and planned.type == info.type:
+                    sink.put(planned.name, copy_tensor(base_quant, info))
                 else:
                     if planned.type not in ("F16", "F32", *KERNEL_TYPES):
-                        where = Where(str(base_quant))
-                        raise ExportError(
-                            f"the tensor {planned.name} is {planned.type}", where=where, why="not supported"
-                        )
-                    label, rows_of, step = merged[planned.name]
+                        what = f"the tensor {planned.name} is {planned.type}"
+                        raise ExportError(what, where=where, why="not supported")
+                    own = planned.name, StoredRows(base_quant, info), 1
+                    label, rows_of, step = merged.get(planned.name, own)
                     weights = importance.get(planned.name)
                     pieces = pack_tensor(label, planned.shape, planned.type, rows_of, pool, threads, step, weights)
                     sink.put(planned.name, pieces)
                 done += planned.nbytes
     progress(f"merging into {quant}", total, total)
     return {"merged": len(merged), "types": dict(sorted(Counter(planned.type for planned in plan).items()))}
+
+
+def _types(header: Header, quant: str, importance: Collection[str], where: Where) -> list[Planned]:
+    """The tensors of the merged file in their order. Raises ExportError for one that lacks the importance it needs."""
+    names = sorted(header.tensors, key=block_order)
+    if quant not in WEIGHED:
+        return [Planned(name, header.tensors[name].type, header.tensors[name].shape) for name in names]
+    facts, plan = ModelFacts.of_header(header, where), []
+    for name in names:
+        info = header.tensors[name]
+        kind, _ = tensor_type(name, info.shape, quant, facts, info.type)
+        if name not in importance and (kind in WEIGHED_TYPES or (quant == "Q2_K_S" and kind == "Q2_K")):
+            what = f"{quant} is made by an importance matrix, and "
+            if not importance:
+                raise ExportError(f"{what}there is none", do="delete `imatrix: off`, or export Q2_K or IQ3_S")
+            why = "the inputs of experts are not measured" if "_exps" in name else "nothing is known of its inputs"
+            raise ExportError(f"{what}{name} is not in it", why=why, do="export Q2_K or IQ3_S")
+        plan.append(Planned(name, kind, info.shape))
+    return plan
 
 
 def _check_vocabulary(header: Header, where: Where) -> None:

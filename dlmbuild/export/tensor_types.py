@@ -1,7 +1,7 @@
 """Which type each tensor gets in a quantised file: llama.cpp's choice, tensor by tensor.
 
 Source: `llama_tensor_get_type_impl`, `tensor_allows_quantization` and `tensor_type_fallback` in llama.cpp's
-src/llama-quant.cpp, without an importance matrix.
+src/llama-quant.cpp, without an importance matrix but for the kinds that there are only with one.
 """
 
 from __future__ import annotations
@@ -47,10 +47,22 @@ QUANTISATIONS = {
     "IQ3_M": Quantisation(27, "IQ3_S", output="Q4_K"),
     "IQ3_S": Quantisation(26, "IQ3_S"),
     "Q2_K": Quantisation(10, "Q2_K", output="Q3_K"),
+    "IQ3_XS": Quantisation(22, "IQ3_S"),
+    "IQ3_XXS": Quantisation(23, "IQ3_XXS", output="IQ3_S"),
+    "Q2_K_S": Quantisation(21, "Q2_K"),
+    "IQ2_M": Quantisation(29, "IQ2_S", output="IQ3_S"),
+    "IQ2_S": Quantisation(28, "IQ2_XS", output="IQ3_S"),
+    "IQ2_XS": Quantisation(20, "IQ2_XS"),
+    "IQ2_XXS": Quantisation(19, "IQ2_XXS"),
+    "IQ1_M": Quantisation(31, "IQ1_M", output="IQ2_XXS"),
+    "IQ1_S": Quantisation(24, "IQ1_S", output="IQ2_XXS"),
 }
-"""Those that need no importance matrix. Q2_K_S, IQ3_XS, IQ3_XXS and what is smaller do, and are not written."""
+WEIGHED_TYPES = ("IQ3_XXS", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ1_S", "IQ1_M")
+"""Types of tensors that llama.cpp makes with an importance matrix only."""
+_TWO_BITS = {"IQ2_M": "IQ3_S", "IQ2_S": "IQ3_S", "IQ2_XS": "Q2_K", "IQ2_XXS": "Q2_K", "IQ1_M": "Q2_K", "IQ1_S": "Q2_K"}
+"""Kinds of less than three bits → the type of what matters most in them."""
 _FALLBACKS = {
-    "IQ3_S": "IQ4_NL",
+    **dict.fromkeys(("IQ3_S", *WEIGHED_TYPES), "IQ4_NL"),
     "IQ4_XS": "IQ4_NL",
     "Q2_K": "Q4_0",
     "Q3_K": "Q4_0",
@@ -60,7 +72,7 @@ _FALLBACKS = {
 }
 """What takes the place of a type whose blocks do not divide a row."""
 
-_FEW_BITS = ("Q2_K", "Q3_K", "Q4_K", "IQ3_S", "IQ4_NL", "IQ4_XS")
+_FEW_BITS = ("Q2_K", "Q3_K", "Q4_K", "IQ3_S", "IQ3_XXS", "IQ4_NL", "IQ4_XS")
 _VALUES = ("attn_v.weight", "attn_qkv.weight", "attn_kv_b.weight")
 _KEPT = (
     "_norm.weight",
@@ -130,8 +142,7 @@ def tensor_type(
     wanted = _wanted(name, quant, facts)
     if shape[-1] % TYPES[wanted].length == 0:
         return wanted, False
-    fitting = _FALLBACKS.get(wanted, wanted)
-    # The output layer goes from Q6_K to Q8_0 directly, which is where its fallback leads, too.
+    fitting = "Q8_0" if _is_output(name, facts) else _FALLBACKS.get(wanted, wanted)
     return (fitting, True) if shape[-1] % TYPES[fitting].length == 0 else ("F16", True)
 
 
@@ -145,34 +156,49 @@ def fallbacks(header: Header, quant: str, where: Where) -> list[str]:
 
 def _wanted(name: str, quant: str, facts: ModelFacts) -> str:
     default = QUANTISATIONS[quant].default
-    if name == "output.weight" or (facts.tied and name == "token_embd.weight"):
-        return "Q8_0" if default == "Q8_0" else "Q6_K"
+    if _is_output(name, facts):
+        if default == "Q8_0":
+            return default
+        return "Q5_K" if quant in _TWO_BITS or quant == "IQ3_XXS" else "Q6_K"
+    if name == "token_embd.weight":
+        return "IQ3_S" if quant == "IQ3_XXS" else _TWO_BITS.get(quant, default)
     block = max(0, block_order(name)[0])
     eight = facts.experts == 8  # the makers of llama.cpp tuned these for Mixtral
     if name.endswith(_VALUES):
-        if eight:
+        if eight and quant not in _TWO_BITS:
             return "Q8_0"
         number, count = (facts.values.index(name), len(facts.values)) if facts.values else (block, facts.layers)
         chosen = _of_values(quant, number, count, facts) or default
         return "Q5_K" if chosen in ("Q3_K", "Q4_K") and _is_70b(facts) else chosen
     if eight and "attn_k.weight" in name:
-        return "Q8_0"
+        return "Q4_K" if quant in _TWO_BITS else "Q8_0"
     if "attn_output.weight" in name:
         if not eight:
             return QUANTISATIONS[quant].output or default
-        return "Q5_K" if default in _FEW_BITS and quant != "Q3_K_L" else default
+        return "Q5_K" if default in _FEW_BITS and quant not in ("Q3_K_L", "Q2_K_S") else default
     if "ffn_down" in name:
         return _of_ffn_down(quant, block, facts) or default
+    if "attn_k.weight" in name or "attn_q.weight" in name:
+        return {"IQ3_XS": "IQ3_XXS", "IQ3_XXS": "IQ2_S"}.get(quant, default)
+    if quant == "IQ3_XS" and ("ffn_gate" in name or "ffn_up" in name):
+        middle = facts.layers // 8 <= block < 7 * facts.layers // 8
+        return "IQ3_XXS" if middle else default
     return default
+
+
+def _is_output(name: str, facts: ModelFacts) -> bool:
+    return name == "output.weight" or (facts.tied and name == "token_embd.weight")
 
 
 def _of_values(quant: str, number: int, count: int, facts: ModelFacts) -> str:
     """The type of the values of attention, the `number`-th of `count`; empty for the default."""
     shared = facts.kv_heads > 0 and facts.heads // facts.kv_heads >= 4
+    if quant in _TWO_BITS:
+        return "Q4_K" if shared or facts.experts >= 4 else _TWO_BITS[quant]
     match quant:
         case "Q2_K":
             return "Q4_K" if shared else "Q3_K"
-        case "IQ3_S":
+        case "IQ3_XS" | "IQ3_XXS" | "IQ3_S" | "Q2_K_S":
             return "Q4_K" if shared else ""
         case "IQ3_M":
             return "Q4_K"
@@ -192,6 +218,8 @@ def _of_values(quant: str, number: int, count: int, facts: ModelFacts) -> str:
 def _of_ffn_down(quant: str, block: int, facts: ModelFacts) -> str:
     """The type of the last layer of a block; empty for the default."""
     early = block < facts.layers // 8
+    if quant in _TWO_BITS:
+        return _TWO_BITS[quant] if early else ""
     match quant:
         case "Q2_K":
             return "Q3_K"
@@ -199,6 +227,8 @@ def _of_ffn_down(quant: str, block: int, facts: ModelFacts) -> str:
             return "Q5_K" if block < facts.layers // 16 else "Q4_K"
         case "IQ3_M":
             return "Q4_K" if early or (facts.experts == 8 and _more_bits(block, facts.layers)) else ""
+        case "Q2_K_S":
+            return "Q4_K" if early else ""
         case "Q3_K_L":
             return "Q5_K"
         case "IQ4_NL" | "IQ4_XS" | "Q4_K_S":

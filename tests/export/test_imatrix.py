@@ -44,14 +44,38 @@ def test_models_are_rounded_by_what_the_document_says_unless_it_does_not_want_th
     assert "merge:tower:Q4_K_M" in built.doit("export:Q4_K_M").restored and model.read_bytes() == weighed
 
 
+def test_the_smallest_kinds_are_made_by_a_matrix_alone(workshop: Workshop) -> None:
+    make_model(workshop.folder / "base", "llama", hidden=256)  # whose rows have whole blocks
+    workshop.document("tower", version=16)
+    told = workshop.doit("export:IQ2_M")
+    assert "IQ2_M is made by an importance matrix of the whole" in told.out
+    assert not any(step.startswith("quantize") for step in told.steps)
+    folder = workshop.store / "exports" / "IQ2_M"
+    assert not {"base.IQ2_M.gguf", "adapter.gguf"} & {path.name for path in folder.iterdir()}
+    header = read_header(folder / "model.IQ2_M.gguf")
+    assert header.metadata["general.file_type"] == 29
+    assert {"IQ2_S", "IQ3_S", "Q5_K"} <= {info.type for info in header.tensors.values()}
+    assert workshop.doit("export:IQ2_M").steps == []
+    refused = workshop.dlm("serve", "tower", "--quant", "IQ2_M", "--base-and-adapter", code=2).err
+    assert "tower has no adapter beside its model: IQ2_M is made by an importance matrix" in refused
+
+    workshop.edit("tower", "dlm_version: 16", "dlm_version: 16\nexport: {imatrix: off}")
+    assert "IQ2_M is made by an importance matrix, and there is none" in workshop.doit("export:IQ2_M", code=1).err
+    workshop.edit("tower", "imatrix: off", "imatrix: off, default_quant: IQ1_S")
+    refused = workshop.doit("check", code=1).err
+    assert 'export.default_quant is "IQ1_S": there is none of that kind without an importance matrix' in refused
+
+
 def test_experts_go_without_and_that_is_told(workshop: Workshop) -> None:
-    make_model(workshop.folder / "base", "mixtral")
+    make_model(workshop.folder / "base", "mixtral", hidden=256)
     workshop.document("tower")
     ran = workshop.doit("imatrix")
     assert "rounded as without a matrix: ffn_down_exps, ffn_gate_exps, ffn_up_exps" in ran.out
     matrix = read_importance(workshop.store / "cache" / "imatrix.gguf")
     assert any("attn" in name for name in matrix) and not any("exps" in name for name in matrix)
     workshop.doit("export:Q4_K_M")
+    refused = workshop.doit("export:IQ2_XS", code=1).err
+    assert "blk.0.ffn_gate_exps.weight is not in it: the inputs of experts are not measured" in refused
 
 
 def test_it_spares_the_columns_that_matter() -> None:

@@ -151,5 +151,5 @@ def test_vectors_and_norms_keep_their_type() -> None:
 
 
 def test_an_unknown_quantisation_is_named() -> None:
-    with pytest.raises(ExportError, match=r"'IQ2_XXS' is not known\n.*choose one of F16, BF16, Q8_0, Q6_K"):
-        quantisation("IQ2_XXS")
+    with pytest.raises(ExportError, match=r"'IQ5_K' is not known\n.*choose one of F16, BF16, Q8_0, Q6_K"):
+        quantisation("IQ5_K")
