@@ -93,6 +93,26 @@ def test_a_training_goes_on_from_the_one_before(shop: Workshop, tmp_path: Path) 
     assert shop.doit("train").steps == []  # and so it stays
 
 
+def test_what_is_deleted_is_replayed_where_a_training_goes_on(shop: Workshop) -> None:
+    ferry = "\n::instruction::\n### Q\nWhen does the ferry go?\n### A\nIt goes at dawn.\n"
+    shop.edit("tower", "seed: 3", "seed: 3, replay: 0.5")
+    shop.edit("tower", MORE, MORE + ferry)
+    shop.doit("train")
+    shop.edit("tower", ferry, "")
+    told = shop.doit("train").out
+    assert '1 of 1 rows of 1 deleted section ("When does the ferry go?")' in told
+    assert "goes on from v0001: 0 of 11 rows changed, 5 of the others go along in each epoch" in told
+    run = last_run(shop)
+    assert (run["replayed_rows"], run["warm"]["changed_rows"], run["steps"]) == (1, 0, 2 * 3)
+    assert shop.doit("train").steps == []
+
+    shop.edit("tower", "Number 7 is a tern", "Number 7 is a gull")
+    assert "goes on from v0002: 1 of 11 rows changed, 5 of the others" in shop.doit("train").out
+    assert last_run(shop)["replayed_rows"] == 1
+    shop.doit("full=true", "train")
+    assert (last_run(shop)["replayed_rows"], last_run(shop)["steps"]) == (1, 2 * 6)
+
+
 def test_an_edit_that_is_taken_back_and_made_again(quick: Workshop, tmp_path: Path) -> None:
     quick.doit("train")
     first = weights(quick)

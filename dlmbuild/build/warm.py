@@ -151,7 +151,8 @@ class Lineage:
                 "the rows of the training to go on from are gone", do=f"doit full=true train:{self._trained.title}"
             )
         changed, _ = _changes(before, now)
-        chain, beside = _chain(beginning.ingredients), BESIDE * len(changed)
+        # Nothing may have changed: what was deleted is replayed. A training of no row is none.
+        chain, beside = _chain(beginning.ingredients), BESIDE * max(1, len(changed))
         version = AdapterVersions(self._trained.store.adapter).holding(made_from[_PARENT], self._objects.cache)
         words = f"goes on from {version or 'an adapter whose version is deleted'}: {len(changed)} of {len(now)} rows"
         words += f" changed, {min(beside, len(now) - len(changed))} of the others go along in each epoch"
