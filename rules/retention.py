@@ -37,7 +37,7 @@ def _retention(reference: Reference, folder: BaseFolder, project: Project) -> St
         return run_job(
             "retention",
             inputs={"base": checkpoint(folder)},
-            params={"threads": this_machine().threads},
+            params={"threads": this_machine().threads, "precision": this_machine().precision},
             file=folder.retention.name,
             out=place.out,
             log=folder.root / "retention.log",
@@ -48,7 +48,7 @@ def _retention(reference: Reference, folder: BaseFolder, project: Project) -> St
     return Step(
         name=f"retention:{reference.key}",
         doc=f"what {reference.text} says by itself to general questions",
-        rule="retention/3",
+        rule="retention/4",
         inputs={"questions": _QUESTIONS},
         params=params,
         reads=(folder.facts,),

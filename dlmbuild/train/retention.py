@@ -18,6 +18,7 @@ from dlmbuild.data.tokenizer import Tokenizer
 from dlmbuild.errors import TrainingError, Where
 from dlmbuild.io.progress import Progress
 from dlmbuild.train.determinism import make_deterministic, order_generator
+from dlmbuild.train.packing import Packing, grouped
 
 LIKELIEST = 128
 """Next tokens that are kept of each position; the rest counts as one."""
@@ -25,15 +26,18 @@ _SAID = 32
 """Tokens of a text at most: on SmolLM2-135M 80 keep no more than 32, and each is computed in every step."""
 _AT_ONCE = 80
 """Prompts. A step of decoding reads all weights: many prompts in a step cost little more than few."""
+_TOKENS_AT_ONCE = 512
+"""Of the texts, when it is asked for what comes next: all of a vocabulary is computed for each."""
 _TEMPERATURE = 0.8
 _SEED = 1
 
 
-def make_retention_set(*, base: Path, threads: int, out: Path, progress: Progress) -> dict[str, Any]:
+def make_retention_set(*, base: Path, threads: int, precision: str, out: Path, progress: Progress) -> dict[str, Any]:
     """Ask the model in the folder `base` and write what it says to the file `out`; returns counts of it.
 
     Safetensors: `ids` (all texts, one after the other), `lengths` and `given` (tokens of each text, and how many of
     them were given to the model), `next_ids` and `next_p` (positions, `LIKELIEST`): at each token that was not given.
+    Weights are in fp32; with the `precision` bf16 products may be computed in that where it is faster.
     """
     import torch
     from safetensors.torch import save_file
@@ -41,7 +45,7 @@ def make_retention_set(*, base: Path, threads: int, out: Path, progress: Progres
     from dlmbuild.train.model import PLAIN, load_base
 
     progress("loading torch and the base")
-    make_deterministic(_SEED, threads)
+    make_deterministic(_SEED, threads, precision)
     tokenizer = Tokenizer.from_base(base)
     model = load_base(base, PLAIN, tokenizer.pad_id).eval()
     asked = json.loads(Path(__file__).with_suffix(".json").read_bytes())
@@ -56,12 +60,13 @@ def make_retention_set(*, base: Path, threads: int, out: Path, progress: Progres
     progress("letting the base write", 0, 1)
     sampled = {"do_sample": True, "top_k": 0, "top_p": 1.0, "temperature": _TEMPERATURE}
     texts += [(text, 1) for text in _said(model, tokenizer, openings, _SAID, **sampled)]
+    packing = Packing(model)
+    rows = [Row("retention", tuple(text), given) for text, given in texts]
     ids, scores = [], []
     with torch.no_grad():
-        for number, (row, given) in enumerate(texts):
-            progress("what it would say next", number, len(texts))
-            learned = len(row) - given
-            logits = model(input_ids=torch.tensor([row[:-1]]), logits_to_keep=learned, use_cache=False).logits[0]
+        for group in grouped([len(row.ids) for row in rows], _TOKENS_AT_ONCE if packing.shares else 0):
+            progress("what it would say next", group[0], len(rows))
+            logits = packing.logits(model, [rows[at] for at in group])
             best = logits.log_softmax(-1).topk(min(LIKELIEST, logits.shape[-1]), dim=-1)
             ids.append(best.indices.to(torch.int32))
             scores.append(best.values.exp())
