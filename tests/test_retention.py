@@ -49,7 +49,7 @@ def test_a_training_is_held_to_what_the_base_says(shop: Workshop) -> None:
     assert held[0] == pytest.approx(0, abs=1e-3)  # an adapter that has learned nothing says what the base says
     assert max(held) > 1e-3
     run = json.loads((shop.store / "manifest.json").read_bytes())["training_runs"][-1]
-    assert run["retention_rows"] == 160
+    assert run["retention_rows"] == 116
     assert shop.doit("train").steps == []
 
     shop.edit("tower", "retention: 2.0", "retention: 50.0")
