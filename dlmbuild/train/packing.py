@@ -100,12 +100,14 @@ class Packing:
 
         for group in self.groups(rows):
             logits = self.logits(model, [rows[at] for at in group])
-            widest = max(asked[at].shape[1] for at in group)
+            widths = [asked[at].shape[1] for at in group]
+            # What is narrower is asked for its first token again and again.
             tokens = [
-                asked[at] if asked[at].shape[1] == widest else asked[at][:, :1].expand(-1, widest) for at in group
+                torch.cat([asked[at], asked[at][:, :1].expand(-1, max(widths) - width)], 1)
+                for at, width in zip(group, widths, strict=True)
             ]
             found = log_likelihood(logits, torch.cat(tokens).to(logits.device)).split([len(one) for one in tokens])
-            yield from (one[:, : asked[at].shape[1]] for at, one in zip(group, found, strict=True))
+            yield from (one[:, :width] for one, width in zip(found, widths, strict=True))
 
     def logits(self, model: Any, rows: Sequence[Row]) -> Any:
         """What a model, wrapped for training or not, says of the learned tokens of rows that go together.
@@ -133,9 +135,8 @@ class Packing:
         import torch
 
         where = torch.tensor(places, dtype=torch.long, device=self._device)
-        return model(**self.inputs(packed), logits_to_keep=where).logits.squeeze(
-            0
-        )  # a slice's gradient is as large as the whole
+        # Not [0]: the gradient of a slice is as large as the whole.
+        return model(**self.inputs(packed), logits_to_keep=where).logits.squeeze(0)
 
     def _seen(self, packed: Packed) -> Any:
         """The mask, as a model with layers of these kinds takes it."""
