@@ -9,17 +9,14 @@ al. 2023 (SpecInfer, arXiv 2305.09781), section 4.2.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import ceil
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from dlmbuild.data.rows import Row
 from dlmbuild.hardware.memory import Load
 from dlmbuild.train.likelihood import log_likelihood
-
-if TYPE_CHECKING:
-    from dlmbuild.train.prefix import FrozenPrefix
 
 MOST = 2048
 """Tokens of a sequence, unless a single row has more: attention costs their square, even where the mask forbids it."""
@@ -84,8 +81,8 @@ class Packing:
             and self._as_alone(model)
         )
         """Whether rows are packed."""
-        self.prefix: FrozenPrefix | None = None
-        """What stands for the lowest layers."""
+        self.announce: Callable[[Packed, Sequence[Sequence[int]]], None] | None = None
+        """Told of what each sequence consists, before it is computed: where something stands for the lowest layers."""
 
     def groups(self, rows: Sequence[Row]) -> Iterator[list[int]]:
         """The numbers of the rows that go together, of at most `MOST` tokens."""
@@ -116,8 +113,8 @@ class Packing:
         """
         ids = [row.ids for row in rows]
         packed = Packed.of(ids)
-        if self.prefix:
-            self.prefix.give(packed, ids)
+        if self.announce:
+            self.announce(packed, ids)
         paths = zip(packed.places, rows, strict=True)
         return self._run(model, packed, [place for path, row in paths for place in path[row.first - 1 : -1]])
 

@@ -57,6 +57,7 @@ class FrozenPrefix:
         self._handover = _handover(layers[self._first - 1])
         passed = [_handover(layer) for layer in layers[: self._first - 1]]
         decoder.layers = torch.nn.ModuleList([*passed, self._handover, *layers[self._first :]])
+        self._packing.announce = self.give
         self.give(Packed.of([row]), [row])
         apart = (self._logits(row) - whole).abs().max().item()
         if whole.dtype == torch.float32 and not apart <= _TOLERANCE:

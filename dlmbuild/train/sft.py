@@ -105,7 +105,7 @@ def fit(
     asked = len(rows)
     rows, numbers = with_wordings(rows, plan, base, model.get_input_embeddings().weight)
     packing = Packing(model)
-    packing.prefix = prefix = frozen_prefix(model, plan, base_identity, states, packing)
+    prefix = frozen_prefix(model, plan, base_identity, states, packing)
     validation = Validation(held, plan, checkpoints, packing) if held else None
     lengths = [len(row.ids) for row in rows]
     chosen: tuple[Any, ...] = ()

@@ -56,9 +56,9 @@ def test_packed_rows_have_the_logits_of_single_ones(family: str, tmp_path: Path)
         assert torch.allclose(packing.logits(model, ROWS), alone, atol=1e-3)
 
         about = {"width": 64, "dtype": "float32"}
-        packing.prefix = FrozenPrefix(model, model.config.num_hidden_layers - 1, about, tmp_path / "states", packing)
-        packing.prefix.take_over([ROWS[:2], *([row] for row in ROWS[2:])], _nothing)
-        assert packing.prefix.computed == len(ROWS)
+        prefix = FrozenPrefix(model, model.config.num_hidden_layers - 1, about, tmp_path / "states", packing)
+        prefix.take_over([ROWS[:2], *([row] for row in ROWS[2:])], _nothing)
+        assert prefix.computed == len(ROWS)
         assert torch.allclose(packing.logits(model, ROWS), alone, atol=1e-3)
     half = AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.bfloat16).eval()
     assert Packing(half).shares
