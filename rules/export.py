@@ -107,6 +107,7 @@ def _export(trained: Trained, quant: str, project: Project) -> Step:
             "longest_row": max(read_json(rows)["counts"]["longest_row"] for rows in trained.datasets),
             **({"trained": _named(trained)} if trained.name else {}),
             **({"imatrix": True} if weighed(trained, quant) else {}),
+            **({"method": "DoRA"} if trained.whole else {}),
         }
 
     def work(place: Workplace) -> Mapping[str, Any]:

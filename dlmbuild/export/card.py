@@ -28,16 +28,16 @@ def model_card(
     system: str | None,
     of: str = "",
     *,
+    method: str,
     parts: bool,
     imatrix: bool = False,
 ) -> str:
     """The text of the card. `of` says which of the document's adapters it is: ", adapter tone", or nothing.
 
-    `base` and `smoke` are those of the export's manifest. `parts` says whether base and adapter lie beside the whole
-    model: DoRA has no file for an adapter alone. `imatrix` says whether an importance matrix decided how it is rounded.
+    `base` and `smoke` are those of the export's manifest, `method` is LoRA or DoRA. `parts` says whether base and
+    adapter lie beside the whole model, `imatrix` whether an importance matrix decided how it is rounded.
     """
     halves = "the same in two parts" + imatrix * ", without importance matrix"
-    method = "LoRA" if parts else "DoRA"
     return "\n".join(
         [
             *metadata(base, relation="finetune", library="gguf", method=method.lower()),

@@ -71,9 +71,8 @@ def export_files(
     parts, weighed = "adapter.gguf" in digests, bool(settings.get("imatrix"))
     script = llama_server.launch_script(quant, alias, modelfile.parameters, in_parts=parts, draft=settings["draft"])
     (out / llama_server.NAME).write_text(script, "utf-8")
-    card = model_card(
-        settings["dlm_id"], quant, base, smoke, modelfile.stops, modelfile.system, of, parts=parts, imatrix=weighed
-    )
+    said = {"method": settings.get("method", "LoRA"), "parts": parts, "imatrix": weighed}
+    card = model_card(settings["dlm_id"], quant, base, smoke, modelfile.stops, modelfile.system, of, **said)
     (out / "README.md").write_text(card, "utf-8")
     files = {**digests, **{name: sha256_file(out / name) for name in ("Modelfile", "README.md", llama_server.NAME)}}
     manifest = {

@@ -13,11 +13,16 @@ HUB = {"id": "org/small", "revision": "abc", "rounded": False}
 
 
 def card(
-    hub: dict[str, Any] | None, license: dict[str, str] | None, system: str | None = None, *, parts: bool = True
+    hub: dict[str, Any] | None,
+    license: dict[str, str] | None,
+    system: str | None = None,
+    *,
+    method: str = "LoRA",
+    parts: bool = True,
 ) -> tuple[Any, str]:
     base = {"key": "small", "revision": "small-1.0", "license": license, "hub": hub}
     smoke = {"agreeing": 9, "positions": 10, "agreement": 0.9}
-    made = model_card("01HZX3Q5J8K9M2N4P6R8T0V2W4", "Q8_0", base, smoke, ["<end>"], system, parts=parts)
+    made = model_card("01HZX3Q5J8K9M2N4P6R8T0V2W4", "Q8_0", base, smoke, ["<end>"], system, method=method, parts=parts)
     _, head, text = made.split("---\n", 2)
     return YAML(typ="safe").load(head), text
 
@@ -36,7 +41,7 @@ def test_a_base_of_the_hub() -> None:
 
 
 def test_a_whole_model_alone() -> None:
-    metadata, text = card(HUB, None, parts=False)
+    metadata, text = card(HUB, None, method="DoRA", parts=False)
     assert metadata["tags"] == ["gguf", "dora", "dlmbuild"] and "tuned with DoRA" in text
     assert "adapter.gguf" not in text and "base.Q8_0.gguf" not in text and "`model.Q8_0.gguf`" in text
 

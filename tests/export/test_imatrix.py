@@ -52,6 +52,7 @@ def test_the_smallest_kinds_are_made_by_a_matrix_alone(workshop: Workshop) -> No
     assert not any(step.startswith("quantize") for step in told.steps)
     folder = workshop.store / "exports" / "IQ2_M"
     assert not {"base.IQ2_M.gguf", "adapter.gguf"} & {path.name for path in folder.iterdir()}
+    assert "tuned with LoRA" in (folder / "README.md").read_text()
     header = read_header(folder / "model.IQ2_M.gguf")
     assert header.metadata["general.file_type"] == 29
     assert {"IQ2_S", "IQ3_S", "Q5_K"} <= {info.type for info in header.tensors.values()}
