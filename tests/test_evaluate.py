@@ -58,7 +58,11 @@ def test_measured_once_and_held_to_what_is_asked_for_each_time(built: Workshop) 
     assert {step for step in built.doit("evaluate").steps if step.startswith("evaluate")} == set(ALL[1:])
 
     # What is held out is not counted as trained, and has a loss of its own.
-    built.edit("tower", "dlm_version: 15\ntraining: {seed: 7}", "dlm_version: 16\ntraining: {seed: 7, validation: 0.4}")
+    built.edit(
+        "tower",
+        "dlm_version: 15\ntraining: {seed: 7}",
+        "dlm_version: 16\ntraining: {seed: 7, precision: fp32, validation: 0.4}",
+    )
     ran = built.doit("evaluate")
     held = json.loads((built.store / "dataset.json").read_bytes())["held_out"]["rows"]
     adapter = report(built)["models"]["adapter"]

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import pytest
 
+from dlmbuild.hardware.detect import this_machine
 from tests.history import ID, History
 from tests.workshop import BODY, HEAD, Ran, Workshop
 
@@ -23,6 +24,7 @@ DATASET = {"dataset:tower"}
 EXPORT = {"export:tower:Q4_K_M"}
 ADAPTER = {"train:tower", "imatrix:tower", "parity:tower", "merge:tower:Q4_K_M", "smoke:tower:Q4_K_M", *EXPORT}
 NOTHING: set[str] = set()
+OTHER_PRECISION = "fp32" if this_machine().precision == "bf16" else "bf16"
 
 Edit = Callable[[Workshop], object]
 
@@ -207,7 +209,7 @@ TABLE: dict[str, tuple[Edit, set[str], set[str]]] = {
     "cache": (training("cache: {max_bytes: 5, enabled: false}"), CHECK | PLAN, NOTHING),
     "lr_scheduler": (training("lr_scheduler: constant"), CHECK | PLAN | ADAPTER, NOTHING),
     "warmup_ratio": (training("warmup_ratio: 0.1"), CHECK | PLAN | ADAPTER, NOTHING),
-    "precision": (training("precision: bf16"), CHECK | PLAN | ADAPTER, NOTHING),
+    "precision": (training(f"precision: {OTHER_PRECISION}"), CHECK | PLAN | ADAPTER, NOTHING),
     "sequence_len": (training("sequence_len: 128"), CHECK | PLAN | DATASET | ADAPTER, NOTHING),
     "a training value that auto means anyway": (training("num_epochs: 3"), CHECK | PLAN, NOTHING),
     "sources": (name_a_source, CHECK | DATASET | ADAPTER, NOTHING),

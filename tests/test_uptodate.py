@@ -127,7 +127,7 @@ def test_tasks_of_the_persons_own_are_compared_as_doit_does(shop: Workshop) -> N
 def quick(shop: Workshop, **environment: str) -> bool:
     """Whether `dlm build` answers without doit."""
     ran = shop.dlm("build", PYTHONPROFILEIMPORTTIME="1", **environment)
-    return "everything is up to date (11 steps)" in ran.out and "doit.task" not in ran.err
+    return "everything is up to date (12 steps)" in ran.out and "doit.task" not in ran.err
 
 
 def test_what_doit_is_told_about_tasks_counts_at_once(shop: Workshop) -> None:
@@ -136,10 +136,10 @@ def test_what_doit_is_told_about_tasks_counts_at_once(shop: Workshop) -> None:
     for _ in range(2):
         for script in ("dlm", "doit"):
             out = shop.run(script, *(["build"] if script == "dlm" else [])).out
-            assert f"- {smoke}  ignored" in out and "what is not ignored is up to date (9 steps)" in out
+            assert f"- {smoke}  ignored" in out and "what is not ignored is up to date (10 steps)" in out
     for command in (["forget", smoke], ["reset-dep"], ["-a"], ["forget", "-a"]):
         shop.doit(*command)
-        assert "everything is up to date (11 steps)" in shop.dlm("build").out
+        assert "everything is up to date (12 steps)" in shop.dlm("build").out
     assert quick(shop)
     for script in ("dlm", "doit"):
         shop.doit("clean")
@@ -192,7 +192,7 @@ def test_tasks_of_the_persons_own_are_made_anew_each_time(shop: Workshop) -> Non
         )
     (shop.folder / "texts").mkdir()
     for _ in range(2):
-        assert "everything is up to date (11 steps)" in shop.dlm("build").out
+        assert "everything is up to date (12 steps)" in shop.dlm("build").out
     text = (shop.folder / "tower.dlm").read_text().replace("in fog", "at noon")
     (shop.folder / "texts" / "tower.md").write_text(text)
     assert "train:tower" in shop.dlm("build").steps and (shop.folder / "tower.dlm").read_text() == text

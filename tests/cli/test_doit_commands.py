@@ -45,7 +45,7 @@ def test_a_failed_task_is_1(here: Workshop) -> None:
         (["exprot"], "there is no task or command 'exprot'\n  → dlm export\n"),
         (["shwo"], "there is no task or command 'shwo'\n  → dlm show\n"),
         (["export:Q9_K_M"], "'export:Q9_K_M': the quantisations are Q4_K_M, Q5_K_M, Q6_K, Q8_0, F16, BF16, Q5_K_S,"),
-        (["export:tower:q8_0"], "IQ3_S, Q2_K\n  → dlm export:tower:Q8_0\n"),
+        (["export:tower:q8_0"], "IQ1_M, IQ1_S\n  → dlm export:tower:Q8_0\n"),
         (["list", "nothere"], "there is no task or command 'nothere'"),
         (["info", "nothere"], "there is no task or command 'nothere'"),
         (["forget", "train:towr"], "there is no task or command 'train:towr'\n  → dlm train:tower\n"),
