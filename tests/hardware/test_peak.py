@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from dlmbuild.hardware.detect import this_machine
 from dlmbuild.hardware.memory import CPU_RUNTIME
 from tests.families import make_model
 from tests.tiny import text_of_tiny
@@ -33,6 +34,10 @@ SHAPES: dict[str, tuple[dict[str, Any], str]] = {
 
 def measured_and_estimated(workshop: Workshop, name: str, **environment: str) -> tuple[dict[str, Any], dict[str, Any]]:
     changes, settings = SHAPES[name]
+    if "bf16" in settings and this_machine().precision != "bf16":
+        pytest.skip(
+            "this processor has no products of bf16: other kernels compute them, with other memory of their own"
+        )
     length = 2048 if name == "one row" else 512
     make_model(workshop.folder / "base", "llama", hidden=256, max_position_embeddings=2048, **changes)
     body = "\n".join(["# The harbour", "", *[text_of_tiny()] * 12])
