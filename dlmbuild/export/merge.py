@@ -26,7 +26,7 @@ from dlmbuild.export.imatrix import read_importance
 from dlmbuild.export.kernels import KERNEL_TYPES, pack_tensor
 from dlmbuild.export.lineage import general_entries
 from dlmbuild.export.quantize import StoredRows, copy_tensor, quantisation_entries
-from dlmbuild.export.tensor_types import WEIGHED_TYPES, ModelFacts, quantisation, tensor_type
+from dlmbuild.export.tensor_types import ModelFacts, needs_importance, quantisation, tensor_type
 from dlmbuild.export.vocabulary import general_name
 from dlmbuild.io.atomic import staging_folder
 from dlmbuild.io.gguf_file import Header, Planned, create_gguf, read_header, string_entry
@@ -125,7 +125,7 @@ def _types(header: Header, quant: str, importance: Collection[str], where: Where
     for name in names:
         info = header.tensors[name]
         kind, _ = tensor_type(name, info.shape, quant, facts, info.type)
-        if name not in importance and (kind in WEIGHED_TYPES or (quant == "Q2_K_S" and kind == "Q2_K")):
+        if name not in importance and needs_importance(name, kind, quant):
             what = f"{quant} is made by an importance matrix, and "
             if not importance:
                 raise ExportError(f"{what}there is none", do="delete `imatrix: off`, or export Q2_K or IQ3_S")

@@ -57,12 +57,12 @@ QUANTISATIONS = {
     "IQ1_M": Quantisation(31, "IQ1_M", output="IQ2_XXS"),
     "IQ1_S": Quantisation(24, "IQ1_S", output="IQ2_XXS"),
 }
-WEIGHED_TYPES = ("IQ3_XXS", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ1_S", "IQ1_M")
+_WEIGHED_TYPES = ("IQ3_XXS", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ1_S", "IQ1_M")
 """Types of tensors that llama.cpp makes with an importance matrix only."""
 _TWO_BITS = {"IQ2_M": "IQ3_S", "IQ2_S": "IQ3_S", "IQ2_XS": "Q2_K", "IQ2_XXS": "Q2_K", "IQ1_M": "Q2_K", "IQ1_S": "Q2_K"}
 """Kinds of less than three bits → the type of what matters most in them."""
 _FALLBACKS = {
-    **dict.fromkeys(("IQ3_S", *WEIGHED_TYPES), "IQ4_NL"),
+    **dict.fromkeys(("IQ3_S", *_WEIGHED_TYPES), "IQ4_NL"),
     "IQ4_XS": "IQ4_NL",
     "Q2_K": "Q4_0",
     "Q3_K": "Q4_0",
@@ -144,6 +144,16 @@ def tensor_type(
         return wanted, False
     fitting = "Q8_0" if _is_output(name, facts) else _FALLBACKS.get(wanted, wanted)
     return (fitting, True) if shape[-1] % TYPES[fitting].length == 0 else ("F16", True)
+
+
+def needs_importance(name: str, kind: str, quant: str) -> bool:
+    """Whether llama.cpp makes the tensor `name` of the type `kind` with an importance matrix only.
+
+    Source: `tensor_requires_imatrix`, ibid.
+    """
+    if name in ("token_embd.weight", "output.weight"):
+        return False
+    return kind in _WEIGHED_TYPES or (kind, quant) == ("Q2_K", "Q2_K_S")
 
 
 def fallbacks(header: Header, quant: str, where: Where) -> list[str]:

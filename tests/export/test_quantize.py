@@ -14,7 +14,7 @@ from dlmbuild.errors import ExportError, Where
 from dlmbuild.export.base_gguf import convert_base
 from dlmbuild.export.kernels import KERNEL_TYPES, pack_rows
 from dlmbuild.export.quantize import StoredRows, quantize_base
-from dlmbuild.export.tensor_types import WEIGHED_TYPES, ModelFacts, tensor_type
+from dlmbuild.export.tensor_types import ModelFacts, needs_importance, tensor_type
 from dlmbuild.io.gguf_file import Planned, create_gguf, f32_entry, read_header, string_entry, u32_entry
 from tests.tiny import make_tiny_base
 
@@ -205,7 +205,7 @@ def test_values_stay_near(f16: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", KERNEL_TYPES)
 def test_kernels_agree_with_the_sizes_of_types(kind: str) -> None:
     rows = np.random.default_rng(0).standard_normal((3, 512)).astype(np.float32)
-    matter = np.ones(512, np.float32) if kind in WEIGHED_TYPES else None
+    matter = np.ones(512, np.float32) if needs_importance("w", kind, "") else None
     packed = np.frombuffer(pack_rows("w", rows, kind, matter), dtype=np.uint8).reshape(3, -1)
     found = gguf.dequantize(packed, gguf.GGMLQuantizationType[kind])
     assert np.linalg.norm(found - rows) < (0.6 if kind.startswith("IQ1") else 0.4) * np.linalg.norm(rows)
