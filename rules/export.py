@@ -15,7 +15,7 @@ from dlmbuild.build.project import Project
 from dlmbuild.build.reading import checkpoint, read_json
 from dlmbuild.build.step import Step, Workplace
 from dlmbuild.build.trained import Trained, models
-from dlmbuild.doc.names import QUANTISATIONS, WEIGHED
+from dlmbuild.doc.names import QUANTISATIONS
 from dlmbuild.store.outputs import Files
 from dlmbuild.store.records import Record
 
@@ -63,13 +63,8 @@ _NOT_OF_A_FILE = ("default_quant", "mixes", "imatrix")
 """What a document says under `export` about which exports there are."""
 
 
-def _whole(trained: Trained, quant: str) -> bool:
-    """Whether there is the merged model alone."""
-    return trained.whole or quant in WEIGHED
-
-
 def _files(trained: Trained, quant: str) -> tuple[str, ...]:
-    parts = () if _whole(trained, quant) else (f"base.{quant}.gguf", "adapter.gguf")
+    parts = () if trained.merged_alone(quant) else (f"base.{quant}.gguf", "adapter.gguf")
     return (*parts, f"model.{quant}.gguf", "Modelfile", "README.md", "llama-server.sh", "export_manifest.json")
 
 
@@ -134,7 +129,9 @@ def _export(trained: Trained, quant: str, project: Project) -> Step:
     def done(record: Record, built: bool) -> None:
         from dlmbuild.store.manifest import append_run
 
-        if _whole(trained, quant):  # what an earlier export of a plain LoRA left would be read as parts of this one
+        if trained.merged_alone(
+            quant
+        ):  # what an earlier export of a plain LoRA left would be read as parts of this one
             for name in ("adapter.gguf", f"base.{quant}.gguf"):
                 (folder / name).unlink(missing_ok=True)
         if built:
@@ -149,10 +146,8 @@ def _export(trained: Trained, quant: str, project: Project) -> Step:
         of = f"--adapter {trained.name} " if trained.name else ""
         modelfile, launch = (shlex.quote(str(folder / name)) for name in ("Modelfile", "llama-server.sh"))
         parts = f"base.{quant}.gguf + adapter.gguf  the same in two parts"
-        if trained.whole:
-            parts = "without adapter.gguf: DoRA sets the length of rows, which no LoRA file can hold"
-        elif _whole(trained, quant):
-            parts = f"without base and adapter.gguf: {quant} is made by an importance matrix of the whole"
+        if why := trained.merged_alone(quant):
+            parts = f"without {'' if trained.whole else 'base and '}adapter.gguf: {why}"
         return (
             f"\n{trained.title} as {quant} is in {folder}\n"
             f"  model.{quant}.gguf  the whole model    {parts}\n"

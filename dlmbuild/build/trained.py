@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from dlmbuild.build.project import Document
 from dlmbuild.build.reading import read_json
+from dlmbuild.doc.names import WEIGHED
 from dlmbuild.doc.routing import ELSEWHERE, routed
 from dlmbuild.errors import UsageError
 from dlmbuild.store.layout import Store
@@ -38,6 +39,12 @@ class Trained(NamedTuple):
     def whole(self) -> bool:
         """Whether no LoRA file can hold it: then it is only exported merged."""
         return self.name in self.document.whole
+
+    def merged_alone(self, quant: str) -> str:
+        """Why an export of this kind has no base and adapter beside the merged model; "" where it has."""
+        if self.whole:
+            return "DoRA sets the length of rows, which no LoRA file can hold"
+        return f"{quant} is made by an importance matrix of the whole" if quant in WEIGHED else ""
 
     @property
     def store(self) -> Store:

@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Any
 
 from dlmbuild.cli.words import whole
-from dlmbuild.doc.names import QUANTISATIONS, WEIGHED
+from dlmbuild.doc.names import QUANTISATIONS
 from dlmbuild.errors import StoreError, UsageError
 
 _LOOPBACK = ("127.0.0.1", "localhost")
@@ -53,11 +53,9 @@ def run(arguments: argparse.Namespace) -> int:
     trained = chosen(found, arguments.adapter)
     quant = arguments.quant or found.default_quant
     folder = trained.store.export(quant)
-    if arguments.base_and_adapter and (trained.whole or quant in WEIGHED):
-        why, do = "DoRA sets the length of rows, which no LoRA file can hold", "leave --base-and-adapter out"
-        if not trained.whole:
-            why = f"{quant} is made by an importance matrix of the whole"
-        raise UsageError(f"{trained.title} has no adapter beside its model", why=why, do=do)
+    if arguments.base_and_adapter and (why := trained.merged_alone(quant)):
+        what = f"{trained.title} has no adapter beside its model"
+        raise UsageError(what, why=why, do="leave --base-and-adapter out")
     names = {"model": f"base.{quant}.gguf", "lora": "adapter.gguf"}
     inputs = {
         role: folder / name

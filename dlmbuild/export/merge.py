@@ -26,7 +26,7 @@ from dlmbuild.export.imatrix import read_importance
 from dlmbuild.export.kernels import KERNEL_TYPES, pack_tensor
 from dlmbuild.export.lineage import general_entries
 from dlmbuild.export.quantize import StoredRows, copy_tensor, quantisation_entries
-from dlmbuild.export.tensor_types import ModelFacts, needs_importance, quantisation, tensor_type
+from dlmbuild.export.tensor_types import needs_importance, quantisation, tensor_types
 from dlmbuild.export.vocabulary import general_name
 from dlmbuild.io.atomic import staging_folder
 from dlmbuild.io.gguf_file import Header, Planned, create_gguf, read_header, string_entry
@@ -118,20 +118,18 @@ def merge_quantized(
 
 def _types(header: Header, quant: str, importance: Collection[str], where: Where) -> list[Planned]:
     """The tensors of the merged file in their order. Raises ExportError for one that lacks the importance it needs."""
-    names = sorted(header.tensors, key=block_order)
     if quant not in WEIGHED:
+        names = sorted(header.tensors, key=block_order)
         return [Planned(name, header.tensors[name].type, header.tensors[name].shape) for name in names]
-    facts, plan = ModelFacts.of_header(header, where), []
-    for name in names:
-        info = header.tensors[name]
-        kind, _ = tensor_type(name, info.shape, quant, facts, info.type)
+    plan = []
+    for name, (kind, _) in tensor_types(header, quant, where).items():
         if name not in importance and needs_importance(name, kind, quant):
             what = f"{quant} is made by an importance matrix, and "
             if not importance:
                 raise ExportError(f"{what}there is none", do="delete `imatrix: off`, or export Q2_K or IQ3_S")
             why = "the inputs of experts are not measured" if "_exps" in name else "nothing is known of its inputs"
             raise ExportError(f"{what}{name} is not in it", why=why, do="export Q2_K or IQ3_S")
-        plan.append(Planned(name, kind, info.shape))
+        plan.append(Planned(name, kind, header.tensors[name].shape))
     return plan
 
 

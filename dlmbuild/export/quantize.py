@@ -8,10 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlmbuild.base_models.decoder import block_order
 from dlmbuild.errors import ExportError, Where
 from dlmbuild.export.kernels import pack_tensor
-from dlmbuild.export.tensor_types import ModelFacts, quantisation, tensor_type
+from dlmbuild.export.tensor_types import quantisation, tensor_types
 from dlmbuild.io.gguf_file import Header, Planned, TensorInfo, create_gguf, read_header, u32_entry
 from dlmbuild.io.progress import Progress, silent
 
@@ -34,9 +33,8 @@ def quantize_base(f16: Path, quant: str, out: Path, *, threads: int, progress: P
     where = Where(str(f16))
     kind = quantisation(quant)
     header = read_header(f16)
-    facts = ModelFacts.of_header(header, where)
     plan, fallbacks = [], []
-    for name in sorted(header.tensors, key=block_order):
+    for name, (chosen, fell_back) in tensor_types(header, quant, where).items():
         info = header.tensors[name]
         if info.type not in ("F32", "F16"):
             raise ExportError(
@@ -45,7 +43,6 @@ def quantize_base(f16: Path, quant: str, out: Path, *, threads: int, progress: P
                 why="quantising what is quantised loses twice",
                 do="quantise the F16 file of the base",
             )
-        chosen, fell_back = tensor_type(name, info.shape, quant, facts, info.type)
         plan.append(Planned(name, chosen, info.shape))
         if fell_back:
             fallbacks.append(name)

@@ -146,6 +146,13 @@ def tensor_type(
     return (fitting, True) if shape[-1] % TYPES[fitting].length == 0 else ("F16", True)
 
 
+def tensor_types(header: Header, quant: str, where: Where) -> dict[str, tuple[str, bool]]:
+    """`tensor_type` of all tensors of a file, in the order of their blocks."""
+    facts, tensors = ModelFacts.of_header(header, where), header.tensors
+    names = sorted(tensors, key=block_order)
+    return {name: tensor_type(name, tensors[name].shape, quant, facts, tensors[name].type) for name in names}
+
+
 def needs_importance(name: str, kind: str, quant: str) -> bool:
     """Whether llama.cpp makes the tensor `name` of the type `kind` with an importance matrix only.
 
@@ -160,8 +167,7 @@ def fallbacks(header: Header, quant: str, where: Where) -> list[str]:
     """The tensors of a file of the kind `quant` whose rows no block of the meant type divides: they have another."""
     if quantisation(quant).default in ("F16", "BF16"):
         return []
-    facts = ModelFacts.of_header(header, where)
-    return [key for key, info in header.tensors.items() if tensor_type(key, info.shape, quant, facts, info.type)[1]]
+    return [name for name, (_, fell_back) in tensor_types(header, quant, where).items() if fell_back]
 
 
 def _wanted(name: str, quant: str, facts: ModelFacts) -> str:

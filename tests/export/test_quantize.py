@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from dlmbuild.base_models.decoder import block_order
 from dlmbuild.errors import ExportError, Where
 from dlmbuild.export.base_gguf import convert_base
 from dlmbuild.export.kernels import KERNEL_TYPES, pack_rows
 from dlmbuild.export.quantize import StoredRows, quantize_base
-from dlmbuild.export.tensor_types import ModelFacts, needs_importance, tensor_type
+from dlmbuild.export.tensor_types import needs_importance, tensor_types
 from dlmbuild.io.gguf_file import Planned, create_gguf, f32_entry, read_header, string_entry, u32_entry
 from tests.tiny import make_tiny_base
 
@@ -139,10 +138,9 @@ def test_the_bytes_are_those_of_llama_cpp(tmp_path: Path, hidden: int, quant: st
 def test_with_a_matrix_the_tensors_are_those_of_llama_cpp(tmp_path: Path, hidden: int, quant: str) -> None:
     exact_model(tmp_path / "f16.gguf", hidden)
     header = read_header(tmp_path / "f16.gguf")
-    facts, found = ModelFacts.of_header(header, Where("f16.gguf")), hashlib.sha256()
-    for name in sorted(header.tensors, key=block_order):
+    found = hashlib.sha256()
+    for name, (kind, _) in tensor_types(header, quant, Where("f16.gguf")).items():
         info = header.tensors[name]
-        kind, _ = tensor_type(name, info.shape, quant, facts, info.type)
         rows = StoredRows(tmp_path / "f16.gguf", info)(0, int(np.prod(info.shape[:-1])))
         columns = np.arange(info.shape[-1]) * 7919 % 97
         matter = (1 + columns / 16).astype(np.float32) if name.startswith("blk.") and len(info.shape) == 2 else None
