@@ -74,7 +74,7 @@ def _merge(trained: Trained, quant: str, project: Project) -> Step:
     return Step(
         name=f"merge:{trained.title}:{quant}",
         doc=f"{trained.title} merged, as {quant} GGUF",
-        rule="merge/4",
+        rule="merge/5",
         inputs={
             "adapter": store.adapter / "adapter.json",
             "base": base_quant,

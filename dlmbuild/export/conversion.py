@@ -101,11 +101,11 @@ def _convert(
 
 
 def merge_sources(
-    adapter: Path, checkpoint: Path, f16: Path, importance: Collection[str], scratch: Path, progress: Progress
+    adapter: Path, checkpoint: Path, f16: Path, anew: Collection[str], scratch: Path, progress: Progress
 ) -> tuple[dict[str, StoredRows], dict[str, LoraFactors]]:
     """For an architecture that we have no table of: rows of the F16 base, and what the adapter adds, by GGUF name.
 
-    Rows also of the weights that `importance` names. `scratch` is a folder that outlives what is returned.
+    Rows also of the weights in `anew`. `scratch` is a folder that outlives what is returned.
     """
     read = read_factors(adapter, adaptable(checkpoint), magnitudes=True)
     progress("converting the adapter with llama.cpp's converter")
@@ -125,7 +125,7 @@ def merge_sources(
             raise ExportError(
                 f"the adapter changes {name} in a way that cannot be merged", do="export it beside the base"
             )
-    return {name: StoredRows(f16, header.tensors[name]) for name in {*factors, *importance}}, factors
+    return {name: StoredRows(f16, header.tensors[name]) for name in {*factors, *anew}}, factors
 
 
 def _converted(

@@ -25,7 +25,7 @@ from dlmbuild.export.conversion import merge_sources
 from dlmbuild.export.imatrix import read_importance
 from dlmbuild.export.kernels import KERNEL_TYPES, pack_tensor
 from dlmbuild.export.lineage import general_entries
-from dlmbuild.export.quantize import StoredRows, copy_tensor, quantisation_entries
+from dlmbuild.export.quantize import copy_tensor, quantisation_entries
 from dlmbuild.export.tensor_types import needs_importance, quantisation, tensor_types
 from dlmbuild.export.vocabulary import general_name
 from dlmbuild.io.atomic import staging_folder
@@ -67,9 +67,10 @@ def merge_quantized(
     rest and the metadata are copied, general.name becomes `name` and what describes the base becomes `general`. Kinds
     that there are only by an importance matrix have no such file: there `base_quant` is the base in F16, too. A base
     that llama.cpp's converter made is merged from `f16`, its GGUF. With `base`, the digests of the checkpoint's files,
-    an adapter of another is refused. With `imatrix`, the weights that it names are all rounded by it, as llama.cpp
-    does, with the types of `base_quant`. Returns {"merged": count, "types": {type: tensors}}. Raises ExportError if the
-    files do not belong together, or as `convert_adapter` does.
+    an adapter of another is refused. With `imatrix`, the types are those that llama.cpp chooses with a matrix, and the
+    weights that it names are all rounded by it; they and those of another type than in `base_quant` are rounded from
+    the checkpoint, too. Returns {"merged": count, "types": {type: tensors}}, the count of those not copied. Raises
+    ExportError if the files do not belong together, or as `convert_adapter` does.
     """
     if base is not None:
         require_base(adapter, base)
@@ -79,14 +80,15 @@ def merge_quantized(
     if header.metadata.get("general.file_type") != quantisation(held).file_type:
         raise ExportError(f"the file is not of the kind {held}", where=where, do=f"quantise the base to {held}")
     importance = read_importance(imatrix) if imatrix is not None else {}
+    plan = _types(header, quant, importance, where)
+    anew = {planned.name for planned in plan if planned.type != header.tensors[planned.name].type} | {*importance}
     with staging_folder(out.parent) as scratch:
         if is_known(checkpoint):
-            merged = _own_sources(adapter, checkpoint, base_quant, header, importance)
+            merged = _own_sources(adapter, checkpoint, base_quant, header, anew)
         else:
-            stored, factors = merge_sources(adapter, checkpoint, f16 or base_quant, importance, scratch, progress)
+            stored, factors = merge_sources(adapter, checkpoint, f16 or base_quant, anew, scratch, progress)
             merged = {key: (key, rows, 1) for key, rows in stored.items()}
             merged |= {key: (key, MergedRows(stored[key], pair, 0), 1) for key, pair in factors.items()}
-        plan = _types(header, quant, importance, where)
         entries = [entry for key, entry in header.entries.items() if key in _OF_THE_FILE]
         entries += quantisation_entries(quantisation(quant).file_type)
         entries += [string_entry("general.name", general_name(checkpoint, name)), *general_entries(general)]
@@ -100,14 +102,13 @@ def merge_quantized(
             for planned in plan:
                 progress(f"merging into {quant}", done, total)
                 info = header.tensors[planned.name]
-                if planned.name not in merged and planned.type == info.type:
+                if planned.name not in merged:
                     sink.put(planned.name, copy_tensor(base_quant, info))
                 else:
                     if planned.type not in ("F16", "F32", *KERNEL_TYPES):
                         what = f"the tensor {planned.name} is {planned.type}"
                         raise ExportError(what, where=where, why="not supported")
-                    own = planned.name, StoredRows(base_quant, info), 1
-                    label, rows_of, step = merged.get(planned.name, own)
+                    label, rows_of, step = merged[planned.name]
                     weights = importance.get(planned.name)
                     pieces = pack_tensor(label, planned.shape, planned.type, rows_of, pool, threads, step, weights)
                     sink.put(planned.name, pieces)
@@ -118,11 +119,11 @@ def merge_quantized(
 
 def _types(header: Header, quant: str, importance: Collection[str], where: Where) -> list[Planned]:
     """The tensors of the merged file in their order. Raises ExportError for one that lacks the importance it needs."""
-    if quant not in WEIGHED:
+    if quant not in WEIGHED and not importance:
         names = sorted(header.tensors, key=block_order)
         return [Planned(name, header.tensors[name].type, header.tensors[name].shape) for name in names]
     plan = []
-    for name, (kind, _) in tensor_types(header, quant, where).items():
+    for name, (kind, _) in tensor_types(header, quant, where, weighed=True).items():
         if name not in importance and needs_importance(name, kind, quant):
             what = f"{quant} is made by an importance matrix, and "
             if not importance:
@@ -145,9 +146,9 @@ def _check_vocabulary(header: Header, where: Where) -> None:
 
 
 def _own_sources(
-    adapter: Path, checkpoint: Path, base_quant: Path, header: Header, importance: Collection[str]
+    adapter: Path, checkpoint: Path, base_quant: Path, header: Header, anew: Collection[str]
 ) -> dict[str, tuple[str, Callable[[int, int], Any], int]]:
-    """Every weight that is rounded anew, by GGUF name: its other name, its rows, how many stay together."""
+    """What the adapter touches or `anew` names, by GGUF name: its other name, its rows, how many stay together."""
     model = read_model(checkpoint)
     stored = weights_of(checkpoint, model, ExportError)
     factors = lora_factors(adapter, model, magnitudes=True)
@@ -156,7 +157,7 @@ def _own_sources(
     compare_tensors(expected, header.tensors, Where(str(base_quant)), ExportError)
     merged: dict[str, tuple[str, Callable[[int, int], Any], int]] = {}
     for weight in model.weights():
-        if weight.hf in factors or weight.gguf in importance:
+        if weight.hf in factors or weight.gguf in anew:
             rows: Callable[[int, int], Any] = CheckpointRows(weight, stored, model.head_dim)
             head_dim = model.head_dim if weight.permuted else 0
             if weight.hf in factors:

@@ -1,7 +1,7 @@
 """Which type each tensor gets in a quantised file: llama.cpp's choice, tensor by tensor.
 
 Source: `llama_tensor_get_type_impl`, `tensor_allows_quantization` and `tensor_type_fallback` in llama.cpp's
-src/llama-quant.cpp, without an importance matrix but for the kinds that there are only with one.
+src/llama-quant.cpp. A matrix that says which inputs matter changes some of the choices.
 """
 
 from __future__ import annotations
@@ -98,9 +98,11 @@ class ModelFacts:
     architecture: str = "llama"
     values: tuple[str, ...] = ()
     """The tensors with values of attention in the file's order; empty where every block has one."""
+    weighed: bool = False
+    """Whether the model is rounded by an importance matrix."""
 
     @classmethod
-    def of_header(cls, header: Header, where: Where) -> ModelFacts:
+    def of_header(cls, header: Header, where: Where, *, weighed: bool) -> ModelFacts:
         """The facts of a GGUF file; ExportError if it does not tell them."""
         architecture = str(header.metadata.get("general.architecture"))
 
@@ -116,7 +118,7 @@ class ModelFacts:
         layers, heads, kv_heads, experts = facts
         values = tuple(name for name in sorted(header.tensors, key=block_order) if name.endswith(_VALUES))
         tied = "output.weight" not in header.tensors
-        return cls(layers, heads, kv_heads, tied, experts, architecture, values)
+        return cls(layers, heads, kv_heads, tied, experts, architecture, values, weighed)
 
 
 def quantisation(quant: str) -> Quantisation:
@@ -146,9 +148,9 @@ def tensor_type(
     return (fitting, True) if shape[-1] % TYPES[fitting].length == 0 else ("F16", True)
 
 
-def tensor_types(header: Header, quant: str, where: Where) -> dict[str, tuple[str, bool]]:
+def tensor_types(header: Header, quant: str, where: Where, *, weighed: bool = False) -> dict[str, tuple[str, bool]]:
     """`tensor_type` of all tensors of a file, in the order of their blocks."""
-    facts, tensors = ModelFacts.of_header(header, where), header.tensors
+    facts, tensors = ModelFacts.of_header(header, where, weighed=weighed), header.tensors
     names = sorted(tensors, key=block_order)
     return {name: tensor_type(name, tensors[name].shape, quant, facts, tensors[name].type) for name in names}
 
@@ -247,8 +249,12 @@ def _of_ffn_down(quant: str, block: int, facts: ModelFacts) -> str:
             return "Q4_K" if early else ""
         case "Q3_K_L":
             return "Q5_K"
-        case "IQ4_NL" | "IQ4_XS" | "Q4_K_S":
+        case "Q4_K_S":
             return "Q5_K" if early else ""
+        case "IQ4_NL" | "IQ4_XS":
+            return "Q5_K" if early and not facts.weighed else ""
+        case "Q4_0" | "Q5_0":
+            return quant.replace("_0", "_1") if early and facts.weighed else ""
         case "Q4_K_M" | "Q5_K_M":
             return "Q6_K" if _more_bits(block, facts.layers) else ""
     return ""

@@ -12,6 +12,7 @@ from dlmbuild.export.imatrix import read_importance
 from dlmbuild.export.kernels import pack_rows
 from dlmbuild.io.gguf_file import read_header
 from tests.families import make_model
+from tests.tiny import make_tiny_base
 from tests.workshop import Workshop
 
 
@@ -42,6 +43,16 @@ def test_models_are_rounded_by_what_the_document_says_unless_it_does_not_want_th
 
     built.edit("tower", "imatrix: off", "imatrix: auto")
     assert "merge:tower:Q4_K_M" in built.doit("export:Q4_K_M").restored and model.read_bytes() == weighed
+
+
+def test_types_are_those_that_llama_cpp_chooses_with_a_matrix(workshop: Workshop) -> None:
+    make_tiny_base(workshop.folder / "base", layers=8)
+    workshop.document("tower")
+    workshop.doit("export:Q4_0")
+    folder = workshop.store / "exports" / "Q4_0"
+    base, model = (read_header(folder / f"{name}.Q4_0.gguf").tensors for name in ("base", "model"))
+    changed = {name: (info.type, model[name].type) for name, info in base.items() if info.type != model[name].type}
+    assert changed == {"blk.0.ffn_down.weight": ("Q4_0", "Q4_1")}
 
 
 def test_the_smallest_kinds_are_made_by_a_matrix_alone(workshop: Workshop) -> None:

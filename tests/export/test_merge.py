@@ -20,9 +20,9 @@ from tests.tiny import make_tiny_adapter, make_tiny_base
 QUANTS = ("F16", "BF16", "Q8_0", "Q4_K_M", "Q5_K_M", "Q6_K", "Q3_K_M", "IQ4_XS", "IQ3_M", "Q5_1")
 
 
-def prepare(folder: Path, quant: str, hidden: int = 64, **settings: Any) -> dict[str, Any]:
+def prepare(folder: Path, quant: str, hidden: int = 64, layers: int = 2, **settings: Any) -> dict[str, Any]:
     paths = {"checkpoint": folder / "base", "adapter": folder / "adapter", "base_quant": folder / f"{quant}.gguf"}
-    make_tiny_base(paths["checkpoint"], hidden=hidden)
+    make_tiny_base(paths["checkpoint"], hidden=hidden, layers=layers)
     make_tiny_adapter(paths["adapter"], paths["checkpoint"], **settings)
     convert_base(paths["checkpoint"], folder / "base.F16.gguf", name="tiny")
     quantize_base(folder / "base.F16.gguf", quant, paths["base_quant"], threads=1)
@@ -150,6 +150,26 @@ def test_weights_that_the_adapter_leaves_alone_are_copied(tmp_path: Path) -> Non
     before, after = tensors(paths["base_quant"]), tensors(tmp_path / "m.gguf")
     changed = {name for name, tensor in after.items() if (tensor.data != before[name].data).any()}
     assert changed == {"blk.0.ffn_down.weight", "blk.1.ffn_down.weight"}
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_matrix_changes_types_of_what_it_does_not_name(
+    tmp_path: Path, own: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = prepare(tmp_path, "Q4_0", layers=8, modules=("mlp.up_proj",))
+    name, matrix = "blk.3.attn_q.weight", tmp_path / "imatrix.gguf"
+    plan = [Planned(f"{name}.in_sum2", "F32", (1, 64)), Planned(f"{name}.counts", "F32", (1, 1))]
+    with create_gguf(matrix, [], plan) as sink:
+        for planned in plan:
+            sink.put(planned.name, [np.ones(planned.nbytes // 4, "<f4").tobytes()])
+    monkeypatch.setattr("dlmbuild.export.merge.is_known", lambda _: own)
+    f16 = tmp_path / "base.F16.gguf"
+    whole = {"out": tmp_path / "m.gguf", "name": "merged", "threads": 1, "f16": f16, "imatrix": matrix}
+    assert merge_quantized(**paths, quant="Q4_0", **whole)["types"] == {"F32": 17, "Q4_0": 55, "Q4_1": 1, "Q8_0": 1}
+    exact = load_file(paths["checkpoint"] / "model.safetensors")["model.layers.0.mlp.down_proj.weight"]
+    exact = exact if own else exact.astype("f2").astype("f4")
+    found = tensors(tmp_path / "m.gguf")["blk.0.ffn_down.weight"]
+    assert found.data.tobytes() == pack_rows("w", exact, "Q4_1")
 
 
 def test_what_does_not_belong_together_is_refused(tmp_path: Path) -> None:

@@ -61,9 +61,14 @@ GOLDEN = {
     (96, "IQ3_S"): "c846e3c579bb54d89e131f6e80791dad563b7352463464656bef2ef2116a4ba5",
     (96, "Q2_K"): "9b13eae52be6f60d2ddef5e69227a5b5c8e00a640cce8d4e27259f200fae0993",
 }
-# What lies in the tensors of the files that it makes by an importance matrix. IQ1_M is there for fallbacks alone: one
+# What lies in the tensors of the files that it makes by an importance matrix, of kinds that there are only so, and of
+# those that there are without one, too, with other types. IQ1_M is there for fallbacks alone: one
 # tensor of 63 its kernels round otherwise than those of libggml-python.
 WEIGHED_GOLDEN = {
+    (256, "Q5_0"): "51e3962529cb09a33900ecba098ed9a9baeca1fd07b7227f84f79db594def508",
+    (256, "Q4_0"): "e371a13e66ce03e912cdf8095d2a6d6a59ff1cb7629ca4b217dd2f043ac04b5e",
+    (256, "IQ4_NL"): "0d9da86fe7d93bc7b6d2ad2aae627f3b8b6ddaefc5f5a5c862cbee061f7e5a27",
+    (256, "IQ4_XS"): "dbb22452d9210ce63091caff23467595203fe05794c6832ce1b408677d11bd5b",
     (256, "IQ3_XS"): "976723ab83006640bd24ba4a26b4497af3ea59e2f4d56147ee50003a162aa47b",
     (256, "IQ3_XXS"): "1bde3dfb66a643b9a72dbf024fb003b5e7184df02d50e31c0d807970b6286543",
     (256, "Q2_K_S"): "0dc262c4e8ada39836b4f5b0651d15b98dc5af2ddb6fce6245f1eaeb6572e335",
@@ -72,6 +77,10 @@ WEIGHED_GOLDEN = {
     (256, "IQ2_XS"): "99d24e560fb28d3bd554a3a6b8b613b8925fa712c46d9b68f71741a94848619e",
     (256, "IQ2_XXS"): "527c2248f6367a5b34b174be366ade70bb432ccd3530ce40c0bbd8777ab7a476",
     (256, "IQ1_S"): "a75e90d49b10e1d58367e27520f36941370d42429fb392a2906b787b74abc201",
+    (96, "Q5_0"): "aa14b3173e3cdf47bff2868de06d4c41ea9508669634c774ffa265cdbfd53578",
+    (96, "Q4_0"): "6503bf0dedffdda9974abce376a0ae41dad8f15b3c74b8c26b122b335f17d43b",
+    (96, "IQ4_NL"): "7ad77491f0ad25d51b93ce897aa254f28b927a33b088594e486b8e2be562fda1",
+    (96, "IQ4_XS"): "7ad77491f0ad25d51b93ce897aa254f28b927a33b088594e486b8e2be562fda1",
     (96, "IQ3_XS"): "7ad77491f0ad25d51b93ce897aa254f28b927a33b088594e486b8e2be562fda1",
     (96, "IQ3_XXS"): "7ad77491f0ad25d51b93ce897aa254f28b927a33b088594e486b8e2be562fda1",
     (96, "Q2_K_S"): "b9bfc7cf903d762eb51fa7ddfa835087192feeee99fbcb81f04ac5c6772b66ef",
@@ -139,7 +148,7 @@ def test_with_a_matrix_the_tensors_are_those_of_llama_cpp(tmp_path: Path, hidden
     exact_model(tmp_path / "f16.gguf", hidden)
     header = read_header(tmp_path / "f16.gguf")
     found = hashlib.sha256()
-    for name, (kind, _) in tensor_types(header, quant, Where("f16.gguf")).items():
+    for name, (kind, _) in tensor_types(header, quant, Where("f16.gguf"), weighed=True).items():
         info = header.tensors[name]
         rows = StoredRows(tmp_path / "f16.gguf", info)(0, int(np.prod(info.shape[:-1])))
         columns = np.arange(info.shape[-1]) * 7919 % 97
