@@ -52,12 +52,15 @@ def _imatrix(trained: Trained, project: Project) -> Step:
         if found["without"]:
             said = f"not measured, and rounded as without a matrix: {', '.join(found['without'])}"
             watcher().note(f"imatrix:{trained.title}", said)
+        if found["unseen"]:
+            said = f"{found['unseen']} of {found['experts']} experts are chosen for no token of the rows"
+            watcher().note(f"imatrix:{trained.title}", f"{said}, and rounded as if all their inputs mattered alike")
         return found
 
     return Step(
         name=f"imatrix:{trained.title}",
         doc=f"which inputs of the weights of {trained.title} matter",
-        rule="imatrix/2",
+        rule="imatrix/3",
         inputs={"adapter": store.adapter / "adapter.json", "f16": f16, **datasets},
         params=dict,
         reads=(base.facts,),

@@ -51,7 +51,11 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], str]] = {
     "olmo2": ("olmo2", {}, "dbrx"),
 }
 """model_type, what its configuration has besides the sizes, and the kind of its tokenizer."""
-OTHERS: dict[str, tuple[str, dict[str, Any], str]] = {"olmo3": ("olmo3", {"sliding_window": 64}, "dbrx")}
+_QWEN3_MOE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 256, "head_dim": 32}
+OTHERS: dict[str, tuple[str, dict[str, Any], str]] = {
+    "olmo3": ("olmo3", {"sliding_window": 64}, "dbrx"),
+    "qwen3_moe": ("qwen3_moe", _QWEN3_MOE, "qwen2"),
+}
 """Families that llama.cpp's converter converts."""
 
 

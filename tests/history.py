@@ -59,7 +59,7 @@ def run_job(name, *, inputs, params, out, log, file="", progress=silent, threads
         (out / file).write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + entry)
     else:
         (out / file).write_text(made)
-    return {"fallbacks": {}, "without": []}
+    return {"fallbacks": {}, "without": [], "experts": 0, "unseen": 0}
 
 kill_at = int(os.environ.get("KILL_AT", "0"))
 calls = 0

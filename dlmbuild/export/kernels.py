@@ -7,6 +7,7 @@ Source: `ggml_quantize_chunk` in ggml.h; the types it takes are those of TYPES b
 from __future__ import annotations
 
 import ctypes
+import math
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -76,19 +77,25 @@ def pack_tensor(
     """The bytes of a tensor, piece by piece in order, from `rows(start, stop)`.
 
     Pieces start at multiples of `step` rows and do not depend on the number of threads; at most `threads` + 1 of them
-    exist at a time.
+    exist at a time. `importance` is how much each column matters, (experts, columns): rows of one expert follow each
+    other.
     """
     columns = shape[-1]
-    count = 1
-    for length in shape[:-1]:
-        count *= length
+    count = math.prod(shape[:-1])
+    experts = 1 if importance is None else len(importance)
+    if importance is not None and experts != math.prod(shape[:-2]):
+        raise ExportError(f"the importance matrix has {experts} experts for {name}, which has the shape {shape}")
+    height = count // experts
     slab = max(1, SLAB_NUMBERS // columns // step) * step
     running: list[Future[bytes]] = []
     try:
-        for start in range(0, count, slab):
-            if len(running) > threads:
-                yield running.pop(0).result()
-            running.append(pool.submit(_piece, name, rows, start, min(count, start + slab), type_name, importance))
+        for first in range(0, count, height):
+            matters = None if importance is None else importance[first // height]
+            for start in range(first, first + height, slab):
+                if len(running) > threads:
+                    yield running.pop(0).result()
+                stop = min(first + height, start + slab)
+                running.append(pool.submit(_piece, name, rows, start, stop, type_name, matters))
         while running:
             yield running.pop(0).result()
     finally:

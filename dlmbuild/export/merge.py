@@ -128,7 +128,7 @@ def _types(header: Header, quant: str, importance: Collection[str], where: Where
             what = f"{quant} is made by an importance matrix, and "
             if not importance:
                 raise ExportError(f"{what}there is none", do="delete `imatrix: off`, or export Q2_K or IQ3_S")
-            why = "the inputs of experts are not measured" if "_exps" in name else "nothing is known of its inputs"
+            why = "nothing is known of its inputs"
             raise ExportError(f"{what}{name} is not in it", why=why, do="export Q2_K or IQ3_S")
         plan.append(Planned(name, kind, header.tensors[name].shape))
     return plan

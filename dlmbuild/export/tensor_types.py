@@ -72,7 +72,7 @@ _FALLBACKS = {
 }
 """What takes the place of a type whose blocks do not divide a row."""
 
-_FEW_BITS = ("Q2_K", "Q3_K", "Q4_K", "IQ3_S", "IQ3_XXS", "IQ4_NL", "IQ4_XS")
+_FEW_BITS = ("Q2_K", "Q3_K", "Q4_K", "IQ4_NL", "IQ4_XS", "IQ3_S", *_WEIGHED_TYPES)
 _VALUES = ("attn_v.weight", "attn_qkv.weight", "attn_kv_b.weight")
 _KEPT = (
     "_norm.weight",

