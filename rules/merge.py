@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
-from dlmbuild.build.project import Project
+from dlmbuild.build.project import Document, Project
 from dlmbuild.build.reading import checkpoint, read_json
 from dlmbuild.build.step import Step, Workplace
 from dlmbuild.build.trained import Trained, models
 from dlmbuild.doc.names import EXACT, WEIGHED
+from dlmbuild.errors import UsageError, Where
 from dlmbuild.store.outputs import AdapterVersions, Files
 
 from .imatrix import NAME as IMATRIX
@@ -25,6 +27,20 @@ def tasks(project: Project) -> Iterator[dict[str, Any]]:
 def weighed(trained: Trained, quant: str) -> bool:
     """Whether the importance matrix of the document decides how this model is rounded."""
     return trained.document.imatrix and quant not in EXACT
+
+
+def _impossible(document: Document, quant: str) -> UsageError:
+    """Why there is no such model of a document that does without a matrix."""
+    from dlmbuild.doc.document import examine
+
+    head = examine(document.path).head
+    mark = head.marks.get(("export", "imatrix")) if head else None
+    return UsageError(
+        'export.imatrix is "off"',
+        where=Where(str(document.path), *(mark.value if mark else ())),
+        why=f"there is no {quant} without an importance matrix",
+        do="delete it, or export Q2_K or IQ3_S",
+    )
 
 
 def _merge(trained: Trained, quant: str, project: Project) -> Step:
@@ -85,6 +101,7 @@ def _merge(trained: Trained, quant: str, project: Project) -> Step:
         reads=(base.facts,),
         outputs=Files({name: store.cache / name}),
         work=work,
+        impossible=partial(_impossible, trained.document, quant) if quant in WEIGHED and not matters else None,
         lock_file=store.lock_file,
         archive=project.archive,
     )

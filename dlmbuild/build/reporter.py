@@ -49,10 +49,10 @@ class Reporter:
     def initialize(self, tasks: Any, selected: Any) -> None:
         global _current
         _current, self._tasks = self, (tasks, list(selected))
-        if any("*" in word for word in sys.argv[1:]):
-            from dlmbuild.build.selection import refuse, unmatched
+        from dlmbuild.build.selection import refuse, refuse_impossible, unmatched
 
-            refuse(unmatched(sys.argv[1:], tasks))
+        refuse(unmatched(sys.argv[1:], tasks))
+        refuse_impossible(tasks, selected)
 
     def get_status(self, task: Any) -> None:
         pass

@@ -35,6 +35,31 @@ def unmatched(argv: Sequence[str], tasks: Mapping[str, Any]) -> list[str]:
     return [word for word in _patterns(argv, tasks) if not any(_matches(name, word) for name in tasks)]
 
 
+def in_order(tasks: Mapping[str, Any], selected: Sequence[str]) -> Iterator[str]:
+    """The names of the tasks with work that `selected` needs, in the order in which doit would come to them."""
+    seen: set[str] = set()
+
+    def visit(name: str) -> Iterator[str]:
+        if name in seen:
+            return
+        seen.add(name)
+        for needed in tasks[name].task_dep:
+            yield from visit(needed)
+        if tasks[name].actions:
+            yield name
+
+    for name in selected:
+        yield from visit(name)
+
+
+def refuse_impossible(tasks: Mapping[str, Any], selected: Sequence[str]) -> None:
+    """Raise InvalidCommand if `selected` needs steps that cannot be done whatever is built before, for all of them."""
+    steps = {name: (task.meta or {}).get("step") for name, task in tasks.items()}
+    reasons = {name: step.impossible for name, step in steps.items() if step and step.impossible}
+    if needed := [name for name in in_order(tasks, selected) if name in reasons] if reasons else []:
+        raise InvalidCommand("\n".join(dict.fromkeys(str(reasons[name]()) for name in needed)))
+
+
 def _patterns(argv: Sequence[str], tasks: Mapping[str, Any]) -> Iterator[str]:
     for before, word in zip(["", *argv], argv, strict=False):
         if word in tasks and (tasks[word].pos_arg or tasks[word].params):

@@ -97,6 +97,8 @@ class Step:
     clean: bool = False
     guard: Callable[[], None] = lambda: None
     """Raises a DlmError where what lies here must not be used, however up to date it is."""
+    impossible: Callable[[], DlmError] | None = None
+    """For what cannot be done whatever is built before it: why. A build that would come to it does not begin."""
     done: Callable[[Record, bool], None] = lambda record, built: None
     """Told when the outputs are in place and before the lock is given back; `built` is false if they were restored."""
     continued: Callable[[Ingredients], Ingredients] = lambda made_from: made_from

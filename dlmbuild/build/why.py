@@ -18,6 +18,7 @@ from typing import Any
 from dlmbuild.build.checker import is_ours
 from dlmbuild.build.differences import differences
 from dlmbuild.build.reading import pretending
+from dlmbuild.build.selection import in_order
 from dlmbuild.build.step import Step, Workplace
 from dlmbuild.errors import DlmError
 from dlmbuild.io.progress import silent
@@ -46,31 +47,15 @@ def why(tasks: Mapping[str, Any], selected: Sequence[str]) -> list[Finding]:
         unknown: dict[Path, str] = {}
         return [
             _find(tasks[name], scratch / str(number), instead, unknown)
-            for number, name in enumerate(_in_order(tasks, selected))
+            for number, name in enumerate(in_order(tasks, selected))
         ]
 
 
 def steps_of(tasks: Mapping[str, Any], selected: Sequence[str]) -> list[Step] | None:
     """The steps that `selected` needs; None if it needs a task that is no step as well."""
-    steps = [(tasks[name].meta or {}).get("step") for name in _in_order(tasks, selected)]
+    steps = [(tasks[name].meta or {}).get("step") for name in in_order(tasks, selected)]
     found = [step for step in steps if step is not None]
     return found if len(found) == len(steps) else None
-
-
-def _in_order(tasks: Mapping[str, Any], selected: Sequence[str]) -> Iterator[str]:
-    seen: set[str] = set()
-
-    def visit(name: str) -> Iterator[str]:
-        if name in seen:
-            return
-        seen.add(name)
-        for needed in tasks[name].task_dep:
-            yield from visit(needed)
-        if tasks[name].actions:
-            yield name
-
-    for name in selected:
-        yield from visit(name)
 
 
 def _find(task: Any, scratch: Path, instead: dict[Path, Path], unknown: dict[Path, str]) -> Finding:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from doit.cmd_base import DoitCmdBase
 from doit.control import TaskControl
 
-from dlmbuild.build.selection import selected
+from dlmbuild.build.selection import refuse_impossible, selected
 from dlmbuild.cli.printing import Printing
 from dlmbuild.cli.words import as_json
 
@@ -27,6 +27,7 @@ class Why(Printing, DoitCmdBase):  # type: ignore[misc]
 
         control = TaskControl(self.task_list)
         control.process(selected(pos_args or [], control.tasks) or self.sel_tasks)
+        refuse_impossible(control.tasks, control.selected_tasks)
         findings = why(control.tasks, control.selected_tasks)
         self.dep_manager.close()
         work = [finding for finding in findings if finding.verdict != "ok"]

@@ -125,11 +125,8 @@ def _types(header: Header, quant: str, importance: Collection[str], where: Where
     plan = []
     for name, (kind, _) in tensor_types(header, quant, where, weighed=True).items():
         if name not in importance and needs_importance(name, kind, quant):
-            what = f"{quant} is made by an importance matrix, and "
-            if not importance:
-                raise ExportError(f"{what}there is none", do="delete `imatrix: off`, or export Q2_K or IQ3_S")
-            why = "nothing is known of its inputs"
-            raise ExportError(f"{what}{name} is not in it", why=why, do="export Q2_K or IQ3_S")
+            what = f"{quant} is made by an importance matrix, and {name} is not in it"
+            raise ExportError(what, why="its inputs were not measured", do="export Q2_K or IQ3_S")
         plan.append(Planned(name, kind, header.tensors[name].shape))
     return plan
 

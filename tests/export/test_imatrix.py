@@ -75,11 +75,28 @@ def test_the_smallest_kinds_are_made_by_a_matrix_alone(workshop: Workshop) -> No
     refused = workshop.dlm("serve", "tower", "--quant", "IQ2_M", "--base-and-adapter", code=2).err
     assert "tower has no adapter beside its model: IQ2_M is made by an importance matrix" in refused
 
-    workshop.edit("tower", "dlm_version: 16", "dlm_version: 16\nexport: {imatrix: off}")
-    assert "IQ2_M is made by an importance matrix, and there is none" in workshop.doit("export:IQ2_M", code=1).err
+
+def test_what_needs_a_matrix_that_a_document_does_without_is_refused_before_anything_is_built(
+    workshop: Workshop,
+) -> None:
+    make_tiny_base(workshop.folder / "base")
+    for name, more in (("tower", "export: {imatrix: off}"), ("bell", "export: {default_quant: IQ3_XXS}")):
+        workshop.document(name, version=16, more=f"{more}\n")
+    told = 'tower.dlm:5:19: export.imatrix is "off": there is no IQ2_M without an importance matrix\n'
+    told += "  → delete it, or export Q2_K or IQ3_S\n"
+    for words in (["export:tower:IQ2_M"], ["export:IQ2_M"], ["gguf", "smoke:t*:IQ2_M"], ["why", "hub:tower:IQ2_M"]):
+        refused = workshop.doit(*words, code=3)
+        assert f"ERROR: {told}" in refused.err and not refused.steps
+        assert workshop.dlm(*words, code=2).err == told
+
+    workshop.doit("list", "--all", "--status", "export:tower:IQ3_XXS")
+    assert "export:bell:IQ2_M" in workshop.doit("why", "export:bell:IQ2_M", code=1).out
+    assert workshop.doit("check").steps == ["check:bell", "check:tower"]
+    workshop.doit("clean", "export:tower:IQ2_M")
+
     workshop.edit("tower", "imatrix: off", "imatrix: off, default_quant: IQ1_S")
-    refused = workshop.doit("check", code=1).err
-    assert 'export.default_quant is "IQ1_S": there is none of that kind without an importance matrix' in refused
+    refusal = workshop.doit("check", code=1).err
+    assert 'export.default_quant is "IQ1_S": there is none of that kind without an importance matrix' in refusal
 
 
 @pytest.mark.parametrize(
