@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,8 +12,11 @@ import tarfile
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import load, save
 
 from tests.history import FAKE_JOBS
 from tests.workshop import SCRIPTS, Workshop, empty_workshop
@@ -229,6 +232,17 @@ def member(name: str, content: bytes, kind: bytes = tarfile.REGTYPE) -> tuple[ta
     return info, content
 
 
+def members_of(pack: Path) -> list[tuple[tarfile.TarInfo, bytes]]:
+    with tarfile.open(pack) as tar:
+        return [member(info.name, tar.extractfile(info).read()) for info in tar]  # type: ignore[union-attr]
+
+
+def written(members: list[tuple[tarfile.TarInfo, bytes]]) -> bytes:
+    """The pack with these members."""
+    held = [(info, content + bytes(-len(content) % 512) if info.isreg() else b"") for info, content in members]
+    return b"".join(info.tobuf(tarfile.USTAR_FORMAT) + content for info, content in held) + bytes(1024)
+
+
 def header(**changes: object) -> Edit:
     def edit(members: list[tuple[tarfile.TarInfo, bytes]]) -> None:
         data = {**json.loads(members[0][1]), **changes}
@@ -316,26 +330,25 @@ def pack_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return shop.folder / "tower.dlm.pack"
 
 
-def config(file: str = "adapter_config.json", /, **changes: object) -> Edit:
-    """A pack that is right in all but what its adapter's configuration says, or another of its files."""
+def another(file: str, change: Callable[[bytes], bytes]) -> Edit:
+    """A pack that is right in all but what one of its adapter's files holds."""
 
     def edit(members: list[tuple[tarfile.TarInfo, bytes]]) -> None:
         data = json.loads(members[0][1])
         objects = {info.name.partition("/")[2]: content for info, content in members[1:]}
         outputs = data["records"][0]["outputs"]
 
-        def replace(name: str, what: dict[str, object]) -> str:
-            content = json.dumps(what).encode()
+        def replace(name: str, content: bytes) -> str:
             del objects[outputs[name]]
             outputs[name] = sha256(content).hexdigest()
             objects[outputs[name]] = content
             return str(outputs[name])
 
-        said = {**json.loads(objects[outputs[file]]), **changes}
-        digest = replace(file, {name: value for name, value in said.items() if value != "absent"})
-        if file == "adapter_config.json":
-            described = json.loads(objects[outputs["adapter.json"]])
-            replace("adapter.json", {**described, "files": {**described["files"], file: digest}})
+        digest = replace(file, change(objects[outputs[file]]))
+        described = json.loads(objects[outputs["adapter.json"]])
+        if file in described["files"]:
+            described["files"][file] = digest
+            replace("adapter.json", json.dumps(described).encode())
         data["objects"] = {name: len(content) for name, content in objects.items()}
         members[:] = [
             member("header.json", json.dumps(data).encode()),
@@ -343,6 +356,28 @@ def config(file: str = "adapter_config.json", /, **changes: object) -> Edit:
         ]
 
     return edit
+
+
+def config(file: str = "adapter_config.json", /, **changes: object) -> Edit:
+    def change(content: bytes) -> bytes:
+        said = {**json.loads(content), **changes}
+        return json.dumps({name: value for name, value in said.items() if value != "absent"}).encode()
+
+    return another(file, change)
+
+
+def weights(change: Callable[[dict[str, Any]], object]) -> Edit:
+    def changed(content: bytes) -> bytes:
+        tensors = load(content)
+        change(tensors)
+        return save(tensors)
+
+    return another("adapter_model.safetensors", changed)
+
+
+def wider(tensors: dict[str, Any]) -> None:
+    """The factors of a weight with one more column."""
+    tensors[f"{UP}.lora_A.weight"] = np.pad(tensors[f"{UP}.lora_A.weight"], ((0, 0), (0, 1)))
 
 
 HOSTILE |= {
@@ -380,40 +415,73 @@ HOSTILE["an adapter that went on from another"] = (
     config("adapter.json", warm={"changed_rows": 1, "chain": 1, "steps": 2}),
     "something else than the record",
 )
+UP = "base_model.model.model.layers.1.mlp.up_proj"
+UNFIT: dict[str, tuple[Edit, str]] = {
+    "no weights at all": (another("adapter_model.safetensors", lambda _: b"junk"), "not a safetensors file"),
+    "a header without end": (
+        another("adapter_model.safetensors", lambda content: b"\xff" * 7 + content[7:]),
+        "not a safetensors file",
+    ),
+    "a tensor outside of the file": (
+        another("adapter_model.safetensors", lambda content: content[:-4]),
+        "does not lie in the file",
+    ),
+    "half a pair": (weights(lambda held: held.pop(f"{UP}.lora_B.weight")), "half of the pair"),
+    "integers": (weights(lambda held: held.update({f"{UP}.lora_A.weight": np.ones((8, 64), "i8")})), "holds I64"),
+    "another tensor": (weights(lambda held: held.update(x=np.ones(3, "f4"))), "the tensor 'x': only pairs"),
+    "factors that do not multiply": (
+        weights(lambda held: held.update({f"{UP}.lora_B.weight": np.ones((128, 3), "f4")})),
+        "they do not multiply",
+    ),
+    "another rank": (config(r=3), "adapter_config.json says 3"),
+    "no magnitudes": (config(use_dora=True), "there is no magnitude vector"),
+    "modules that are not named": (config(target_modules=["k_proj"]), "adapter_config.json names no such module"),
+    "a layer that is not named": (config(layers_to_transform=[0]), "adapter_config.json names no such module"),
+}
+HOSTILE |= {f"an adapter with {what}": (edit, f"do not fit: .*{told}") for what, (edit, told) in UNFIT.items()}
 HOSTILE["an adapter without a rank"] = (config(r="absent"), "the adapter's configuration has no r")
 
 
 def test_an_adapter_of_another_version_of_peft_is_taken(pack_file: Path, tmp_path: Path) -> None:
     shop = empty_workshop(tmp_path)
-    with tarfile.open(pack_file) as tar:
-        members = [member(info.name, tar.extractfile(info).read()) for info in tar]  # type: ignore[union-attr]
+    members = members_of(pack_file)
     config(unheard_of=None, use_new=False, more={}, peft_version="9.9", megatron_core="absent")(members)
-    written = b"".join(
-        info.tobuf(tarfile.USTAR_FORMAT) + content + bytes(-len(content) % 512) for info, content in members
-    )
-    (shop.folder / "x.dlm.pack").write_bytes(written + bytes(1024))
+    (shop.folder / "x.dlm.pack").write_bytes(written(members))
     shop.dlm("unpack", "x.dlm.pack")
 
 
+def test_an_adapter_of_other_shapes_than_the_base_here_is_refused(pack_file: Path, tmp_path: Path) -> None:
+    shop = empty_workshop(tmp_path)
+    members = members_of(pack_file)
+    weights(wider)(members)
+    (shop.folder / "x.dlm.pack").write_bytes(written(members))
+    shop.dlm("unpack", "--check", "x.dlm.pack")  # nobody here knows better
+
+    shutil.copytree(pack_file.parent / "base", shop.folder / "base")
+    shop.document("other")
+    shop.doit("base")
+    before = contents(shop.folder, shop.home)
+    for words in (["--check"], []):
+        refused = shop.dlm("unpack", *words, "x.dlm.pack", code=1).err
+        assert "do not fit: the pair for 'model.layers.1.mlp.up_proj' has the shapes (16, 65) and (128, 16)" in refused
+        assert "the weight has the shape (128, 64): the adapter belongs to another base" in refused
+    assert contents(shop.folder, shop.home) == before
+    shop.dlm("unpack", str(pack_file))
+
+
 def test_hostile_packs_are_refused_in_words_and_leave_nothing(pack_file: Path, tmp_path: Path) -> None:
-    with tarfile.open(pack_file) as tar:
-        good = [(member(info.name, b""), tar.extractfile(info).read()) for info in tar]  # type: ignore[union-attr]
-    good = [member(info.name, content) for (info, _), content in good]
+    good = members_of(pack_file)
     for what, (edit, told) in HOSTILE.items():
         members = [member(info.name, content) for info, content in good]
         edit(members)
         shop = empty_workshop(tmp_path / sha256(what.encode()).hexdigest()[:8])
         path = shop.folder / "x.dlm.pack"
-        written = io.BytesIO()
-        for info, content in members:
-            info.mode = 0o644
-            written.write(info.tobuf(tarfile.USTAR_FORMAT))
-            written.write(content + bytes(-len(content) % 512) if info.isreg() else b"")
-        path.write_bytes(written.getvalue() + bytes(1024))
+        path.write_bytes(written(members))
         before = sorted(shop.folder.iterdir())
         ran = shop.dlm("unpack", "x.dlm.pack", code=None)
         assert ran.code == 1, what
-        assert told in ran.err and "x.dlm.pack" in ran.err and "Traceback" not in ran.err, (what, ran.err)
+        assert re.search(told if "do not fit" in told else re.escape(told), ran.err), (what, ran.err)
+        assert "x.dlm.pack" in ran.err and "Traceback" not in ran.err, (what, ran.err)
         assert sorted(shop.folder.iterdir()) == before, what
         assert not list(shop.home.rglob("*.staging")) and not (shop.home / "objects").exists(), what
         assert not (shop.home / "records").exists(), what

@@ -22,7 +22,7 @@ def run(arguments: argparse.Namespace) -> int:
     from dlmbuild.store.layout import Home
 
     if arguments.check:
-        header, base = check_pack(arguments.pack)
+        header, base = check_pack(arguments.pack, Home.default())
         print(f"{arguments.pack}: {header.name} ({header.dlm_id}) on {base}, {len(header.records)} trainings")
         print(f"  {len(header.objects)} files, {sum(header.objects.values()) / 1e6:.1f} MB, all as their digests say")
         return 0

@@ -68,6 +68,14 @@ class LoraFactors(NamedTuple):
     """(outputs,)"""
 
 
+class LoraPair(NamedTuple):
+    """The tensors of an adapter that change one module."""
+
+    a: StoredTensor
+    b: StoredTensor
+    magnitude: StoredTensor | None
+
+
 class Adaptable(NamedTuple):
     """A module that an adapter names."""
 
@@ -190,7 +198,21 @@ def read_factors(
         raise ExportError("the adapter was trained with use_dora", where=Where(str(path)), why=why, do=do)
     stored = read_safetensors(adapter / WEIGHTS, ExportError)
     where = Where(str(adapter / WEIGHTS))
-    pairs: dict[str, dict[str, StoredTensor]] = {}
+    pairs = adapted(stored, config, where, adaptable)
+    return {adaptable[module].weight: _factors(module, pair, config, where) for module, pair in pairs.items()}
+
+
+def adapted(
+    stored: Mapping[str, StoredTensor],
+    config: Mapping[str, Any],
+    where: Where,
+    adaptable: Mapping[str, Adaptable] | None = None,
+) -> dict[str, LoraPair]:
+    """The tensors of an adapter by the module that they change.
+
+    Raises ExportError for those that are not as `config` says, or do not suit the base's modules, if they are given.
+    """
+    found: dict[str, dict[str, StoredTensor]] = {}
     for key, tensor in stored.items():
         match = _KEY.fullmatch(key)
         if match is None:
@@ -200,27 +222,32 @@ def read_factors(
                 why="only pairs of lora_A and lora_B can be exported",
                 do="train without what this tensor belongs to",
             )
-        pairs.setdefault(match[1], {})[match[2] or "magnitude"] = tensor
-    if not pairs:
+        found.setdefault(match[1], {})[match[2] or "magnitude"] = tensor
+    if not found:
         raise ExportError("the adapter is empty", where=where, do="train it")
-    factors = {}
-    for module in sorted(pairs):
-        weight = adaptable.get(module)
-        if weight is None:
-            raise ExportError(
-                f"the adapter changes {module!r}",
-                where=where,
-                why="the base has no such module: the adapter belongs to another base",
-            )
-        if not weight.linear:
-            raise ExportError(
-                f"the adapter changes {module!r}",
-                where=where,
-                why="llama.cpp cannot apply LoRA to embeddings and the output layer of this base",
-                do="train adapters for the linear layers inside the blocks only (target_modules='all-linear')",
-            )
-        factors[weight.weight] = _factors(module, pairs[module], weight.shape, config, where)
-    return factors
+    pairs = {}
+    for module in sorted(found):
+        shape = None if adaptable is None else _suited(module, adaptable, where).shape
+        pairs[module] = _pair(module, found[module], shape, config, where)
+    return pairs
+
+
+def _suited(module: str, adaptable: Mapping[str, Adaptable], where: Where) -> Adaptable:
+    weight = adaptable.get(module)
+    if weight is None:
+        raise ExportError(
+            f"the adapter changes {module!r}",
+            where=where,
+            why="the base has no such module: the adapter belongs to another base",
+        )
+    if not weight.linear:
+        raise ExportError(
+            f"the adapter changes {module!r}",
+            where=where,
+            why="llama.cpp cannot apply LoRA to embeddings and the output layer of this base",
+            do="train adapters for the linear layers inside the blocks only (target_modules='all-linear')",
+        )
+    return weight
 
 
 def _check_plain(config: dict[str, Any], where: Where) -> None:
@@ -252,36 +279,42 @@ def _check_plain(config: dict[str, Any], where: Where) -> None:
             raise ExportError(f"{key} is {pattern!r}", where=where, why="module names with numbers above 0 are needed")
 
 
-def _factors(
-    module: str, pair: dict[str, StoredTensor], shape: tuple[int, ...], config: dict[str, Any], where: Where
-) -> LoraFactors:
-    a, b = pair.get("A"), pair.get("B")
+def _pair(
+    module: str,
+    found: dict[str, StoredTensor],
+    shape: tuple[int, ...] | None,
+    config: Mapping[str, Any],
+    where: Where,
+) -> LoraPair:
+    a, b, magnitude = (found.get(part) for part in ("A", "B", "magnitude"))
     if a is None or b is None:
         raise ExportError(f"half of the pair for {module!r} is missing", where=where, do="train it again")
     rank = a.shape[0]
-    if a.shape != (rank, shape[1]) or b.shape != (shape[0], rank):
-        raise ExportError(
-            f"the pair for {module!r} has the shapes {a.shape} and {b.shape}",
-            where=where,
-            why=f"the weight has the shape {shape}: the adapter belongs to another base",
-        )
-    magnitude = pair.get("magnitude")
+    rows, columns = b.shape[0], a.shape[-1]
+    why = f"the weight has the shape {shape}: the adapter belongs to another base" if shape else "they do not multiply"
+    if (a.shape, b.shape) != ((rank, columns), (rows, rank)) or (shape and shape != (rows, columns)):
+        raise ExportError(f"the pair for {module!r} has the shapes {a.shape} and {b.shape}", where=where, why=why)
     if bool(config.get("use_dora")) != (magnitude is not None):
         named = "no" if magnitude is None else "a"
-        why = f"{CONFIG} says use_dora: {json.dumps(bool(config.get('use_dora')))}"
-        raise ExportError(f"there is {named} magnitude vector for {module!r}", where=where, why=why)
-    if magnitude is not None and magnitude.shape != (shape[0],):
-        why = f"the weight has the shape {shape}: the adapter belongs to another base"
+        says = f"{CONFIG} says use_dora: {json.dumps(bool(config.get('use_dora')))}"
+        raise ExportError(f"there is {named} magnitude vector for {module!r}", where=where, why=says)
+    if magnitude is not None and magnitude.shape != (rows,):
         raise ExportError(f"the magnitudes for {module!r} have the shape {magnitude.shape}", where=where, why=why)
     wanted = _patterned(config, "rank_pattern", module, config.get("r"), where)
     if wanted != rank:
         raise ExportError(f"the rank of {module!r} is {rank}", where=where, why=f"{CONFIG} says {wanted}")
+    return LoraPair(a, b, magnitude)
+
+
+def _factors(module: str, pair: LoraPair, config: Mapping[str, Any], where: Where) -> LoraFactors:
+    a, b, magnitude = pair
+    rank = a.shape[0]
     alpha = _patterned(config, "alpha_pattern", module, config["lora_alpha"], where)
     scale = alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
     return LoraFactors(a.rows(), b.rows(), scale, magnitude.rows().reshape(-1) if magnitude else None)
 
 
-def _patterned(config: dict[str, Any], key: str, module: str, default: Any, where: Where) -> Any:
+def _patterned(config: Mapping[str, Any], key: str, module: str, default: Any, where: Where) -> Any:
     """The value for one module, found as peft finds it: the first pattern that is the end of the module's name."""
     for pattern, value in (config.get(key) or {}).items():
         try:

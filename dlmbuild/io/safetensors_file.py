@@ -87,18 +87,24 @@ def read_safetensors(path: Path, error: type[DlmError]) -> dict[str, StoredTenso
 
     Raises `error` for a file that is not sound, or holds a tensor that is neither F32, F16 nor BF16.
     """
-    where = Where(str(path))
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
             head = file.read(8)
             length = struct.unpack("<Q", head)[0] if len(head) == 8 else size
-            if length > min(size - 8, MAX_HEADER_BYTES):
-                raise error("this is not a safetensors file, or it is cut off", where=where, do="fetch it again")
-            data = file.read(length)
+            head += file.read(length) if length <= min(size - 8, MAX_HEADER_BYTES) else b""
     except OSError as problem:
-        raise error("the file cannot be read", where=where, why=problem.strerror or str(problem)) from None
-    header = parse_json_object(data, where, error)
+        raise error("the file cannot be read", where=Where(str(path)), why=problem.strerror or str(problem)) from None
+    return described_tensors(path, head, size, error)
+
+
+def described_tensors(path: Path, head: bytes, size: int, error: type[DlmError]) -> dict[str, StoredTensor]:
+    """The tensors of the file `path` of `size` bytes that begins with `head`, as `read_safetensors` has them."""
+    where = Where(str(path))
+    length = struct.unpack("<Q", head[:8])[0] if len(head) >= 8 else size
+    if length > min(size, len(head)) - 8:
+        raise error("this is not a safetensors file, or it is cut off", where=where, do="fetch it again")
+    header = parse_json_object(head[8 : 8 + length], where, error)
     header.pop("__metadata__", None)
     tensors = {name: _tensor(path, name, fields, 8 + length, size, error) for name, fields in header.items()}
     end = 8 + length

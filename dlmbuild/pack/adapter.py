@@ -1,19 +1,26 @@
-"""What the adapter of a pack may say of itself: it was written by a stranger, and PEFT believes its configuration.
+"""What the adapter of a pack may be and say of itself: a stranger wrote it, and PEFT believes its configuration.
 
 PEFT's configurations can name modules to import, patterns to search with, files to start from, layers to repeat. What a
 training here writes (train/commit.py) needs none of it, so a pack's may only say what such a training says; whatever
-else a version of PEFT knows has to be switched off.
+else a version of PEFT knows has to be switched off. Its tensors have to be those that the configuration promises, and
+to suit the base where that is here.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
-from dlmbuild.errors import PackError, Where
+from dlmbuild.errors import DlmError, ExportError, PackError, Where
+from dlmbuild.export.adapter_gguf import CONFIG, WEIGHTS, Adaptable, adapted
+from dlmbuild.export.conversion import adaptable
+from dlmbuild.io.json_file import read_json_object
+from dlmbuild.io.safetensors_file import described_tensors
+from dlmbuild.store.layout import Home
 
-CONFIG = "adapter_config.json"
 _MOST_MODULES = 100
 _MOST_RANK = 4096
 _MOST_LAYERS = 1000
@@ -76,6 +83,35 @@ def check_config(config: Mapping[str, Any], base: object) -> None:
             continue
         if name in _NEEDED or not any(type(value) is type(off) and value == off for off in _OFF):
             raise _refused(f"{name} = {value!r}"[:200])
+
+
+def check_weights(head: bytes, size: int, config: Mapping[str, Any], base: object, home: Home) -> None:
+    """Refuse weights, `size` bytes that begin with `head`, which are not what a checked configuration promises.
+
+    Where the `base` lies in the home they have to suit it, too. Raises PackError.
+    """
+    where = Where(WEIGHTS)
+    try:
+        stored = described_tensors(Path(WEIGHTS), head, size, ExportError)
+        targets = tuple(f".{name}" for name in config["target_modules"])
+        for module in adapted(stored, config, where):
+            layer = next((int(part) for part in module.split(".") if part.isdecimal()), None)
+            if not f".{module}".endswith(targets) or layer not in (config.get("layers_to_transform") or (layer,)):
+                raise ExportError(f"the adapter changes {module!r}", why=f"{CONFIG} names no such module")
+        for known in _modules_of(base, home):
+            adapted(stored, config, where, known)
+    except ExportError as error:
+        raise PackError(f"the adapter's weights do not fit: {error.what}", where=where, why=error.why) from None
+
+
+def _modules_of(base: object, home: Home) -> Iterator[dict[str, Adaptable]]:
+    """The modules of a base as it lies here; none where it does not, or is damaged."""
+    files = base.get("files") if isinstance(base, Mapping) else None
+    for folder in home.bases():
+        with suppress(DlmError, KeyError):
+            facts = read_json_object(folder.facts, ExportError)
+            if facts["files"] == files:
+                yield adaptable(folder.root / str(facts["revision"]))
 
 
 def _refused(found: str) -> PackError:

@@ -24,14 +24,15 @@ from typing import IO, Any
 from dlmbuild.doc.mistakes import Mistakes
 from dlmbuild.doc.names import check_name
 from dlmbuild.errors import PackError, Where
+from dlmbuild.export.adapter_gguf import CONFIG, WEIGHTS
 from dlmbuild.io.digest import canonical_json
 from dlmbuild.io.json_file import parse_json_object
 from dlmbuild.io.ulid import is_ulid
-from dlmbuild.pack.adapter import CONFIG, check_config
+from dlmbuild.pack.adapter import check_config, check_weights
+from dlmbuild.store.layout import Home
 from dlmbuild.store.records import Ingredients, Record
 
 VERSION = 1
-_WEIGHTS = "adapter_model.safetensors"
 _HEADER = "header.json"
 _MOST_HEADER_BYTES = 16 << 20
 _PIECE = 1 << 20
@@ -42,7 +43,7 @@ _TRAININGS = ("train/", "prefer/")
 _TRAINED = {
     "adapter.json",
     CONFIG,
-    "adapter_model.safetensors",
+    WEIGHTS,
     "pinned_versions.json",
     "training_run.json",
     "training_state.pt",
@@ -93,20 +94,22 @@ def write_pack(header: Header, files: Mapping[str, Path], out: Path) -> None:
         pack.write(_END)
 
 
-def read_pack(path: Path, into: Path | None) -> tuple[Header, Mapping[str, bytes]]:
+def read_pack(path: Path, into: Path | None, home: Home) -> tuple[Header, Mapping[str, bytes]]:
     """Check a whole pack; leave its objects as files named by digest in the folder `into`, if one is given.
 
-    Also returns the contents of its document and of its small objects (under 1 MiB). Raises PackError for whatever is
-    not as this module's text says, to the byte.
+    Also returns the contents of its document and of its small objects (under 1 MiB), and of its adapters' weights the
+    beginning. Raises PackError for whatever is not as this module's text says, to the byte, and for an adapter that
+    does not suit its base, if that is in the `home`.
     """
     try:
         with path.open("rb") as pack:
             header = _header(_first(pack))
-            whole = header.document
-            small = {d: _object(pack, d, size, into, d == whole) for d, size in sorted(header.objects.items())}
+            most = dict.fromkeys((record.outputs[WEIGHTS] for record in header.records), _MOST_HEADER_BYTES)
+            most[header.document] = header.objects[header.document]
+            small = {d: _object(pack, d, size, into, most.get(d, 0)) for d, size in sorted(header.objects.items())}
             if pack.read(len(_END) + 1) != _END:
                 raise PackError("the pack does not end where its header says")
-        _check_adapters(header, small)
+        _check_adapters(header, small, home)
     except PackError as error:
         error.where = Where(str(path))
         raise
@@ -154,7 +157,7 @@ def _content(pack: IO[bytes], size: int) -> Iterator[bytes]:
         raise PackError("the pack is damaged between two of its files")
 
 
-def _object(pack: IO[bytes], digest: str, size: int, into: Path | None, keep: bool) -> bytes:
+def _object(pack: IO[bytes], digest: str, size: int, into: Path | None, keep: int) -> bytes:
     block = pack.read(_BLOCK)
     if block != _member(f"objects/{digest}", size):
         raise PackError(f"objects/{digest} of {size} bytes is not where it belongs in the pack")
@@ -163,7 +166,8 @@ def _object(pack: IO[bytes], digest: str, size: int, into: Path | None, keep: bo
     try:
         for piece in _content(pack, size):
             found.update(piece)
-            kept = kept + piece if keep or size < _PIECE else b""
+            if size < _PIECE or len(kept) < keep:
+                kept += piece
             if file:
                 file.write(piece)
     finally:
@@ -209,20 +213,23 @@ def _check(header: Header) -> None:
         raise PackError("the pack's objects are not those that its document and trainings need")
 
 
-def _check_adapters(header: Header, small: Mapping[str, bytes]) -> None:
-    """What an adapter says of itself must be what its record says, and it must be a plain one."""
+def _check_adapters(header: Header, small: Mapping[str, bytes], home: Home) -> None:
+    """What an adapter says of itself must be what its record says, and it must be a plain one that fits this."""
     for record in header.records:
 
         def said(name: str, outputs: Mapping[str, str] = record.outputs) -> dict[str, Any]:
             return parse_json_object(small[outputs[name]], Where(name), PackError)
 
         base, run = record.ingredients.params.get("base"), record.notes["run"]
-        described = {"base": base, "files": {name: record.outputs[name] for name in (CONFIG, _WEIGHTS)}}
+        described = {"base": base, "files": {name: record.outputs[name] for name in (CONFIG, WEIGHTS)}}
         if warm := run.get("warm"):
             described["warm"] = {**{name: warm[name] for name in ("changed_rows", "chain")}, "steps": run["steps"]}
         if said("adapter.json") != described or said("training_run.json").get("base") != base:
             raise PackError("the adapter says of itself something else than the record of its training")
-        check_config(said(CONFIG), base)
+        config = said(CONFIG)
+        check_config(config, base)
+        weights = record.outputs[WEIGHTS]
+        check_weights(small[weights], header.objects[weights], config, base, home)
 
 
 def _size(value: Any) -> int:

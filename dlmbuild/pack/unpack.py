@@ -35,9 +35,9 @@ class Unpacked:
     """Where an older document of this name lies now."""
 
 
-def check_pack(path: Path) -> tuple[Header, str]:
+def check_pack(path: Path, home: Home) -> tuple[Header, str]:
     """Read and check a pack, and write nothing; returns its header and the base of its document."""
-    header, small = read_pack(path, None)
+    header, small = read_pack(path, None, home)
     return header, _document(header, small.get(header.document, b""), path).frontmatter.base_model
 
 
@@ -48,7 +48,7 @@ def unpack(path: Path, folder: Path, home: Home, *, force: bool = False) -> Unpa
     """
     home.root.mkdir(parents=True, exist_ok=True)
     with staging_folder(home.root) as scratch:
-        header, small = read_pack(path, scratch)
+        header, small = read_pack(path, scratch, home)
         text = small.get(header.document, b"")
         base = _document(header, text, path).frontmatter.base_model
         goal = folder / f"{header.name}.dlm"

@@ -81,6 +81,10 @@ class Home(NamedTuple):
         """The folder of one base; `key` comes from `base_models.reference`, which makes it a safe file name."""
         return BaseFolder(self.root / "bases" / key)
 
+    def bases(self) -> list[BaseFolder]:
+        """The folders of all bases that lie here."""
+        return [BaseFolder(facts.parent) for facts in sorted(self.root.glob("bases/*/base.json"))]
+
 
 class Store(NamedTuple):
     """The files of one document, or, of those that are there for each of its named adapters and mixes, those of one."""
