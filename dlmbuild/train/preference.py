@@ -4,11 +4,17 @@ DPO (Rafailov et al. 2023, arXiv 2305.18290) through TRL's DPOTrainer, on rows t
 reference model says of a row is computed once before the first step: no second model is kept, and an epoch costs half.
 ORPO (Hong et al. 2024, arXiv 2403.07691) has no reference; its loss is a few lines on the same batches, with the
 likelihood of the chosen answer (not of the prompt) as its first term.
+KTO (Ethayarajh et al. 2024, arXiv 2402.01306) takes each answer by itself, as a desirable or an undesirable one; its
+loss is a few lines on the same batches, too, and gives what TRL's KTOTrainer gives. Both estimate how far the model is
+from the reference on answers that do not belong to their prompts. KTOTrainer exchanges the answers of a batch for that,
+so it wants two rows in each, and the same ones in every epoch; here they are those of the next other prompt of the
+dataset (`mismatched`), so that one row is enough, in any order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,12 +79,13 @@ def _trainer(
     model: Any, rows: list[PairRow], plan: Mapping[str, Any], pad_id: int, checkpoints: Path, beside: Any
 ) -> Any:
     import torch
-    from datasets import Dataset
     from torch.nn.functional import logsigmoid
     from trl import DPOConfig, DPOTrainer
     from trl.trainer.dpo_trainer import DataCollatorForPreference
 
-    orpo = plan["method"] == "orpo"
+    method = plan["method"]
+    # No row is longer; a prompt with another one's answer may be, and is cut off there.
+    collate = DataCollatorForPreference(pad_token_id=pad_id, max_length=plan["sequence_len"])
 
     class Trainer(watched(DPOTrainer, beside)):  # type: ignore[misc]
         """TRL's trainer on rows that are tokens, in our own order, without a copy of the model to compare with."""
@@ -87,59 +94,95 @@ def _trainer(
             return dataset
 
         def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
-            loss = self._odds_ratio_loss(model, inputs) if orpo else self._compute_loss(model, inputs, False)
+            own = {"orpo": self._orpo_loss, "kto": self._kto_loss}.get(method)
+            loss = own(model, inputs) if own else self._compute_loss(model, inputs, False)
             if not torch.isfinite(loss):
                 raise not_finite("loss", loss.item(), self.state.global_step + 1, plan)
             return loss
 
-        def _odds_ratio_loss(self, model: Any, inputs: Any) -> Any:
-            mask = inputs["completion_mask"]
-            labels = inputs["input_ids"].masked_fill(mask == 0, -100)
-            kept = {name: inputs[name] for name in ("input_ids", "attention_mask")}
-            logps = model(**kept, labels=labels, fused_lm_head=True, use_cache=False).log_probs.sum(dim=1)
-            chosen, rejected = (logps / mask.sum(dim=1)).chunk(2)  # per token, so that length does not decide
+        def _orpo_loss(self, model: Any, inputs: Any) -> Any:
+            lengths = inputs["completion_mask"].sum(dim=1)
+            chosen, rejected = (self._logps(model, inputs) / lengths).chunk(2)  # so that length does not decide
             odds = (chosen - rejected) - (torch.log1p(-chosen.exp()) - torch.log1p(-rejected.exp()))
-            self._metrics["train"]["rewards/margins"].append(odds.detach().mean().item())
-            self._metrics["train"]["rewards/accuracies"].append((odds.detach() > 0).float().mean().item())
+            self._note(odds)
             return -chosen.mean() - plan["alpha"] * logsigmoid(odds).mean()
 
-    table = Dataset.from_dict(
-        {
-            "prompt_ids": [list(row.prompt) for row in rows],
-            "chosen_ids": [list(row.chosen) for row in rows],
-            "rejected_ids": [list(row.rejected) for row in rows],
-        }
-    )
-    collate = DataCollatorForPreference(pad_token_id=pad_id, max_length=None)
+        def _kto_loss(self, model: Any, inputs: Any) -> Any:
+            with torch.no_grad():
+                divergence = self._log_ratios(model, inputs["mismatched"]).mean().clamp(min=0)
+            chosen, rejected = (plan["beta"] * (self._log_ratios(model, inputs) - divergence)).chunk(2)
+            self._note(chosen - rejected)
+            return 1 - torch.cat([chosen, -rejected]).sigmoid().mean()
+
+        def _log_ratios(self, model: Any, inputs: Any) -> Any:
+            return self._logps(model, inputs) - torch.cat([inputs["ref_chosen_logps"], inputs["ref_rejected_logps"]])
+
+        def _logps(self, model: Any, inputs: Any) -> Any:
+            """What the model says of each answer of a batch: of the chosen ones, then of the rejected ones."""
+            labels = inputs["input_ids"].masked_fill(inputs["completion_mask"] == 0, -100)
+            kept = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+            return model(**kept, labels=labels, fused_lm_head=True, use_cache=False).log_probs.sum(dim=1)
+
+        def _note(self, margins: Any) -> None:
+            self._metrics["train"]["rewards/margins"].append(margins.detach().mean().item())
+            self._metrics["train"]["rewards/accuracies"].append((margins.detach() > 0).float().mean().item())
+
     trainer = Trainer(
         model=model,
         args=DPOConfig(
             **trainer_settings(plan, len(rows), checkpoints),
-            **({} if orpo else {"beta": plan["beta"], "loss_type": plan["loss_type"]}),
+            **{name: plan[name] for name in ("beta", "loss_type") if name in plan},
             disable_dropout=True,
             precompute_ref_log_probs=False,
         ),
-        train_dataset=table,
+        train_dataset=_table(rows),
         data_collator=collate,
         processing_class=no_processing(pad_id),
     )
     # TRL keeps a frozen copy of the adapter to compare with. What the reference says is computed here, once.
-    if orpo or plan["reference"] == "base":
+    if method == "orpo" or plan["reference"] == "base":
         trainer.model.delete_adapter("ref")
-    if not orpo:
-        trainer.train_dataset = _with_reference(trainer, collate)
+    if method != "orpo":
+        trainer.train_dataset = _with_reference(trainer, trainer.train_dataset, collate)
         trainer.precompute_ref_logps = True
+    if method == "kto":
+        others = _with_reference(trainer, _table(mismatched(rows)), collate)
+        trainer.train_dataset = trainer.train_dataset.add_column("mismatched", list(others))
+        trainer.data_collator = lambda batch: {
+            **collate(batch),
+            "mismatched": collate([row["mismatched"] for row in batch]),
+        }
     if "ref" in trainer.model.peft_config:
         trainer.model.delete_adapter("ref")
     return trainer
 
 
-def _with_reference(trainer: Any, collate: Any) -> Any:
+def mismatched(rows: Sequence[PairRow]) -> list[PairRow]:
+    """Each row's prompt with the answers of the next row that has another prompt; behind the last row is the first.
+
+    If all have the same prompt there is nothing that does not match, and it is the answers of the first row.
+    """
+    found, other = list(rows), rows[0]
+    for at in reversed(range(2 * len(rows))):  # twice around: what the last rows look for may stand at the beginning
+        row, following = rows[at % len(rows)], rows[(at + 1) % len(rows)]
+        if row.prompt != following.prompt:
+            other = following
+        found[at % len(rows)] = replace(row, chosen=other.chosen, rejected=other.rejected)
+    return found
+
+
+def _table(rows: Sequence[PairRow]) -> Any:
+    from datasets import Dataset
+
+    return Dataset.from_list([{f"{name}_ids": ids for name, ids in row.as_data().items()} for row in rows])
+
+
+def _with_reference(trainer: Any, table: Any, collate: Any) -> Any:
     """The rows with what the reference says of both answers: the adapter as it came, or without its copy the base."""
     chosen, rejected = [], []
-    for row in trainer.train_dataset:
+    for row in table:
         batch = trainer._prepare_inputs(collate([row]))
         first, second = trainer.compute_ref_log_probs(trainer.model, batch)
         chosen.append(first.item())
         rejected.append(second.item())
-    return trainer.train_dataset.add_column("ref_chosen_logps", chosen).add_column("ref_rejected_logps", rejected)
+    return table.add_column("ref_chosen_logps", chosen).add_column("ref_rejected_logps", rejected)
