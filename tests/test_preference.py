@@ -86,12 +86,36 @@ def test_what_is_written_about_preferences_trains_them_alone_and_off_means_off(p
     assert (preferring.store / "adapter" / "current.txt").read_text() == "versions/v0001\n"
 
 
-def test_a_preference_training_that_is_killed_resumes_to_the_same_bytes(preferring: Workshop, tmp_path: Path) -> None:
+def test_each_answer_by_itself_is_taught_as_good_or_bad(preferring: Workshop) -> None:
+    method = "{method: kto, hyperparams: {learning_rate: 1e-3, num_epochs: 12}}"
+    # One row in a batch: what does not match its prompt is in none, and comes from the other row all the same.
+    preferring.edit(
+        "tower", "dlm_version: 15", f"dlm_version: 16\ntraining: {{micro_batch_size: 1, preference: {method}}}"
+    )
+    preferring.doit("prefer")
+    plan = json.loads((preferring.store / "plan.json").read_bytes())
+    assert plan["micro_batch_size"] == 1
+    phase = {"method": "kto", "beta": 0.1, "reference": "pre_adapter", "learning_rate": 1e-3, "num_epochs": 12}
+    assert plan["preference"] == phase
+    run = json.loads((preferring.store / "manifest.json").read_bytes())["training_runs"][-1]
+    assert (run["method"], run["rows"], run["last_accuracy"]) == ("kto", 2, 1)
+    (log,) = (preferring.store / "logs").glob("prefer-*.jsonl")
+    steps = [line for line in map(json.loads, log.read_text().splitlines()) if "step" in line]
+    assert steps[0]["loss"] == pytest.approx(0.5, abs=1e-3)  # at first it is the reference itself
+    assert steps[0]["rewards/margins"] == pytest.approx(0, abs=1e-3)
+    assert min(step["rewards/margins"] for step in steps[-2:]) > 0.5
+    assert steps[-1]["loss"] < 0.45
+
+
+@pytest.mark.parametrize("method", ["method: dpo, reference: base", "method: kto"])
+def test_a_preference_training_that_is_killed_resumes_to_the_same_bytes(
+    preferring: Workshop, tmp_path: Path, method: str
+) -> None:
     preferring.edit(
         "tower",
         "dlm_version: 15",
-        "dlm_version: 15\ntraining: {lora_dropout: 0.1, preference: {hyperparams: {num_epochs: 60, "
-        "learning_rate: 1e-4}, reference: base}}",
+        "dlm_version: 16\ntraining: {lora_dropout: 0.1, preference: {hyperparams: {num_epochs: 60, "
+        f"learning_rate: 1e-4}}, {method}}}}}",
     )
     preferring.doit("train")
     whole = Workshop(tmp_path / "whole", tmp_path / "home2")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 from dlmbuild.doc.block import NUMBER, Block, Mark, Path, Position, UnreadableError, spelled
 from dlmbuild.doc.mistakes import Mistakes, nearest, shortened, shown
 from dlmbuild.doc.prompt import ends_a_block, what_is_lost
-from dlmbuild.doc.versions import NEWEST_VERSION, SINCE, upgrade
+from dlmbuild.doc.versions import NEWEST_VERSION, SINCE, TO_HAVE_IT, upgrade
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -65,8 +65,7 @@ def read_head(text: str, mistakes: Mistakes) -> Head:
     for path, since in SINCE.items():
         if version < since and path in block.marks:
             what, why = f"{'.'.join(map(str, path))} in version {version}", f"version {since} has it first"
-            do = "take it out, run `dlm migrate --write`, and write it again"
-            mistakes.add(*block.marks[path].key, what, why=why, do=do)
+            mistakes.add(*block.marks[path].key, what, why=why, do=TO_HAVE_IT)
     base = "" if ("base_model",) in block.spoilt else block.value.get("base_model")
     upgrade(block, mistakes)
     values = _validated(block, mistakes)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
+from operator import attrgetter
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -17,7 +18,7 @@ from pydantic.fields import FieldInfo
 
 from dlmbuild.doc.mistakes import nearest
 from dlmbuild.doc.names import WEIGHED, Quantisation
-from dlmbuild.doc.versions import NEWEST_VERSION
+from dlmbuild.doc.versions import NEWEST_VERSION, TO_HAVE_IT, VALUES_SINCE
 from dlmbuild.io.ulid import is_ulid
 
 MAX_SEQUENCE_LEN = 32768
@@ -107,7 +108,7 @@ class Preference(Block):
     """Training on better and worse answers. Without `enabled` it is on where a document has preferences."""
 
     enabled: bool | None = None
-    method: Literal["dpo", "orpo"] = "dpo"
+    method: Literal["dpo", "orpo", "kto"] = "dpo"
     hyperparams: OrNull[Hyperparams] = Hyperparams.model_construct()
     loss_type: Literal["sigmoid", "hinge", "ipo"] = "sigmoid"
     reference: Literal["base", "pre_adapter"] = "pre_adapter"
@@ -363,6 +364,9 @@ def contradictions(values: Frontmatter) -> Iterator[tuple[Path, str, str]]:
     """Keys that exclude each other: the path of one, why it is wrong, and what to do."""
     training = values.training
     adapters = training.adapters or {}
+    for (path, value), since in VALUES_SINCE.items():
+        if values.dlm_version < since and attrgetter(".".join(path))(values) == value:
+            yield path, f"version {since} has it first", TO_HAVE_IT
     if training.early_stopping and not training.validation:
         why = "it stops when the loss on held-out content no longer falls, and nothing is held out"
         yield ("training", "early_stopping"), why, "write training.validation: 0.1 beside it"

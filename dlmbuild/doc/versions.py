@@ -29,6 +29,14 @@ SINCE: dict[Path, int] = {
 }
 """Key → the version that has it first, for those that older readers would not know."""
 
+VALUES_SINCE: dict[tuple[tuple[str, ...], str], int] = {
+    (("training", "preference", "method"), "kto"): 16,
+}
+"""Key and value → the version that has the value first."""
+
+TO_HAVE_IT = "take it out, run `dlm migrate --write`, and write it again"
+"""What to do about one that the document's version does not have."""
+
 _DPO = {
     "enabled": ("enabled",),
     "beta": ("hyperparams", "beta"),

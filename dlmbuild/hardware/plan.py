@@ -121,11 +121,14 @@ def _cpt(training: Mapping[str, Any]) -> dict[str, Any]:
 def _preference(asked: Mapping[str, Any], recipe: Mapping[str, Any]) -> dict[str, Any]:
     """The values that the second phase puts over those of the first; only what its method uses."""
     values = asked["hyperparams"]
-    phase = {"method": asked["method"]}
-    if asked["method"] == "dpo":
-        phase |= {"beta": values["beta"], "loss_type": asked["loss_type"], "reference": asked["reference"]}
-    else:
+    method = asked["method"]
+    phase = {"method": method}
+    if method == "dpo":
+        phase["loss_type"] = asked["loss_type"]
+    if method == "orpo":
         phase["alpha"] = values["alpha"]
+    else:
+        phase |= {"beta": values["beta"], "reference": asked["reference"]}
     for field in ("learning_rate", "num_epochs"):
         auto = recipe[f"preference_{field.removeprefix('num_')}"]
         phase[field] = auto if values[field] == "auto" else values[field]

@@ -75,6 +75,7 @@ CASES: list[tuple[str, int, int, str]] = [
     (keys("training: {gate: {steps: 7}}"), 5, 26, "training.gate.steps is 7"),
     (keys("evaluate: {recall: 1}"), 5, 1, "evaluate in version 15"),
     # versions
+    (keys("training: {preference: {method: kto}}"), 5, 33, 'training.preference.method is "kto"'),
     (keys("training: {dpo: {}, preference: {}}", 1), 5, 12, "training.dpo beside training.preference"),
     (keys("training: {dpo: {method: dpo}}", 1), 5, 18, 'unknown key "method" in training.dpo'),
     # document

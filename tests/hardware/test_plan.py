@@ -134,6 +134,8 @@ def test_the_second_phase_has_what_its_method_uses() -> None:
     assert found == {**written, "method": "dpo", "loss_type": "ipo", "reference": "base"}
     orpo = preference(method="orpo", hyperparams={"alpha": 0.3})
     assert orpo == {"method": "orpo", "alpha": 0.3, "learning_rate": 1e-4, "num_epochs": 3}
+    kto = {name: value for name, value in dpo.items() if name != "loss_type"} | {"method": "kto"}
+    assert preference(method="kto") == {**kto, "learning_rate": 1e-4, "num_epochs": 3}
 
 
 def test_the_same_every_time() -> None:
