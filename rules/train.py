@@ -70,7 +70,7 @@ def step(trained: Trained, project: Project) -> Step:
     return Step(
         name=name,
         doc=f"the adapter of {trained.title}",
-        rule="train/7",
+        rule="train/8",
         inputs=made_from,
         params=params,
         continued=lineage.continued,
@@ -115,8 +115,8 @@ def training_run(
     from dlmbuild.lock.capture import TRAINING_PINS, pins
     from dlmbuild.store.manifest import now, read_manifest
     from dlmbuild.store.runs import attempt
+    from dlmbuild.train.kept import prune
     from dlmbuild.train.state import seconds_between_checkpoints
-    from dlmbuild.train.states import prune
 
     document = trained.document
     require_extra(*PACKAGES)

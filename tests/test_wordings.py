@@ -32,6 +32,7 @@ def test_questions_are_trained_in_so_many_wordings_and_prose_once(shop: Workshop
     run = _run(shop)
     assert run["rows"] == sum(rows.values()) and run["wordings"] == 4 * rows["instruction"] + rows["prose"]
     assert run["steps"] == 2 * run["wordings"]
+    assert 0 <= run["paraphrases"] <= 2 * rows["instruction"]  # a base that knows nothing says hardly a sentence
     assert json.loads((shop.store / "plan.json").read_bytes())["wordings"] == 4
     shop.edit("tower", "wordings: 4, ", "")
     shop.doit("train")

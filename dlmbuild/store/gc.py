@@ -3,7 +3,7 @@
 Stays: whatever lies in place now (built.json of each store and base), the newest versions of each adapter, the logs of
 its trainings, the document's history (of which replay/purge.py takes), and the records and objects that these need.
 Goes: older versions, exports' parts whose export was removed (`doit clean`), records and objects that nothing names any
-more, what is remembered of the sources of documents that are gone, notes of builds and states of rows (train/states.py)
+more, what is remembered of the sources of documents that are gone, notes of builds and states of rows (train/kept.py)
 that nobody used for long, and what killed builds left lying.
 """
 

@@ -59,7 +59,7 @@ class Home(NamedTuple):
 
     @property
     def states(self) -> Path:
-        """What frozen layers give for rows (train/states.py): only a shortcut."""
+        """What frozen layers give for rows (train/kept.py): only a shortcut."""
         return self.root / "states"
 
     @property

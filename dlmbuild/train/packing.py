@@ -124,7 +124,7 @@ class Packing:
 
         given = {"input_ids": torch.tensor([packed.ids], device=self._device), "use_cache": False}
         if len(packed.places) > 1:  # what a single row is, every model knows by itself
-            given["attention_mask"] = self._seen(packed)
+            given["attention_mask"] = self.masks(packed.mask(), packed.positions, packed.positions)
             given["position_ids"] = torch.tensor([packed.positions], device=self._device)
         return given
 
@@ -135,14 +135,17 @@ class Packing:
         # Not [0]: the gradient of a slice is as large as the whole.
         return model(**self.inputs(packed), logits_to_keep=where).logits.squeeze(0)
 
-    def _seen(self, packed: Packed) -> Any:
-        """The mask, as a model with layers of these kinds takes it."""
+    def masks(self, seen: Any, positions: Sequence[int], all_positions: Sequence[int]) -> Any:
+        """What sees what, booleans of (tokens, all tokens), as a model with layers of these kinds takes it.
+
+        The tokens are at `positions`, what they see at `all_positions`.
+        """
         import torch
 
-        seen = near = packed.mask()
+        near = seen
         if self._window:
-            positions = torch.tensor(packed.positions)
-            near = seen & (positions[:, None] - positions < self._window)
+            here, there = torch.tensor(positions), torch.tensor(all_positions)
+            near = seen & (here[:, None] - there < self._window)
         whole, close = (mask[None, None].to(self._device) for mask in (seen, near))
         if self._attention == "eager":  # adds it to the scores
             least = torch.finfo(self._dtype).min

@@ -9,12 +9,12 @@ Ruder 2018, arXiv 1801.06146; Lee et al. 2019, arXiv 1911.03090.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from dlmbuild.data.rows import Row
 from dlmbuild.errors import TrainingError
 from dlmbuild.io.progress import Progress
+from dlmbuild.train.kept import Kept
 from dlmbuild.train.packing import Packed, Packing
 from dlmbuild.train.states import States
 
@@ -25,10 +25,11 @@ _TOLERANCE = 2e-2
 class FrozenPrefix:
     """The lowest `first` layers of a model, of which only what they give for each row is left."""
 
-    def __init__(self, model: Any, first: int, about: Mapping[str, Any], folder: Path | None, packing: Packing) -> None:
-        """`about` is all that the states depend on beside a row's ids, `folder` where they are kept, if anywhere."""
+    def __init__(self, model: Any, first: int, about: Mapping[str, Any], kept: Kept, packing: Packing) -> None:
+        """`about` is all that the states depend on beside the layer and a row's ids."""
         self._model, self._first, self._packing = model, first, packing
-        self._states = States({**about, "layer": first}, folder)
+        dtype = str(model.dtype).removeprefix("torch.")
+        self._states = States({**about, "layer": first}, model.config.get_text_config().hidden_size, dtype, kept)
         self._places: dict[tuple[int, ...], tuple[Packed, list[int]]] = {}
         """Of each row: with which others it was computed, and where its tokens are among theirs."""
         self.computed = 0

@@ -13,13 +13,16 @@ from typing import Any
 
 from dlmbuild.data.rows import Row
 from dlmbuild.data.shards import read_rows
+from dlmbuild.data.tokenizer import Tokenizer
 from dlmbuild.hardware.plan import first_trained
 from dlmbuild.io.progress import Progress
 from dlmbuild.train.commit import write_version
 from dlmbuild.train.cpt import row_weights, scheduled
 from dlmbuild.train.determinism import EpochOrder, make_deterministic, rank
+from dlmbuild.train.kept import Kept
 from dlmbuild.train.model import begin_with, load_base, lora_config, no_processing
 from dlmbuild.train.packing import Packing, learned_tokens
+from dlmbuild.train.paraphrases import Paraphrases
 from dlmbuild.train.prefix import FrozenPrefix
 from dlmbuild.train.retention import RetentionSet
 from dlmbuild.train.settings import trainer_settings
@@ -103,9 +106,13 @@ def fit(
     make_deterministic(plan["seed"], plan["threads"], plan["precision"])
     model = load_base(base, plan, pad_id)
     asked = len(rows)
-    rows, numbers = with_wordings(rows, plan, base, model.get_input_embeddings().weight)
-    packing = Packing(model)
-    prefix = frozen_prefix(model, plan, base_identity, states, packing)
+    packing, cache = Packing(model), Kept(states)
+    about = depends_on(model, plan, base_identity)
+    paraphrases = Paraphrases(model, tokenizer := Tokenizer.from_base(base), packing, about, cache)
+    embeddings = model.get_input_embeddings().weight
+    rows, numbers, paraphrased = with_wordings(rows, plan, tokenizer, embeddings, paraphrases, progress)
+    first = first_trained(plan, model.config.get_text_config().num_hidden_layers)
+    prefix = FrozenPrefix(model, first, about, cache, packing) if first else None
     validation = Validation(held, plan, checkpoints, packing) if held else None
     lengths = [len(row.ids) for row in rows]
     chosen: tuple[Any, ...] = ()
@@ -134,7 +141,7 @@ def fit(
         **run_to_end(trainer, beside, plan),
         "epochs": round(trainer.state.epoch),
         "rows": asked,
-        **({"wordings": len(rows)} if len(rows) > asked else {}),
+        **({"wordings": len(rows), "paraphrases": paraphrased} if len(rows) > asked else {}),
         "tokens": sum(len(row.ids) for row in rows),
         "learned_tokens": sum(len(row.ids) - row.given for row in rows),
         "lr_scheduler": plan["lr_scheduler"],
@@ -237,19 +244,12 @@ def _trainer(
     return trainer
 
 
-def frozen_prefix(
-    model: Any, plan: Mapping[str, Any], base_identity: Mapping[str, Any], folder: Path | None, packing: Packing
-) -> FrozenPrefix | None:
-    """The layers of a base that a plan leaves as they are; None where there are none."""
+def depends_on(model: Any, plan: Mapping[str, Any], base_identity: Mapping[str, Any]) -> dict[str, Any]:
+    """All that the base's outputs depend on beside what it is given."""
     import torch
 
-    config = model.config.get_text_config()
-    first = first_trained(plan, config.num_hidden_layers)
-    if not first:
-        return None
-    about = {
+    return {
         "base": base_identity["files"],
-        "width": config.hidden_size,
         "dtype": str(model.dtype).removeprefix("torch."),
         # What may change the last bit: then it is computed again, and two trainings never differ by their past.
         "torch": torch.__version__,
@@ -258,4 +258,3 @@ def frozen_prefix(
         "threads": plan["threads"],
         **({"bits": "nf4"} if plan["adapter"] == "qlora" else {}),
     }
-    return FrozenPrefix(model, first, about, folder, packing)

@@ -1,9 +1,10 @@
 """A question in other words: what is taught only in one wording is hardly known in another.
 
-Each question goes into training in several wordings, in which some words are left out and some stand for others: those
-that the base's own input embeddings have next to them ("salaries" for "wages"). A row has the same ones in every
-training, so that what frozen layers give for them is kept. Leaving out and replacing words at random: Wei and Zou 2019
-(EDA, arXiv 1901.11196); neighbours among embeddings: Wang and Yang 2015 (doi 10.18653/v1/D15-1306).
+Each question goes into training in several wordings. Most are the base's own (paraphrases.py). In the others some words
+are left out and some stand for others: those that the base's input embeddings have next to them ("salaries" for
+"wages"). A row has the same ones in every training, so that what frozen layers give for them is kept. Leaving out and
+replacing words at random: Wei and Zou 2019 (EDA, arXiv 1901.11196); neighbours among embeddings: Wang and Yang 2015
+(doi 10.18653/v1/D15-1306).
 """
 
 from __future__ import annotations
@@ -11,11 +12,15 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from dlmbuild.data.rows import Row
 from dlmbuild.data.tokenizer import SPACES, Tokenizer
+from dlmbuild.io.progress import Progress
+from dlmbuild.train.paraphrases import Paraphrases
+
+PARAPHRASED = 2 / 3
+"""Of the wordings of a question, where the base has so many for it."""
 
 LEFT_OUT, REPLACED = 0.4, 0.1
 """Of the words of a question, and of what is left of them."""
@@ -31,24 +36,42 @@ def wordings(kind: str, plan: Mapping[str, Any]) -> int:
     return int(plan["wordings"]) if kind == "instruction" else 1
 
 
-def with_wordings(
-    rows: Sequence[Row], plan: Mapping[str, Any], base: Path, embeddings: Any
-) -> tuple[list[Row], list[list[int]]]:
-    """The wordings of all rows, and of each row the numbers of its own.
+class Wordings(NamedTuple):
+    """What is trained of some rows."""
 
-    `embeddings` is the matrix of the model in the folder `base`: (vocabulary, width).
-    """
+    rows: list[Row]
+    numbers: list[list[int]]
+    """Of each row as it was: those of its wordings."""
+    paraphrased: int
+    """How many of them are the base's own."""
+
+
+def with_wordings(
+    rows: Sequence[Row],
+    plan: Mapping[str, Any],
+    tokenizer: Tokenizer,
+    embeddings: Any,
+    paraphrases: Paraphrases,
+    progress: Progress,
+) -> Wordings:
+    """The wordings of all rows. `embeddings` is the base's matrix of (vocabulary, width)."""
     if plan["wordings"] == 1:
-        return list(rows), [[number] for number in range(len(rows))]
+        return Wordings(list(rows), [[number] for number in range(len(rows))], 0)
     asked = {row.ids[at] for row in rows for at, end in _words(row) if end == at + 1}
-    near = neighbours(sorted(asked), Tokenizer.from_base(base).whole_words, embeddings)
+    near = neighbours(sorted(asked), tokenizer.whole_words, embeddings)
     found: list[Row] = []
     numbers = []
-    for row in rows:
-        count = wordings(row.kind, plan)
-        numbers.append(list(range(len(found), len(found) + count)))
-        found += [wording(row, number, near) for number in range(count)] if count > 1 else [row]
-    return found, numbers
+    paraphrased = 0
+    for at, row in enumerate(rows):
+        progress("putting questions in other words", at, len(rows))
+        own = [row]
+        if (count := wordings(row.kind, plan)) > 1:
+            own = [asked_as(row, way) for way in paraphrases.of(row)[: int(PARAPHRASED * count)]]
+            paraphrased += len(own)
+            own += [wording(row, number, near) for number in range(count - len(own))]
+        numbers.append(list(range(len(found), len(found) + len(own))))
+        found += own
+    return Wordings(found, numbers, paraphrased)
 
 
 def wording(row: Row, number: int, near: Mapping[int, Sequence[int]]) -> Row:
@@ -64,6 +87,11 @@ def wording(row: Row, number: int, near: Mapping[int, Sequence[int]]) -> Row:
     for start, end in (words[at] for at in kept):
         others = near.get(row.ids[start], ()) if end == start + 1 else ()
         question += [chance.choice(others)] if others and chance.random() < REPLACED else row.ids[start:end]
+    return asked_as(row, question)
+
+
+def asked_as(row: Row, question: Sequence[int]) -> Row:
+    """The row with another question: the tokens of that."""
     ids = (*row.ids[: row.words[0]], *question, *row.ids[row.words[-1] :])
     return replace(row, ids=ids, given=row.given + len(ids) - len(row.ids), words=())
 

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dlmbuild.data.rows import Row
+from dlmbuild.train.kept import Kept
 from dlmbuild.train.packing import MOST, Packed, Packing
 from dlmbuild.train.prefix import FrozenPrefix
 from tests.families import FAMILIES, make_model
@@ -56,7 +57,7 @@ def test_packed_rows_have_the_logits_of_single_ones(family: str, tmp_path: Path)
         assert torch.allclose(packing.logits(model, ROWS), alone, atol=1e-3)
 
         about = {"width": 64, "dtype": "float32"}
-        prefix = FrozenPrefix(model, model.config.num_hidden_layers - 1, about, tmp_path / "states", packing)
+        prefix = FrozenPrefix(model, model.config.num_hidden_layers - 1, about, Kept(tmp_path / "states"), packing)
         prefix.take_over([ROWS[:2], *([row] for row in ROWS[2:])], _nothing)
         assert prefix.computed == len(ROWS)
         assert torch.allclose(packing.logits(model, ROWS), alone, atol=1e-3)

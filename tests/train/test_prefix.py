@@ -10,7 +10,7 @@ import pytest
 
 from dlmbuild.data.rows import Row
 from dlmbuild.train import sft
-from dlmbuild.train.states import prune
+from dlmbuild.train.kept import prune
 from tests.tiny import make_tiny_base
 
 pytestmark = pytest.mark.model
@@ -69,7 +69,7 @@ def test_losses_are_those_of_a_training_that_computes_every_layer_each_time(
     assert kept == again == alone
     weights = [(tmp_path / name / "adapter_model.safetensors").read_bytes() for name in ("kept", "again", "alone")]
     assert weights[0] == weights[1] == weights[2]
-    monkeypatch.setattr(sft, "frozen_prefix", lambda *_: None)
+    monkeypatch.setattr(sft, "first_trained", lambda *_: 0)
     plain = _losses(tmp_path, "plain", wordings)
     assert kept == pytest.approx(plain, abs=1e-4)
     assert kept[-1] < kept[0]

@@ -8,7 +8,8 @@ import pytest
 
 from dlmbuild.data.rows import Row, row_of
 from dlmbuild.data.tokenizer import Tokenizer
-from dlmbuild.train.wordings import neighbours, with_wordings, wording
+from dlmbuild.io.progress import silent
+from dlmbuild.train.wordings import Wordings, neighbours, with_wordings, wording
 from tests.tiny import make_tiny_base
 
 QUESTION = "In which town is the workshop?"
@@ -75,8 +76,19 @@ def test_a_row_knows_the_words_of_its_question(question: str, tmp_path: Path) ->
     assert Row.from_data(row.as_data()) == row
 
 
+class Said:
+    """What a base says to any question."""
+
+    def __init__(self, ways: list[list[int]]) -> None:
+        self.ways = ways
+
+    def of(self, _: Row) -> list[list[int]]:
+        return self.ways
+
+
 @pytest.mark.model
-def test_each_question_is_there_in_so_many_wordings_and_prose_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("said", [0, 1, 7])
+def test_two_thirds_of_the_wordings_are_the_base_s_own_where_it_has_so_many(said: int, tmp_path: Path) -> None:
     import torch
 
     make_tiny_base(tmp_path)
@@ -84,9 +96,21 @@ def test_each_question_is_there_in_so_many_wordings_and_prose_once(tmp_path: Pat
     parts = {"question": QUESTION, "answer": "Skerrow.", "system_prompt": ""}
     asked, prose = row_of(parts, tokenizer, (0, 0), 512, 512), Row("prose", (5, 6, 7), 0)
     embeddings = torch.randn(max(tokenizer.whole_words) + 1, 8, generator=torch.Generator().manual_seed(0))
-    rows, numbers = with_wordings([prose, asked, prose], {"wordings": 4}, tmp_path, embeddings)
-    assert numbers == [[0], [1, 2, 3, 4], [5]]
-    assert rows[0] == rows[5] == prose
-    for row in rows[1:5]:
-        assert row.ids[row.given :] == asked.ids[asked.given :] and len(row.ids) <= len(asked.ids)
-    assert with_wordings([prose, asked], {"wordings": 1}, tmp_path, embeddings) == ([prose, asked], [[0], [1]])
+    ways = [[100 + number, 200 + number] for number in range(said)]
+
+    def all_wordings(count: int) -> Wordings:
+        plan = {"wordings": count}
+        return with_wordings([prose, asked, prose], plan, tokenizer, embeddings, Said(ways), silent)  # type: ignore[arg-type]
+
+    rows, numbers, paraphrased = all_wordings(6)
+    assert numbers == [[0], [1, 2, 3, 4, 5, 6], [7]]
+    assert rows[0] == rows[7] == prose
+    before, after = asked.ids[: asked.words[0]], asked.ids[asked.words[-1] :]
+    own = min(said, 4)
+    assert paraphrased == own
+    assert [row.ids for row in rows[1 : 1 + own]] == [(*before, *way, *after) for way in ways[:own]]
+    for row in rows[1:7]:
+        assert row.ids[row.given :] == asked.ids[asked.given :] and row.ids[: len(before)] == before
+    near = neighbours(sorted(set(asked.ids)), tokenizer.whole_words, embeddings)
+    assert rows[1 + own : 7] == [wording(asked, number, near) for number in range(6 - own)]
+    assert all_wordings(1) == ([prose, asked, prose], [[0], [1], [2]], 0)
