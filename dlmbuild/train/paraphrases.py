@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from dlmbuild.data.rows import Row
@@ -36,6 +37,8 @@ _MORE = 4
 """Tokens that a paraphrase may have beyond those of its question and `_ASKED`."""
 _TEMPERATURE, _TOP_P, _TOP_K = 0.9, 0.9, 64
 _SEED = 1
+_SMALL = 1024
+"""Numbers that a token has in a small model."""
 
 
 class Paraphrases:
@@ -64,10 +67,24 @@ class Paraphrases:
             return []
         name = sha256_json([self._how, asked])
         if (found := self._kept.used(name)) is None:
-            found = json.dumps(self._said(text)).encode()
+            with self._few_threads():
+                found = json.dumps(self._said(text)).encode()
             self._kept.put(name, found)
         ways = [self._tokenizer.encode(way) for way in dict.fromkeys(json.loads(found)) if way != text]
         return [way for way in ways if way]
+
+    @contextmanager
+    def _few_threads(self) -> Iterator[None]:
+        """One thread for a small model: with a dozen tokens at a time two take longer than one, and more CPU time."""
+        import torch
+
+        threads = torch.get_num_threads()
+        if self._model.config.get_text_config().hidden_size <= _SMALL:
+            torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
 
     def _said(self, question: str) -> list[str]:
         """What the base says, of each branch that comes to an end: up to that of the line, or as the question ends."""
