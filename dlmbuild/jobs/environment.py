@@ -11,9 +11,10 @@ _SETTINGS = {
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
     "PYTHONHASHSEED": "0",
     "TOKENIZERS_PARALLELISM": "false",
-    # Threads that wait must sleep: spinning OpenMP threads on shared cores burn many times the useful work.
+    # Threads that wait must sleep: spinning OpenMP threads on shared cores burn many times the useful work. But not at
+    # once: the work of a small model comes in so small pieces that waking a thread takes as long as one of them.
     "OMP_WAIT_POLICY": "PASSIVE",
-    "GOMP_SPINCOUNT": "0",
+    "GOMP_SPINCOUNT": "5000",
     # Large tensors on large pages: else the system clears most of a training's memory anew in every step.
     "THP_MEM_ALLOC_ENABLE": "1",
     # oneDNN writes machine code for each shape of matrices, and steps differ in shape: a thousand pieces would be kept,

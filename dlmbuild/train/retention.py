@@ -30,6 +30,8 @@ _AT_ONCE = 80
 """Prompts. A step of decoding reads all weights: many prompts in a step cost little more than few."""
 _TOKENS_AT_ONCE = 512
 """Of the texts, when it is asked for what comes next: all of a vocabulary is computed for each."""
+_OF_A_GROUP = 8
+"""Few, since the states of a whole group are read for one of its texts."""
 _TEMPERATURE = 0.8
 _SEED = 1
 
@@ -110,6 +112,11 @@ class RetentionSet:
             raise TrainingError(
                 "the base's own answers cannot be read", where=Where(str(path)), why=str(error), do="doit retention"
             ) from None
+
+    @property
+    def groups(self) -> list[list[Row]]:
+        """The texts as frozen layers compute them together: most begin alike, with what a template writes."""
+        return [self.rows[at : at + _OF_A_GROUP] for at in range(0, len(self.rows), _OF_A_GROUP)]
 
     def drawn(self, step: int, count: int) -> list[int]:
         """The texts of a step, counted from 0: all of them in an order, `count` at a time, then all in another one."""

@@ -132,8 +132,8 @@ def fit(
     )
     kept = RetentionSet.read(retention, plan["seed"]) if retention and plan["retention"] else None
     if prefix:
-        alone = [[row] for row in (*held, *(kept.rows if kept else ()))]
-        prefix.take_over([*([rows[at] for at in its] for its in numbers), *alone], progress)
+        together = [[rows[at] for at in its] for its in numbers] + [[row] for row in held]
+        prefix.take_over([*together, *(kept.groups if kept else ())], progress)
     trainer = _trainer(model, rows, plan, pad_id, checkpoints, beside, packing, kept)
     if parent:
         begin_with(trainer.model, parent)

@@ -81,7 +81,7 @@ def _training_speed(home: Path, environment: Mapping[str, str]) -> None:
     checkpoint = home / "bases" / "smollm2-135m" / facts["revision"]
     plan = json.loads((store / "plan.json").read_bytes())
     threads = str(plan["threads"])
-    fixed = {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
+    fixed = {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "5000"}
     arguments = [str(checkpoint), str(store / "dataset.json"), str(store / "plan.json")]
     bare = cost([sys.executable, str(HERE / "bare_loop.py"), *arguments], REPOSITORY, {**environment, **fixed})
     slow = json.loads(bare.out)["tokens_per_cpu_s"]
