@@ -108,9 +108,12 @@ def fit(
     asked = len(rows)
     packing, cache = Packing(model), Kept(states)
     about = depends_on(model, plan, base_identity)
-    paraphrases = Paraphrases(model, tokenizer := Tokenizer.from_base(base), packing, about, cache)
-    embeddings = model.get_input_embeddings().weight
-    rows, numbers, paraphrased = with_wordings(rows, plan, tokenizer, embeddings, paraphrases, progress)
+    paraphrased = 0
+    numbers = [[number] for number in range(asked)]
+    if plan["wordings"] > 1:
+        paraphrases = Paraphrases(model, tokenizer := Tokenizer.from_base(base), packing, about, cache)
+        embeddings = model.get_input_embeddings().weight
+        rows, numbers, paraphrased = with_wordings(rows, plan, tokenizer, embeddings, paraphrases, progress)
     first = first_trained(plan, model.config.get_text_config().num_hidden_layers)
     prefix = FrozenPrefix(model, first, about, cache, packing) if first else None
     validation = Validation(held, plan, checkpoints, packing) if held else None

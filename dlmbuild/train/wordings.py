@@ -55,8 +55,6 @@ def with_wordings(
     progress: Progress,
 ) -> Wordings:
     """The wordings of all rows. `embeddings` is the base's matrix of (vocabulary, width)."""
-    if plan["wordings"] == 1:
-        return Wordings(list(rows), [[number] for number in range(len(rows))], 0)
     asked = {row.ids[at] for row in rows for at, end in _words(row) if end == at + 1}
     near = neighbours(sorted(asked), tokenizer.whole_words, embeddings)
     found: list[Row] = []

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dlmbuild.data.rows import Row, row_of
 from dlmbuild.data.tokenizer import Tokenizer
 from dlmbuild.io.progress import silent
-from dlmbuild.train.wordings import Wordings, neighbours, with_wordings, wording
+from dlmbuild.train.wordings import neighbours, with_wordings, wording
 from tests.tiny import make_tiny_base
 
 QUESTION = "In which town is the workshop?"
@@ -98,11 +99,10 @@ def test_two_thirds_of_the_wordings_are_the_base_s_own_where_it_has_so_many(said
     embeddings = torch.randn(max(tokenizer.whole_words) + 1, 8, generator=torch.Generator().manual_seed(0))
     ways = [[100 + number, 200 + number] for number in range(said)]
 
-    def all_wordings(count: int) -> Wordings:
-        plan = {"wordings": count}
-        return with_wordings([prose, asked, prose], plan, tokenizer, embeddings, Said(ways), silent)  # type: ignore[arg-type]
-
-    rows, numbers, paraphrased = all_wordings(6)
+    base: Any = Said(ways)
+    rows, numbers, paraphrased = with_wordings(
+        [prose, asked, prose], {"wordings": 6}, tokenizer, embeddings, base, silent
+    )
     assert numbers == [[0], [1, 2, 3, 4, 5, 6], [7]]
     assert rows[0] == rows[7] == prose
     before, after = asked.ids[: asked.words[0]], asked.ids[asked.words[-1] :]
@@ -113,4 +113,3 @@ def test_two_thirds_of_the_wordings_are_the_base_s_own_where_it_has_so_many(said
         assert row.ids[row.given :] == asked.ids[asked.given :] and row.ids[: len(before)] == before
     near = neighbours(sorted(set(asked.ids)), tokenizer.whole_words, embeddings)
     assert rows[1 + own : 7] == [wording(asked, number, near) for number in range(6 - own)]
-    assert all_wordings(1) == ([prose, asked, prose], [[0], [1], [2]], 0)
