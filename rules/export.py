@@ -129,9 +129,8 @@ def _export(trained: Trained, quant: str, project: Project) -> Step:
     def done(record: Record, built: bool) -> None:
         from dlmbuild.store.manifest import append_run
 
-        if trained.merged_alone(
-            quant
-        ):  # what an earlier export of a plain LoRA left would be read as parts of this one
+        # What an earlier export of a plain LoRA left would be read as parts of this one.
+        if trained.merged_alone(quant):
             for name in ("adapter.gguf", f"base.{quant}.gguf"):
                 (folder / name).unlink(missing_ok=True)
         if built:

@@ -26,10 +26,10 @@ class FrozenPrefix:
     """The lowest `first` layers of a model, of which only what they give for each row is left."""
 
     def __init__(self, model: Any, first: int, about: Mapping[str, Any], kept: Kept, packing: Packing) -> None:
-        """`about` is all that the states depend on beside the layer and a row's ids."""
+        """`about` is all that the states depend on beside the layer and a row's ids; their "dtype" among it."""
         self._model, self._first, self._packing = model, first, packing
-        dtype = str(model.dtype).removeprefix("torch.")
-        self._states = States({**about, "layer": first}, model.config.get_text_config().hidden_size, dtype, kept)
+        width = model.config.get_text_config().hidden_size
+        self._states = States({**about, "layer": first}, width, about["dtype"], kept)
         self._places: dict[tuple[int, ...], tuple[Packed, list[int]]] = {}
         """Of each row: with which others it was computed, and where its tokens are among theirs."""
         self.computed = 0
