@@ -50,7 +50,7 @@ def step(trained: Trained, project: Project) -> Step:
     return Step(
         name=name,
         doc=f"the adapter of {trained.title}, trained on its preferences",
-        rule="prefer/2",
+        rule="prefer/3",
         inputs={"adapter": before.index_file, "pairs": pairs},
         params=params,
         reads=(store.dataset, store.plan, base.facts),

@@ -48,7 +48,7 @@ def _retention(reference: Reference, folder: BaseFolder, project: Project) -> St
     return Step(
         name=f"retention:{reference.key}",
         doc=f"what {reference.text} says by itself to general questions",
-        rule="retention/4",
+        rule="retention/5",
         inputs={"questions": _QUESTIONS},
         params=params,
         reads=(folder.facts,),

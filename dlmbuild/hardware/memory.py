@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
-from dlmbuild.hardware.plan import trained_layers
+from dlmbuild.hardware.plan import WHOLE, attends_whole, trained_layers
 
 CUDA_CONTEXT = 600 << 20
 """What a process takes of a GPU before its first tensor: driver context, kernels, cuBLAS' workspaces."""
@@ -163,6 +163,8 @@ class Setup:
     """Whether keys and values are repeated for every head that shares them."""
     masks: bool = False
     """Whether attention keeps a mask: transformers gives it one where rows of a batch differ in length."""
+    whole: bool = False
+    """Whether attention keeps what each token sees of the others instead, for each head: train/attention.py."""
     learned: int = 0
     """Tokens of the batch whose logits are computed, each row's by themselves; 0 for all, and all at once."""
     inputs_kept: int = 0
@@ -188,6 +190,7 @@ class Setup:
             quantisation="nf4-dq" if plan["adapter"] == "qlora" else "",
             repeats_keys=load.masks,
             masks=load.masks,
+            whole=load.masks and load.tokens <= WHOLE and attends_whole(plan),
         )
 
 
@@ -229,9 +232,8 @@ def estimate(shape: Shape, setup: Setup, parameters: int = 0) -> Estimate:
     optimizer    Adam's two moments, each as much again; 2 bytes for each parameter in 8 bits
     activations  layers · tokens · `kept_by_a_block`; with checkpointing one block, and each block's input
     logits       12 · vocabulary · tokens: the loss is computed in fp32, and where its backward pass begins there are
-                 the logarithms of the softmax, their gradient, and the gradient of the logits. Where rows are scored
-                 one after the other, only of what is learned, and never more than two of those at a time: 8, and
-                 in half precision the logits themselves beside them
+                 the logarithms of the softmax, their gradient, and the gradient of the logits. Where only what is
+                 learned is scored, the logits themselves and their gradient in their own precision (likelihood.py)
     """
     rows = setup.tokens * setup.micro_batch
     parameters = parameters or shape.parameters
@@ -240,8 +242,7 @@ def estimate(shape: Shape, setup: Setup, parameters: int = 0) -> Estimate:
     trained = setup.size * parameters if setup.method == "full" else setup.adapter_size * _adapter(shape, setup)
     size = setup.size if setup.method == "full" else setup.adapter_size
     block = rows * kept_by_a_block(shape, setup)
-    in_half = setup.learned * setup.size if setup.size < _FP32 else 0
-    logits = ((2 * setup.learned or 3 * rows) * _FP32 + in_half) * shape.vocab
+    logits = (2 * setup.size * setup.learned or 3 * _FP32 * rows) * shape.vocab
     layers = setup.layers or shape.layers
     kept = rows * setup.size * shape.hidden * layers + block if setup.checkpointing else block * layers
     # Small vocabularies: then the peak stands one block later, when the gradients of its widest tensors are at work.
@@ -269,18 +270,20 @@ def kept_by_a_block(shape: Shape, setup: Setup) -> int:
 
     norms      their input, in fp32, and its scale
     attention  queries, keys, values and output, and a logarithm for each head, as flash attention does. Where rows of
-               a batch differ in length, keys and values are repeated for each head and a mask is kept.
+               a batch differ in length, keys and values are repeated for each head and a mask is kept; or, as a
+               `whole`, what each head sees of each token.
     network    what the activation sees and gives, and the other branch; without one only what the activation sees
     adapter    what goes into each adapted layer, and what is between its two matrices. Layers share their input unless
                a cast (a half-precision base under an fp32 adapter; autocast) or dropout makes one for each.
     """
     size, inner = setup.size, shape.feed_forward
     kept = shape.norms * ((_FP32 if shape.wide_norms else size) * shape.hidden + _FP32)
-    repeated = setup.repeats_keys and shape.key < shape.query
-    kept += size * 2 * (shape.query + (shape.query if repeated else shape.key)) + _FP32 * shape.heads
-    if shape.fused and not repeated:
+    repeated = setup.repeats_keys and shape.key < shape.query and not setup.whole
+    kept += size * 2 * (shape.query + (shape.query if repeated else shape.key))
+    kept += size * setup.tokens * shape.heads if setup.whole else _FP32 * shape.heads
+    if shape.fused and not repeated and not setup.whole:
         kept += size * (shape.query + shape.key)
-    if setup.masks:
+    if setup.masks and not setup.whole:
         kept += size * setup.tokens
     kept += size * inner * (3 if shape.gated else 1)
     if setup.method == "full":

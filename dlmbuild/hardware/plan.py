@@ -209,3 +209,12 @@ def _refuse_too_large(base: Mapping[str, Any], machine: Machine, precision: str)
             why="it would be killed, or swap for days",
             do="take a smaller base (base_model: smollm2-135m), or train on a larger machine",
         )
+
+
+WHOLE = 512
+"""Tokens up to which attention is computed as a whole, where it is: what each sees of the others is kept then."""
+
+
+def attends_whole(plan: Mapping[str, Any]) -> bool:
+    """Whether a training by `plan` computes the attention of up to `WHOLE` tokens as a whole: train/attention.py."""
+    return (plan["device"], plan["precision"], plan["attention"]) == ("cpu", "bf16", "sdpa")

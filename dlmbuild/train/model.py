@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from dlmbuild.errors import TrainingError
-from dlmbuild.hardware.plan import first_trained
+from dlmbuild.hardware.plan import attends_whole, first_trained
+from dlmbuild.train.attention import register
 from dlmbuild.train.determinism import rank
 
 PLAIN = {"precision": "fp32", "attention": "sdpa", "adapter": "lora", "device": "cpu"}
@@ -23,8 +24,9 @@ def load_base(base: Path, plan: Mapping[str, Any], pad_id: int) -> Any:
     transformers.logging.disable_progress_bar()
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[plan["precision"]]
     more = _in_four_bits(dtype, plan["device"]) if plan["adapter"] == "qlora" else {}
+    attention = register() if attends_whole(plan) else plan["attention"]
     model = transformers.AutoModelForCausalLM.from_pretrained(
-        base, dtype=dtype, attn_implementation=plan["attention"], local_files_only=True, trust_remote_code=False, **more
+        base, dtype=dtype, attn_implementation=attention, local_files_only=True, trust_remote_code=False, **more
     )
     if more:
         from peft import prepare_model_for_kbit_training

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from dlmbuild.data.rows import Row
 from dlmbuild.hardware.memory import Load
+from dlmbuild.train import attention
 from dlmbuild.train.likelihood import log_likelihood
 
 MOST = 2048
@@ -76,7 +77,7 @@ class Packing:
         self._device, self._dtype = model.device, model.dtype
         self._attention = config._attn_implementation  # the one that was chosen, where the model's default was
         self.shares = (
-            self._attention in ("sdpa", "eager")  # others take no mask of their own
+            self._attention in ("sdpa", "eager", attention.NAME)  # others take no mask of their own
             and self._kinds <= {"full_attention", "sliding_attention"}
             and self._as_alone(model)
         )

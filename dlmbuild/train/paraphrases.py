@@ -31,6 +31,8 @@ _SHOWN = (
 )
 _ASKED = "Question: {}\nThe same in other words:"
 _BRANCHES = 12
+_LAST = 2
+"""Branches that are given up when all others have ended: a step takes as long for them as for all."""
 _LONGEST = 48
 """Tokens of a question: what is longer a small base does not put in other words."""
 _MORE = 4
@@ -49,7 +51,7 @@ class Paraphrases:
     ) -> None:
         """`about` is all that the model's outputs depend on beside what it is given."""
         self._model, self._tokenizer, self._packing, self._kept = model, tokenizer, packing, kept
-        self._how = [about, _SHOWN, _ASKED, _BRANCHES, _LONGEST, _MORE, _TEMPERATURE, _TOP_P, _TOP_K, _SEED]
+        self._how = [about, _SHOWN, _ASKED, _BRANCHES, _LONGEST, _MORE, _LAST, _TEMPERATURE, _TOP_P, _TOP_K, _SEED]
         self._shown = tokenizer.encode("".join(f"{_ASKED.format(one)} {other}\n" for one, other in _SHOWN))
         self._past: Any = None
         forward = inspect.signature(type(model).forward).parameters
@@ -107,7 +109,7 @@ class Paraphrases:
                     texts[branch] = self._tokenizer.decode(said[branch])
                 ended = {branch for branch in going if self._ends(said[branch][-1], texts[branch], end)}
                 going = [branch for branch in going if branch not in ended]
-                if not going:
+                if len(going) <= _LAST:
                     break
                 new = torch.zeros(_BRANCHES, len(going), dtype=torch.bool)
                 new[going, range(len(going))] = True

@@ -254,6 +254,7 @@ def depends_on(model: Any, plan: Mapping[str, Any], base_identity: Mapping[str, 
     return {
         "base": base_identity["files"],
         "dtype": str(model.dtype).removeprefix("torch."),
+        "attention": model.config.get_text_config()._attn_implementation,
         # What may change the last bit: then it is computed again, and two trainings never differ by their past.
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name() if plan["device"] == "cuda" else plan["device"],

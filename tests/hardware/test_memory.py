@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from dlmbuild.hardware.memory import CUDA_CONTEXT, Setup, Shape, estimate, kept_by_a_block
+from dlmbuild.train.attention import register
 
 SHAPES = {
     "Llama-3.2-1B": Shape(16, 2048, 32, 8, 64, 8192, 128256, True),
@@ -101,7 +102,7 @@ TOKENS = 24
 @pytest.mark.parametrize("alike", [True, False], ids=["one length", "two lengths"])
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 @pytest.mark.parametrize("targets", [LINEARS, ("q_proj", "v_proj"), ("down_proj",)], ids=["all", "q v", "down"])
-@pytest.mark.parametrize("kind", ["fp32", "bf16", "autocast"])
+@pytest.mark.parametrize("kind", ["fp32", "bf16", "autocast", "whole"])
 def test_a_block_keeps_exactly_what_autograd_keeps(
     kind: str, targets: tuple[str, ...], dropout: float, alike: bool
 ) -> None:
@@ -115,6 +116,7 @@ def test_a_block_keeps_exactly_what_autograd_keeps(
         dropout=dropout > 0,
         repeats_keys=not alike,
         masks=not alike,
+        whole=kind == "whole" and not alike,
     )
     kept = [_kept(layers, kind, targets, dropout, alike) for layers in (2, 3)]
     assert kept[1] - kept[0] == pytest.approx(2 * TOKENS * kept_by_a_block(SMALL, setup), rel=0.01)
@@ -143,7 +145,7 @@ def _kept(
         num_hidden_layers=layers,
         num_attention_heads=SMALL.heads,
         num_key_value_heads=SMALL.kv_heads,
-        attn_implementation="sdpa",
+        attn_implementation=register() if kind == "whole" else "sdpa",
         use_cache=False,
     )
     base: Any = LlamaForCausalLM(config).to(torch.float32 if kind == "fp32" else torch.bfloat16)

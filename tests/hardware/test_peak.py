@@ -26,7 +26,8 @@ WASTES_NOTHING = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "
 WIDE = {"vocab_size": 8000, "num_hidden_layers": 4}
 SHAPES: dict[str, tuple[dict[str, Any], str]] = {
     "wide vocabulary": (WIDE, "micro_batch_size: 4, lora_dropout: 0.0, precision: fp32"),
-    "half precision": (WIDE, "micro_batch_size: 4, lora_dropout: 0.0, precision: bf16"),
+    "half precision": ({**WIDE, "vocab_size": 16000}, "micro_batch_size: 4, lora_dropout: 0.0, precision: bf16"),
+    "few tokens": ({**WIDE, "num_hidden_layers": 24}, "micro_batch_size: 4, lora_dropout: 0.0, precision: bf16"),
     "one row": ({"vocab_size": 4000, "num_hidden_layers": 8}, "micro_batch_size: 1, lora_dropout: 0.0"),
     "dropout": ({"num_hidden_layers": 8}, "micro_batch_size: 3, lora_dropout: 0.1"),
 }
@@ -38,7 +39,7 @@ def measured_and_estimated(workshop: Workshop, name: str, **environment: str) ->
         pytest.skip(
             "this processor has no products of bf16: other kernels compute them, with other memory of their own"
         )
-    length = 2048 if name == "one row" else 512
+    length = {"one row": 2048, "few tokens": 128}.get(name, 512)
     make_model(workshop.folder / "base", "llama", hidden=256, max_position_embeddings=2048, **changes)
     body = "\n".join(["# The harbour", "", *[text_of_tiny()] * 12])
     more = f"training: {{{settings}, grad_accum: 1, sequence_len: {length}}}\n"

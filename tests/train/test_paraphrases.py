@@ -51,7 +51,7 @@ class Shop:
                 said[branch].append(token)
                 texts[branch] = self.tokenizer.decode(said[branch])
             going = [b for b in going if not ({"\n", "?"} & set(texts[b]) or said[b][-1] in self.tokenizer.stop_ids)]
-            if not going:
+            if len(going) <= paraphrases._LAST:
                 break
         lines = [text.split("\n")[0].strip() for branch, text in enumerate(texts) if branch not in going]
         return [line[: line.index("?") + 1] for line in lines if "?" in line]
