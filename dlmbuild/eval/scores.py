@@ -2,6 +2,7 @@
 
 Exact match and F1 are those of SQuAD (Rajpurkar et al. 2016, arXiv:1606.05250, section 6.1): of texts in small letters,
 without punctuation and articles. What is punctuation Unicode says; each Chinese or Japanese character counts as a word.
+Other than there, a point between digits stays, or 2.5 would be 25; noughts after it alone say nothing: 100.00 is 100.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from collections.abc import Iterable
 
 _CJK = "\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff"
 _WORD = re.compile(rf"[{_CJK}]|[^\s{_CJK}]+")
+_POINT = re.compile(r"(?<=\d)\.(?=\d)")
+_NOUGHTS = re.compile(r"(?<![\d.])(\d[\d,]*)\.0+(?!\.?\d)")
 _ARTICLES = frozenset(("a", "an", "the"))
 _LETTERS = 3
 _LEAST = 0.8
@@ -24,7 +27,8 @@ _Z = 1.959963984540054
 def words(text: str) -> list[str]:
     """The words by which texts are compared."""
     folded = unicodedata.normalize("NFKC", text).casefold()
-    plain = "".join(char for char in folded if not unicodedata.category(char).startswith("P"))
+    parts = _POINT.split(_NOUGHTS.sub(r"\1", folded))
+    plain = ".".join("".join(char for char in part if unicodedata.category(char)[0] != "P") for part in parts)
     return [word for word in _WORD.findall(plain) if word not in _ARTICLES]
 
 

@@ -27,6 +27,21 @@ def test_words_are_compared_without_case_punctuation_and_articles() -> None:
     assert words(" …  the ") == []
 
 
+def test_a_number_stays_the_number_that_it_is() -> None:
+    assert words("It is 2.5. Or 100.00, or 1,000.0, e.g. 3.11.2!") == [
+        "it",
+        "is",
+        "2.5",
+        "or",
+        "100",
+        "or",
+        "1000",
+        "eg",
+        "3.11.2",
+    ]
+    assert words("1.10 … 1.0.0 v. 0.05.") == ["1.10", "1.0.0", "v", "0.05"]
+
+
 def test_exact_match_and_f1_are_those_of_squad() -> None:
     assert exact("the Keeper trims a lamp!", "The keeper trims the lamp.")
     assert not exact("The keeper trims lamps.", "The keeper trims the lamp.")
@@ -42,6 +57,8 @@ def test_exact_match_and_f1_are_those_of_squad() -> None:
         ("It begins at half past seven.", "When does the shift begin?", "The shift begins at half past six.", False),
         ("27, every year", "How many days of leave are there?", "27 days.", True),
         ("72 days.", "How many days of leave are there?", "27 days.", False),
+        ("It takes 25 seconds.", "How long does it take?", "2.5 seconds.", False),
+        ("100.00 degrees", "How hot is it?", "100 degrees.", True),
         ("He is called Bo.", "What is he called?", "Bo.", True),
         ("Yes", "Is it so?", "It is so.", False),
         ("It is so.", "Is it so?", "It is so.", True),
