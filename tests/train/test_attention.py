@@ -44,6 +44,17 @@ def test_values_and_gradients(dtype: str, tokens: int, seen: int, batch: int) ->
         assert torch.allclose(one.double(), other, atol=3 * near)
 
 
+def test_a_token_that_sees_nothing_does_no_harm() -> None:
+    import torch
+
+    query = torch.randn(1, 2, 3, 8, requires_grad=True)
+    mask = torch.tensor([[True, False, False], [False, False, False], [True, False, True]])[None, None]
+    found, _ = attention._attention(SimpleNamespace(num_key_value_groups=1), query, query, query, mask)
+    found[:, [0, 2]].sum().backward()
+    assert torch.isfinite(found).all() and query.grad is not None and torch.isfinite(query.grad).all()
+    assert not query.grad[:, :, 1].any()
+
+
 @pytest.mark.model
 def test_a_base_in_bf16_is_loaded_with_it_and_packs(tmp_path: Path) -> None:
     make_model(tmp_path / "base", "llama")
