@@ -51,7 +51,8 @@ def test_measured_once_and_held_to_what_is_asked_for_each_time(built: Workshop) 
     assert (ran.steps, ran.restored) == ([], ["evaluate:tower"])
     assert (built.store / "eval" / "report.json").read_bytes() == whole
     counts = ((name, models["Q4_K_M"][name]) for name in ("recall", "probes"))
-    assert ", ".join(f"{name} {count['right']}/{count['of']}" for name, count in counts) in built.dlm("show").out
+    told = ", ".join(f"{name} {count['right']}/{count['of']}" for name, count in counts)
+    assert f"Q4_K_M: {told}" in built.dlm("show").out
 
     # What an edit leaves as it was is not measured again.
     built.edit("tower", "dlm_version: 15\n", "dlm_version: 15\ntraining: {seed: 7}\n")

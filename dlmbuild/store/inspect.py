@@ -51,6 +51,7 @@ def _adapter(store: Store, dlm_id: str) -> dict[str, Any]:
         known = ", ".join(
             f"{name.replace('_', ' ')} {count['right']}/{count['of']}" for name, count in counts.items() if count
         )
+        known = f"{report['shipped']}: {known}"
     return {
         "adapter_version": version,
         "versions": len(list((store.adapter / "versions").glob("v[0-9]*"))),
