@@ -173,6 +173,7 @@ class Setup:
     @classmethod
     def of_plan(cls, plan: Mapping[str, Any], load: Load) -> Setup:
         """The setup of a training by `plan` (plan.json, or a phase of it) of what is computed at once at its peak."""
+        whole = load.masks and load.tokens <= WHOLE and attends_whole(plan)
         return cls(
             tokens=load.tokens,
             micro_batch=load.sequences,
@@ -188,9 +189,9 @@ class Setup:
             optimizer=plan["optimizer"],
             checkpointing=plan["gradient_checkpointing"],
             quantisation="nf4-dq" if plan["adapter"] == "qlora" else "",
-            repeats_keys=load.masks,
-            masks=load.masks,
-            whole=load.masks and load.tokens <= WHOLE and attends_whole(plan),
+            repeats_keys=load.masks and not whole,
+            masks=load.masks and not whole,
+            whole=whole,
         )
 
 
@@ -233,7 +234,8 @@ def estimate(shape: Shape, setup: Setup, parameters: int = 0) -> Estimate:
     activations  layers · tokens · `kept_by_a_block`; with checkpointing one block, and each block's input
     logits       12 · vocabulary · tokens: the loss is computed in fp32, and where its backward pass begins there are
                  the logarithms of the softmax, their gradient, and the gradient of the logits. Where only what is
-                 learned is scored, the logits themselves and their gradient in their own precision (likelihood.py)
+                 learned is scored, the logits themselves and their gradient in their own precision, and those of
+                 `scored_at_once` in fp32 (likelihood.py)
     """
     rows = setup.tokens * setup.micro_batch
     parameters = parameters or shape.parameters
@@ -242,7 +244,8 @@ def estimate(shape: Shape, setup: Setup, parameters: int = 0) -> Estimate:
     trained = setup.size * parameters if setup.method == "full" else setup.adapter_size * _adapter(shape, setup)
     size = setup.size if setup.method == "full" else setup.adapter_size
     block = rows * kept_by_a_block(shape, setup)
-    logits = (2 * setup.size * setup.learned or 3 * _FP32 * rows) * shape.vocab
+    in_fp32 = min(setup.learned, scored_at_once(setup.device)) if setup.learned else 3 * rows
+    logits = (2 * setup.size * setup.learned + _FP32 * in_fp32) * shape.vocab
     layers = setup.layers or shape.layers
     kept = rows * setup.size * shape.hidden * layers + block if setup.checkpointing else block * layers
     # Small vocabularies: then the peak stands one block later, when the gradients of its widest tensors are at work.
@@ -265,6 +268,11 @@ def estimate(shape: Shape, setup: Setup, parameters: int = 0) -> Estimate:
     return replace(found, weights=whole if cpu else max(found.weights, whole + found.weights - found.tensors))
 
 
+def scored_at_once(device: str) -> int:
+    """Tokens whose logits are worked on in fp32 at a time: on a CPU they stay near the processor, a GPU wants many."""
+    return 16 if device == "cpu" else 1024
+
+
 def kept_by_a_block(shape: Shape, setup: Setup) -> int:
     """Bytes that a block keeps of each token for the backward pass.
 
@@ -278,12 +286,12 @@ def kept_by_a_block(shape: Shape, setup: Setup) -> int:
     """
     size, inner = setup.size, shape.feed_forward
     kept = shape.norms * ((_FP32 if shape.wide_norms else size) * shape.hidden + _FP32)
-    repeated = setup.repeats_keys and shape.key < shape.query and not setup.whole
+    repeated = setup.repeats_keys and shape.key < shape.query
     kept += size * 2 * (shape.query + (shape.query if repeated else shape.key))
     kept += size * setup.tokens * shape.heads if setup.whole else _FP32 * shape.heads
     if shape.fused and not repeated and not setup.whole:
         kept += size * (shape.query + shape.key)
-    if setup.masks and not setup.whole:
+    if setup.masks:
         kept += size * setup.tokens
     kept += size * inner * (3 if shape.gated else 1)
     if setup.method == "full":

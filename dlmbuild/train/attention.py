@@ -29,7 +29,7 @@ def register() -> str:
 def _attention(
     module: Any, query: Any, key: Any, value: Any, mask: Any, scaling: float | None = None, **more: Any
 ) -> tuple[Any, None]:
-    """As transformers' own: (1, heads, tokens, size) of each, and (1, tokens, heads, size) back."""
+    """As transformers' own: (rows, heads, tokens, size) of each, and (rows, tokens, heads, size) back."""
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     if mask is None or key.shape[2] > WHOLE or more.get("dropout"):

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
-_AT_ONCE = 16
-"""Places. On a CPU the numbers of a whole vocabulary stay near while so many are worked on; a GPU takes many more."""
+from dlmbuild.hardware.memory import scored_at_once
 
 
 def log_likelihood(logits: Any, tokens: Any) -> Any:
@@ -53,7 +52,7 @@ def _in_fp32(logits: Any, *others: Any) -> Iterator[tuple[Any, ...]]:
     """Some places after the other: logits to be worked on, the same memory each time, and the same of all others."""
     import torch
 
-    count = _AT_ONCE if logits.device.type == "cpu" else 64 * _AT_ONCE
+    count = scored_at_once(logits.device.type)
     work = torch.empty(min(count, len(logits)), logits.shape[1], dtype=torch.float32, device=logits.device)
     for some, *rest in zip(*(each.split(count) for each in (logits, *others)), strict=True):
         yield work[: len(some)].copy_(some), *rest

@@ -114,9 +114,9 @@ def test_a_block_keeps_exactly_what_autograd_keeps(
         size=4 if kind == "fp32" else 2,
         autocast=kind == "autocast",
         dropout=dropout > 0,
-        repeats_keys=not alike,
-        masks=not alike,
-        whole=kind == "whole" and not alike,
+        repeats_keys=not alike and kind != "whole",
+        masks=not alike and kind != "whole",
+        whole=not alike and kind == "whole",
     )
     kept = [_kept(layers, kind, targets, dropout, alike) for layers in (2, 3)]
     assert kept[1] - kept[0] == pytest.approx(2 * TOKENS * kept_by_a_block(SMALL, setup), rel=0.01)
