@@ -67,7 +67,7 @@ def _plan(document: Document, project: Project) -> Step:
     return Step(
         name=name,
         doc=f"training parameters of {document.name}",
-        rule="plan/3",
+        rule="plan/4",
         inputs={},
         params=params,
         reads=(document.store.document, base.facts),

@@ -70,7 +70,7 @@ def step(trained: Trained, project: Project) -> Step:
     return Step(
         name=name,
         doc=f"the adapter of {trained.title}",
-        rule="train/9",
+        rule="train/10",
         inputs=made_from,
         params=params,
         continued=lineage.continued,

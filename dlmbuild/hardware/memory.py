@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
-from dlmbuild.hardware.plan import WHOLE, attends_whole, trained_layers
+from dlmbuild.hardware.plan import WHOLE, trained_layers
 
 CUDA_CONTEXT = 600 << 20
 """What a process takes of a GPU before its first tensor: driver context, kernels, cuBLAS' workspaces."""
@@ -152,6 +152,8 @@ class Setup:
     """Bytes of a weight and of what flows between layers."""
     adapter_size: int = _FP32
     """PEFT keeps the adapter in fp32 whatever the base is in."""
+    casts: bool = True
+    """Whether what goes into a layer is cast to that for the adapter, as PEFT does; train/lora.py casts the adapter."""
     autocast: bool = False
     dropout: bool = False
     device: str = "cpu"
@@ -173,7 +175,7 @@ class Setup:
     @classmethod
     def of_plan(cls, plan: Mapping[str, Any], load: Load) -> Setup:
         """The setup of a training by `plan` (plan.json, or a phase of it) of what is computed at once at its peak."""
-        whole = load.masks and load.tokens <= WHOLE and attends_whole(plan)
+        whole = load.masks and load.tokens <= WHOLE and plan["attention"] == "whole"
         return cls(
             tokens=load.tokens,
             micro_batch=load.sequences,
@@ -183,6 +185,7 @@ class Setup:
             layers=trained_layers(plan["layers"]),
             method="dora" if plan["adapter"] == "dora" else "lora",
             size=_SIZES[plan["precision"]],
+            casts=plan["adapter"] != "lora",
             autocast=plan["device"] == "cuda" and plan["precision"] != "fp32",
             dropout=plan["lora_dropout"] > 0,
             device=plan["device"],
@@ -228,7 +231,7 @@ def estimate(shape: Shape, setup: Setup, parameters: int = 0) -> Estimate:
     weights      parameters · size; 4-bit ones: linear layers of blocks at 0.516 or 0.5625 bytes, the rest at `size`;
                  on a GPU without the frozen layers, unless the peak stands where these are still there; on a CPU the
                  base's file stays mapped as a whole
-    lora         Σ over adapted layers of rank · (in + out) · 4
+    lora         Σ over adapted layers of rank · (in + out) · 4, and as much at `size` where the adapter is cast
     gradients    as much again as is trained
     optimizer    Adam's two moments, each as much again; 2 bytes for each parameter in 8 bits
     activations  layers · tokens · `kept_by_a_block`; with checkpointing one block, and each block's input
@@ -241,7 +244,8 @@ def estimate(shape: Shape, setup: Setup, parameters: int = 0) -> Estimate:
     parameters = parameters or shape.parameters
     quantised = shape.in_blocks if setup.quantisation else 0
     held = _QUANTISED.get(setup.quantisation, 0) * quantised + setup.size * (parameters - quantised)
-    trained = setup.size * parameters if setup.method == "full" else setup.adapter_size * _adapter(shape, setup)
+    adapter = _adapter(shape, setup)
+    trained = setup.size * parameters if setup.method == "full" else setup.adapter_size * adapter
     size = setup.size if setup.method == "full" else setup.adapter_size
     block = rows * kept_by_a_block(shape, setup)
     in_fp32 = min(setup.learned, scored_at_once(setup.device)) if setup.learned else 3 * rows
@@ -256,7 +260,7 @@ def estimate(shape: Shape, setup: Setup, parameters: int = 0) -> Estimate:
     heap = kept_by_a_block(shape, replace(setup, dropout=False)) / kept_by_a_block(shape, setup)
     found = Estimate(
         weights=round(held * (1 - shape.in_blocks * (1 - layers / shape.layers) / parameters)),
-        lora=0 if setup.method == "full" else trained,
+        lora=0 if setup.method == "full" else trained + (setup.size < _FP32 and not setup.casts) * adapter * setup.size,
         gradients=trained,
         optimizer=2 * trained // (size if setup.optimizer in _EIGHT_BIT else 1),
         activations=kept + max(0, working - logits),
@@ -282,7 +286,7 @@ def kept_by_a_block(shape: Shape, setup: Setup) -> int:
                `whole`, what each head sees of each token.
     network    what the activation sees and gives, and the other branch; without one only what the activation sees
     adapter    what goes into each adapted layer, and what is between its two matrices. Layers share their input unless
-               a cast (a half-precision base under an fp32 adapter; autocast) or dropout makes one for each.
+               a cast to fp32, where there is one, autocast or dropout makes one for each.
     """
     size, inner = setup.size, shape.feed_forward
     kept = shape.norms * ((_FP32 if shape.wide_norms else size) * shape.hidden + _FP32)
@@ -303,16 +307,17 @@ def kept_by_a_block(shape: Shape, setup: Setup) -> int:
 
 def _kept_by_adapters(shape: Shape, setup: Setup) -> int:
     layers = {name: shape.linears[name] for name in setup.targets if name in shape.linears and name != "lm_head"}
-    flows = 2 if setup.autocast else setup.adapter_size
+    flows = (2 if setup.autocast else setup.adapter_size) if setup.casts else setup.size
     kept = flows * setup.rank * len(layers)
     inputs = {}
     for name, (wide, out) in layers.items():
         if setup.dropout:
             # A GPU keeps a byte that says what was dropped, a CPU the factor of each number.
-            inputs[name] = wide * (flows + (1 if setup.device == "cuda" else setup.adapter_size))
-        elif setup.autocast or setup.size != setup.adapter_size:
+            factor = setup.adapter_size if setup.casts else setup.size
+            inputs[name] = wide * (flows + (1 if setup.device == "cuda" else factor))
+        elif setup.casts and (setup.autocast or setup.size != setup.adapter_size):
             inputs[name] = wide * flows
-        elif name != "o_proj":  # what attention gives is kept in any case
+        elif name != "o_proj" or setup.whole:  # what PyTorch's attention gives is kept in any case
             inputs[_SHARED.get(name, name)] = wide * setup.size
         if setup.method == "dora":  # the magnitude multiplies what the base and what the adapter gave: both are kept
             kept += out * (setup.size + setup.adapter_size)

@@ -71,7 +71,7 @@ def _resolve(
         plan[field] = training[field] or 0
     plan["device"] = machine.device
     plan["precision"] = _precision(training["precision"], machine)
-    plan["attention"] = "sdpa"
+    plan["attention"] = attention(machine.device, plan["precision"])
     plan["gradient_checkpointing"] = False
     plan |= _shared_out(plan, machine.processes)
     plan["threads"] = machine.threads if machine.device == "cuda" else max(1, machine.threads // plan["world_size"])
@@ -211,10 +211,10 @@ def _refuse_too_large(base: Mapping[str, Any], machine: Machine, precision: str)
         )
 
 
+def attention(device: str, precision: str) -> str:
+    """How attention is computed: by PyTorch, or `whole`, which is faster in half precision on a CPU (attention.py)."""
+    return "whole" if (device, precision) == ("cpu", "bf16") else "sdpa"
+
+
 WHOLE = 512
-"""Tokens up to which attention is computed as a whole, where it is: what each sees of the others is kept then."""
-
-
-def attends_whole(plan: Mapping[str, Any]) -> bool:
-    """Whether a training by `plan` computes the attention of up to `WHOLE` tokens as a whole: train/attention.py."""
-    return (plan["device"], plan["precision"], plan["attention"]) == ("cpu", "bf16", "sdpa")
+"""Tokens up to which the attention `whole` is computed so: what each sees of the others is kept then."""

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from dlmbuild.errors import TrainingError
-from dlmbuild.hardware.plan import attends_whole, first_trained
+from dlmbuild.hardware.plan import first_trained
 from dlmbuild.train.attention import register
 from dlmbuild.train.determinism import rank
+from dlmbuild.train.lora import computed_as_one
 
 PLAIN = {"precision": "fp32", "attention": "sdpa", "adapter": "lora", "device": "cpu"}
 """The part of a plan that says how a base is loaded, for what has to be the same everywhere."""
@@ -24,7 +25,7 @@ def load_base(base: Path, plan: Mapping[str, Any], pad_id: int) -> Any:
     transformers.logging.disable_progress_bar()
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[plan["precision"]]
     more = _in_four_bits(dtype, plan["device"]) if plan["adapter"] == "qlora" else {}
-    attention = register() if attends_whole(plan) else plan["attention"]
+    attention = register() if plan["attention"] == "whole" else plan["attention"]
     model = transformers.AutoModelForCausalLM.from_pretrained(
         base, dtype=dtype, attn_implementation=attention, local_files_only=True, trust_remote_code=False, **more
     )
@@ -60,7 +61,7 @@ def lora_config(plan: Mapping[str, Any], layers: int) -> Any:
     from peft import LoraConfig
 
     first = first_trained(plan, layers)
-    return LoraConfig(
+    config = LoraConfig(
         layers_to_transform=list(range(first, layers)) if first else None,
         r=plan["lora_r"],
         lora_alpha=plan["lora_alpha"],
@@ -71,13 +72,17 @@ def lora_config(plan: Mapping[str, Any], layers: int) -> Any:
         bias="none",
         task_type="CAUSAL_LM",
     )
+    return computed_as_one(config) if plan["adapter"] == "lora" else config
 
 
-def with_adapter(model: Any, base: Path, adapter: Path) -> Any:
+def with_adapter(model: Any, base: Path, adapter: Path, plan: Mapping[str, Any]) -> Any:
     """The base, loaded from the folder `base`, with the adapter of an earlier phase on it, to be trained further."""
-    from peft import PeftModel
+    from peft import LoraConfig, PeftModel
 
-    adapted = PeftModel.from_pretrained(model, str(adapter), is_trainable=True)
+    config = LoraConfig.from_pretrained(str(adapter))
+    if plan["adapter"] == "lora":
+        config = computed_as_one(config)
+    adapted = PeftModel.from_pretrained(model, str(adapter), is_trainable=True, config=config)
     # The adapter names its base by identity, which PEFT would look up on a hub to see whether its vocabulary grew.
     adapted.peft_config["default"].base_model_name_or_path = str(base)
     return adapted

@@ -61,7 +61,7 @@ def prefer(
         checkpoint_seconds=checkpoint_seconds,
         metrics=_METRICS,
     )
-    model = with_adapter(load_base(base, plan, pad_id), base, adapter)
+    model = with_adapter(load_base(base, plan, pad_id), base, adapter, plan)
     trainer = _trainer(model, rows, plan, pad_id, checkpoints, beside)
     run = {
         **run_to_end(trainer, beside, plan),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dlmbuild.data.rows import Row
+from dlmbuild.hardware.plan import attention
 from dlmbuild.io.digest import sha256_file
 from dlmbuild.io.progress import Progress
 from dlmbuild.train.sft import fit
@@ -27,7 +28,7 @@ def five_steps(*, device: str, precision: str, threads: int, out: Path, progress
     version.mkdir()
     plan = {
         "adapter": "lora",
-        "attention": "sdpa",
+        "attention": attention(device, precision),
         "cpt": {"weight": 1.0},
         "device": device,
         "gradient_checkpointing": False,

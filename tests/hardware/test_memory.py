@@ -11,6 +11,7 @@ import pytest
 
 from dlmbuild.hardware.memory import CUDA_CONTEXT, Setup, Shape, estimate, kept_by_a_block
 from dlmbuild.train.attention import register
+from dlmbuild.train.lora import computed_as_one
 
 SHAPES = {
     "Llama-3.2-1B": Shape(16, 2048, 32, 8, 64, 8192, 128256, True),
@@ -102,7 +103,7 @@ TOKENS = 24
 @pytest.mark.parametrize("alike", [True, False], ids=["one length", "two lengths"])
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 @pytest.mark.parametrize("targets", [LINEARS, ("q_proj", "v_proj"), ("down_proj",)], ids=["all", "q v", "down"])
-@pytest.mark.parametrize("kind", ["fp32", "bf16", "autocast", "whole"])
+@pytest.mark.parametrize("kind", ["fp32", "bf16", "autocast", "whole", "as one", "as one, fp32", "as one, whole"])
 def test_a_block_keeps_exactly_what_autograd_keeps(
     kind: str, targets: tuple[str, ...], dropout: float, alike: bool
 ) -> None:
@@ -111,12 +112,13 @@ def test_a_block_keeps_exactly_what_autograd_keeps(
         2,
         targets,
         rank=4,
-        size=4 if kind == "fp32" else 2,
+        size=4 if "fp32" in kind else 2,
+        casts="as one" not in kind,
         autocast=kind == "autocast",
         dropout=dropout > 0,
-        repeats_keys=not alike and kind != "whole",
-        masks=not alike and kind != "whole",
-        whole=not alike and kind == "whole",
+        repeats_keys=not alike and "whole" not in kind,
+        masks=not alike and "whole" not in kind,
+        whole=not alike and "whole" in kind,
     )
     kept = [_kept(layers, kind, targets, dropout, alike) for layers in (2, 3)]
     assert kept[1] - kept[0] == pytest.approx(2 * TOKENS * kept_by_a_block(SMALL, setup), rel=0.01)
@@ -145,12 +147,12 @@ def _kept(
         num_hidden_layers=layers,
         num_attention_heads=SMALL.heads,
         num_key_value_heads=SMALL.kv_heads,
-        attn_implementation=register() if kind == "whole" else "sdpa",
+        attn_implementation=register() if "whole" in kind else "sdpa",
         use_cache=False,
     )
-    base: Any = LlamaForCausalLM(config).to(torch.float32 if kind == "fp32" else torch.bfloat16)
+    base: Any = LlamaForCausalLM(config).to(torch.float32 if "fp32" in kind else torch.bfloat16)
     lora = LoraConfig(r=4, lora_dropout=dropout, target_modules=list(targets), task_type="CAUSAL_LM")
-    model = get_peft_model(base, lora).train()
+    model = get_peft_model(base, computed_as_one(lora) if "as one" in kind else lora).train()
     if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     ids = torch.randint(0, SMALL.vocab, (2, TOKENS))

@@ -27,9 +27,9 @@ WIDE = {"vocab_size": 8000, "num_hidden_layers": 4}
 SHAPES: dict[str, tuple[dict[str, Any], str]] = {
     "wide vocabulary": (WIDE, "micro_batch_size: 4, lora_dropout: 0.0, precision: fp32"),
     "half precision": ({**WIDE, "vocab_size": 16000}, "micro_batch_size: 4, lora_dropout: 0.0, precision: bf16"),
-    "few tokens": ({**WIDE, "num_hidden_layers": 24}, "micro_batch_size: 4, lora_dropout: 0.0, precision: bf16"),
-    "one row": ({"vocab_size": 4000, "num_hidden_layers": 8}, "micro_batch_size: 1, lora_dropout: 0.0"),
-    "dropout": ({"num_hidden_layers": 8}, "micro_batch_size: 3, lora_dropout: 0.1"),
+    "few tokens": ({**WIDE, "num_hidden_layers": 48}, "micro_batch_size: 4, lora_dropout: 0.0, precision: bf16"),
+    "one row": ({"vocab_size": 4000, "num_hidden_layers": 16}, "micro_batch_size: 1, lora_dropout: 0.0"),
+    "dropout": ({"num_hidden_layers": 16}, "micro_batch_size: 3, lora_dropout: 0.1"),
 }
 
 

@@ -64,6 +64,11 @@ def plan(machine: Machine = MACHINE, base: dict[str, Any] | None = None, **writt
     return resolve_plan({**training(**written), "preference": {"enabled": False}}, RECIPE, base or BASE, machine)
 
 
+def test_attention_is_what_is_fastest_in_the_precision_on_the_device() -> None:
+    assert plan(precision="bf16")["attention"] == "whole"
+    assert plan(precision="fp32")["attention"] == plan(GPU, precision="bf16")["attention"] == "sdpa"
+
+
 def preference(**written: Any) -> dict[str, Any]:
     """The plan of the second phase of a document that has preferences."""
     asked = Preference(**written).model_dump(mode="json")
@@ -94,6 +99,7 @@ def test_what_is_written_wins() -> None:
 def test_each_field_changes_the_plan_and_nothing_else_in_it(field: str) -> None:
     before, after = plan(), plan(**{field: WRITTEN[field]})
     also = ["cpt"] if field in ("lr_scheduler", "warmup_ratio") else []  # what is written wins over that of prose
+    also += ["attention"] * (field == "precision")
     assert [name for name in before if before[name] != after[name]] == [field, *also]
 
 

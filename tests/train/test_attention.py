@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dlmbuild.hardware.plan import WHOLE, attends_whole
+from dlmbuild.hardware.plan import WHOLE
 from dlmbuild.train import attention
 from dlmbuild.train.model import PLAIN, load_base
 from dlmbuild.train.packing import Packing
@@ -58,9 +58,8 @@ def test_a_token_that_sees_nothing_does_no_harm() -> None:
 @pytest.mark.model
 def test_a_base_in_bf16_is_loaded_with_it_and_packs(tmp_path: Path) -> None:
     make_model(tmp_path / "base", "llama")
-    plan = {**PLAIN, "precision": "bf16"}
+    plan = {**PLAIN, "precision": "bf16", "attention": "whole"}
     model = load_base(tmp_path / "base", plan, 0)
-    assert attends_whole(plan) and not attends_whole(PLAIN)
     assert model.config._attn_implementation == attention.NAME and Packing(model).shares
 
 
@@ -71,7 +70,7 @@ def test_many_tokens_and_those_without_a_mask_are_left_to_pytorch(
     import torch
 
     make_model(tmp_path / "base", "llama", max_position_embeddings=2 * WHOLE)
-    model = load_base(tmp_path / "base", {**PLAIN, "precision": "bf16"}, 0)
+    model = load_base(tmp_path / "base", {**PLAIN, "precision": "bf16", "attention": "whole"}, 0)
     computed: list[int] = []
     whole = attention._function()
 
