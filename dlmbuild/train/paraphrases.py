@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 from dlmbuild.data.rows import Row
 from dlmbuild.data.tokenizer import Tokenizer
 from dlmbuild.io.digest import sha256_json
+from dlmbuild.train.few_tokens import few_tokens
 from dlmbuild.train.kept import Kept
 from dlmbuild.train.packing import Packing
 
@@ -39,8 +39,8 @@ _MORE = 4
 """Tokens that a paraphrase may have beyond those of its question and `_ASKED`."""
 _TEMPERATURE, _TOP_P, _TOP_K = 0.9, 0.9, 64
 _SEED = 1
-_SMALL = 1024
-"""Numbers that a token has in a small model."""
+_COMPUTED = 2
+"""Counts the ways in which that was done: another one may round, and so draw, differently."""
 
 
 class Paraphrases:
@@ -51,7 +51,20 @@ class Paraphrases:
     ) -> None:
         """`about` is all that the model's outputs depend on beside what it is given."""
         self._model, self._tokenizer, self._packing, self._kept = model, tokenizer, packing, kept
-        self._how = [about, _SHOWN, _ASKED, _BRANCHES, _LONGEST, _MORE, _LAST, _TEMPERATURE, _TOP_P, _TOP_K, _SEED]
+        self._how = [
+            about,
+            _COMPUTED,
+            _SHOWN,
+            _ASKED,
+            _BRANCHES,
+            _LONGEST,
+            _MORE,
+            _LAST,
+            _TEMPERATURE,
+            _TOP_P,
+            _TOP_K,
+            _SEED,
+        ]
         self._shown = tokenizer.encode("".join(f"{_ASKED.format(one)} {other}\n" for one, other in _SHOWN))
         self._past: Any = None
         forward = inspect.signature(type(model).forward).parameters
@@ -69,24 +82,11 @@ class Paraphrases:
             return []
         name = sha256_json([self._how, asked])
         if (found := self._kept.used(name)) is None:
-            with self._few_threads():
+            with few_tokens(self._model):
                 found = json.dumps(self._said(text)).encode()
             self._kept.put(name, found)
         ways = [self._tokenizer.encode(way) for way in dict.fromkeys(json.loads(found)) if way != text]
         return [way for way in ways if way]
-
-    @contextmanager
-    def _few_threads(self) -> Iterator[None]:
-        """One thread for a small model: with a dozen tokens at a time two take longer than one, and more CPU time."""
-        import torch
-
-        threads = torch.get_num_threads()
-        if self._model.config.get_text_config().hidden_size <= _SMALL:
-            torch.set_num_threads(1)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(threads)
 
     def _said(self, question: str) -> list[str]:
         """What the base says, of each branch that comes to an end: up to that of the line, or as the question ends."""
