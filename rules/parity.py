@@ -82,7 +82,7 @@ def _parity(trained: Trained, project: Project) -> Step:
     return Step(
         name=f"parity:{trained.title}",
         doc=f"the adapter of {trained.title} as GGUF, compared with the trained model",
-        rule="parity/5",
+        rule="parity/6",
         inputs={"adapter": store.adapter / "adapter.json", "f16": base.gguf("F16"), **datasets},
         params=params,
         reads=(store.document, base.facts),

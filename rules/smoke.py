@@ -49,7 +49,7 @@ def _smoke(trained: Trained, quant: str, project: Project) -> Step:
     return Step(
         name=f"smoke:{trained.title}:{quant}",
         doc=f"{trained.title} as {quant}, loaded and compared",
-        rule="smoke/3",
+        rule="smoke/4",
         inputs={"model": model, "reference": store.cache / "reference.json"},
         params=params,
         reads=(),

@@ -5,20 +5,18 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from dlmbuild.data.control import Piece
 from dlmbuild.errors import SmokeError, Where
 from dlmbuild.export.tensor_types import fallbacks
-from dlmbuild.inference.llama_cpp import LlamaCpp
+from dlmbuild.inference.libllama import LibLlama
 from dlmbuild.io.digest import readable_json
 from dlmbuild.io.gguf_file import read_header
 from dlmbuild.io.progress import Progress
 
-_CANDIDATES = 40
-"""How many of the likeliest tokens are asked for at each position."""
 _LEAST_MASS = 1e-6
 """Probabilities are known to about that much: what is left of 1 is never taken to be less."""
 
@@ -44,39 +42,39 @@ def compare(
     trained model's two best are a tie, either counts as its choice, and `ties` says how often the second was taken.
     With the file's `quant`, `tensors` says how many there are of each type, and how many took another than meant.
 
-    `kl` is the mean divergence (nats) of the file's next token from the trained model's, over the tokens that both name
-    among their likeliest and one more that stands for all others: the whole vocabulary's is no smaller. `mass` is the
+    `kl` is the mean divergence (nats) of the file's next token from the trained model's, over the tokens that this one
+    names as its likeliest and one more that stands for all others: the whole vocabulary's is no smaller. `mass` is the
     mean probability of those named. `perplexity` is that of the learned tokens of the document's own rows, in the file
-    and in the trained model. Positions at which the server shows no probabilities are left out of these numbers.
+    and in the trained model.
     """
     progress("loading the model into llama.cpp")
     made = json.loads(reference.read_bytes())
     probes, compared = made["probes"], made["compared"]
-    runtime = LlamaCpp(gguf, lora=lora)
+    runtime = LibLlama(gguf, lora=lora, longest=max(len(entry["ids"]) for entry in compared))
     for probe in probes:
         _same_tokens(runtime.tokenize(Piece(*piece) for piece in probe["pieces"]), probe, gguf.name)
     agreed, ties, first_difference = 0, 0, ""
     gaps: list[float] = []
     divergences: list[tuple[float, float]] = []
     own: list[tuple[float, float]] = []
-    positions = list(_positions(compared))
-    for done, position in enumerate(positions):
-        progress("comparing with the trained model", done, len(positions))
-        best, logprobs = position.best, position.logprobs
-        chosen, candidates = runtime.next_token(position.ids, candidates=_CANDIDATES, also=position.own)
-        tied = chosen == best[1] and logprobs[0] - logprobs[1] < _TIE
-        ties += tied
-        if chosen == best[0] or tied:
-            agreed += 1
-        elif not first_difference:
-            first_difference = f"token {len(position.ids)} of {position.text!r}"
-        if candidates:
-            # Outside the candidates the probability is at most that of the last one.
-            gaps.append(abs(candidates.get(best[0], min(candidates.values())) - logprobs[0]))
-            divergences.append(_divergence(dict(zip(best, logprobs, strict=True)), candidates))
-        if position.own in candidates:
-            own.append((candidates[position.own], position.own_logprob))
-    total = len(positions)
+    for done, entry in enumerate(compared):
+        progress("comparing with the trained model", done, len(compared))
+        ids, first, learned = entry["ids"], entry["first"], entry.get("own")
+        choices = list(zip(entry["best"], entry["logprob"], strict=True))
+        found = runtime.next_tokens(ids[: first + len(choices) - 1], first)
+        for at, ((best, logprobs), logs) in enumerate(zip(choices, found, strict=True), first):
+            chosen = int(logs.argmax())
+            tied = chosen == best[1] and logprobs[0] - logprobs[1] < _TIE
+            ties += tied
+            if chosen == best[0] or tied:
+                agreed += 1
+            elif not first_difference:
+                first_difference = f"token {at} of {entry['text']!r}"
+            gaps.append(abs(float(logs[best[0]]) - logprobs[0]))
+            divergences.append(_divergence(logprobs, logs[best].tolist()))
+            if learned:
+                own.append((float(logs[ids[at]]), learned[at - first]))
+    total = len(gaps)
     agreement = agreed / total
     numbers: dict[str, Any] = {
         "texts_tokenized_alike": len(probes),
@@ -110,17 +108,6 @@ def compare(
     return numbers
 
 
-class _Position(NamedTuple):
-    text: str
-    ids: list[int]
-    """Those before it."""
-    best: list[int]
-    logprobs: list[float]
-    own: int | None
-    """The next token of a row of the document."""
-    own_logprob: float
-
-
 def in_words(numbers: Mapping[str, Any]) -> str:
     """What `compare` found, on one line. Reports of earlier versions hold less."""
     told = f"{numbers['agreement']:.1%} of choices are the trained model's"
@@ -131,20 +118,14 @@ def in_words(numbers: Mapping[str, Any]) -> str:
     return told
 
 
-def _positions(compared: list[dict[str, Any]]) -> Iterator[_Position]:
-    for entry in compared:
-        ids, first, own = entry["ids"], entry["first"], entry.get("own")
-        for at, (best, logprobs) in enumerate(zip(entry["best"], entry["logprob"], strict=True), first):
-            token, log = (ids[at], own[at - first]) if own else (None, 0.0)
-            yield _Position(entry["text"], ids[:at], best, logprobs, token, log)
+def _divergence(wanted: Sequence[float], found: Sequence[float]) -> tuple[float, float]:
+    """A lower bound of the KL divergence of `found` from `wanted`, and how probable the tokens are that it is of.
 
-
-def _divergence(wanted: dict[int, float], found: Mapping[int, float]) -> tuple[float, float]:
-    """A lower bound of the KL divergence of `found` from `wanted`, logs of probabilities; the probability compared."""
-    named = [(log, found[token]) for token, log in wanted.items() if token in found]
-    mass, other = (sum(map(math.exp, logs)) for logs in zip(*named, strict=True)) if named else (0.0, 0.0)
+    Both are logs of the same tokens' probabilities; one more token stands for all others.
+    """
+    mass, other = (sum(map(math.exp, logs)) for logs in (wanted, found))
     rest, other_rest = max(1 - mass, _LEAST_MASS), max(1 - other, _LEAST_MASS)
-    divergence = sum(math.exp(p) * (p - q) for p, q in named)
+    divergence = sum(math.exp(p) * (p - q) for p, q in zip(wanted, found, strict=True))
     return divergence + rest * math.log(rest / other_rest), mass
 
 

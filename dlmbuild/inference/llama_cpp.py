@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPResponse
@@ -22,8 +22,6 @@ from dlmbuild.errors import SmokeError
 from dlmbuild.inference.numbers import no_numbers
 from dlmbuild.io.gguf_file import read_header
 
-_FORCED = 1e4
-"""What is added to the logit of a token so that it is chosen."""
 _BYTES_OF_A_THREAD = 512 << 20
 """Weights that keep a thread busy for one token: with less each, threads that sleep while they wait for one another
 take longer than one alone. Measured with 135 million parameters, F16 and a LoRA: 35 s with two, 14 s with one."""
@@ -116,27 +114,19 @@ class LlamaCpp:
         asked = {"content": rendered, "parse_special": True, "add_special": True}
         return rendered, list(self._post("/tokenize", asked)["tokens"])
 
-    def detokenize(self, ids: Sequence[int]) -> str:
-        """The text of some tokens."""
-        return str(self._post("/detokenize", {"tokens": list(ids)})["content"])
+    def likeliest(self, ids: Sequence[int], count: int) -> Iterator[tuple[int, str, float]]:
+        """The likeliest continuation of at most `count` tokens: each, its text, and how far it is from the next one.
 
-    def next_token(
-        self, ids: Sequence[int], *, candidates: int, also: int | None = None
-    ) -> tuple[int, dict[int, float]]:
-        """The likeliest next token, and the likeliest `candidates` with the natural log of their probabilities.
-
-        Among the second is the token `also`, however unlikely. They are empty where no probabilities are shown: the
-        server keeps them back while what it says ends within a character.
+        That is by logs of probabilities. A control token has no text. The end comes before a token that is a part of a
+        character: the server shows no probabilities until that is whole.
         """
-        asked = {"n_predict": 1, "temperature": 0, "n_probs": candidates, "return_tokens": True, "cache_prompt": True}
-        if also is not None:
-            # It is made the choice; the probabilities that are shown are those from before any choosing.
-            forced = self._post("/completion", {"prompt": list(ids), **asked, "logit_bias": [[also, _FORCED]]})
-            if shown := self._shown(forced):
-                said = forced["completion_probabilities"][0]
-                return int(shown[0]["id"]), {**_logs(shown), int(said["id"]): float(said["logprob"])}
+        asked = {"n_predict": count, "temperature": 0, "n_probs": 2, "return_tokens": True, "cache_prompt": False}
         reply = self._post("/completion", {"prompt": list(ids), **asked})
-        return int(reply["tokens"][0]), _logs(self._shown(reply))
+        for token, shown in zip(reply["tokens"], self._shown(reply), strict=False):
+            if shown["id"] != token or "\ufffd" in shown["token"]:
+                return
+            best, next_best = (candidate["logprob"] for candidate in shown["top_logprobs"])
+            yield token, str(shown["token"]), best - next_best
 
     def answer(
         self, messages: Sequence[dict[str, str]], *, max_tokens: int, temperature: float, seed: int, top_p: float = 1.0
@@ -148,12 +138,11 @@ class LlamaCpp:
         return str(reply["content"]), reply["stop_type"] == "eos"
 
     def _shown(self, reply: dict[str, Any]) -> list[dict[str, Any]]:
-        """The candidates for the first token of a reply. Raises SmokeError where their logs are no numbers."""
-        tokens = reply.get("completion_probabilities")
-        shown: list[dict[str, Any]] = tokens[0]["top_logprobs"] if tokens else []
-        if any(candidate["logprob"] is None for candidate in shown):
+        """The tokens of a reply with their candidates. Raises SmokeError where the logs of these are no numbers."""
+        tokens: list[dict[str, Any]] = reply.get("completion_probabilities", [])
+        if any(candidate["logprob"] is None for token in tokens for candidate in token["top_logprobs"]):
             raise no_numbers(self._model.name)
-        return shown
+        return tokens
 
     @cached_property
     def _metadata(self) -> dict[str, Any]:
@@ -184,7 +173,3 @@ class LlamaCpp:
     def _send(self, path: str, asked: str) -> HTTPResponse:
         self._connection.request("POST", path, asked.encode(), {"Content-Type": "application/json"})
         return self._connection.getresponse()
-
-
-def _logs(shown: Iterable[Mapping[str, Any]]) -> dict[int, float]:
-    return {int(candidate["id"]): float(candidate["logprob"]) for candidate in shown}

@@ -1,10 +1,13 @@
 """The merged, quantised model against the way round: merge, save, convert, quantise; conversion against llama.cpp's.
 
-    python -m tests.bench.export CHECKPOINT ADAPTER [QUANT]
+    python -m tests.bench.export CHECKPOINT ADAPTER [QUANT [DATASET...]]
 
 CHECKPOINT is a base's folder, ADAPTER a version's. The way round is what is done without this program: PEFT merges in
 full precision, transformers saves, llama.cpp's converter writes F16 and a quantiser makes the rest of it (ours, which
 has its speed and its bytes). Every step is a process of its own, its start included.
+
+With the dataset.json files that the adapter was trained on, each job between it and the finished export is held to the
+bare quantiser with the same importance matrix. A build loads torch once for all its jobs, which each of these does.
 """
 
 from __future__ import annotations
@@ -12,8 +15,11 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
+from dlmbuild.io.digest import JSON, readable_json
+from dlmbuild.jobs.environment import job_environment
 from tests.bench.cost import Cost, cost
 
 THREADS = 2
@@ -44,6 +50,28 @@ from pathlib import Path
 from dlmbuild.export.quantize import quantize_base
 quantize_base(Path(sys.argv[1]), sys.argv[3], Path(sys.argv[2]), threads={THREADS})
 """
+QUANTIZE_WEIGHED = f"""
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from dlmbuild.errors import Where
+from dlmbuild.export.imatrix import read_importance
+from dlmbuild.export.kernels import pack_tensor
+from dlmbuild.export.quantize import StoredRows, copy_tensor, quantised_entries
+from dlmbuild.export.tensor_types import quantisation, tensor_types
+from dlmbuild.io.gguf_file import Planned, create_gguf, read_header
+f16, out, quant, matrix = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], read_importance(Path(sys.argv[4]))
+header = read_header(f16)
+types = tensor_types(header, quant, Where(str(f16)), weighed=True)
+plan = [Planned(name, kind, header.tensors[name].shape) for name, (kind, _) in types.items()]
+entries = quantised_entries(header, quantisation(quant).file_type)
+with create_gguf(out, entries, plan, header.alignment) as sink, ThreadPoolExecutor({THREADS}) as pool:
+    for name, kind, shape in ((planned.name, planned.type, planned.shape) for planned in plan):
+        info = header.tensors[name]
+        packed = pack_tensor(name, shape, kind, StoredRows(f16, info), pool, {THREADS}, importance=matrix.get(name))
+        sink.put(name, copy_tensor(f16, info) if kind == info.type else packed)
+"""
+JOB = "import os, sys; from dlmbuild.jobs.work import work; os._exit(work(sys.argv[1]))"
 MERGE = f"""
 import sys
 from pathlib import Path
@@ -54,7 +82,7 @@ merge_quantized(*paths, quant, Path(out), name="merged", threads={THREADS}, f16=
 """
 
 
-def main(checkpoint: str, adapter: str, quant: str = "Q4_K_M") -> None:
+def main(checkpoint: str, adapter: str, quant: str = "Q4_K_M", *datasets: str) -> None:
     """Print what both ways take, and their ratios."""
     with tempfile.TemporaryDirectory() as scratch:
         here = Path(scratch)
@@ -78,7 +106,50 @@ def main(checkpoint: str, adapter: str, quant: str = "Q4_K_M") -> None:
         print(f"the bare quantiser, {quant}: {_told(quantise)}", flush=True)
         print(f"merged into {quant}: {_told(ours)}, {written / 1e6:.0f} MB written", flush=True)
         print(f"the way round: {_told(way)}, {sum(path.stat().st_size for path in made) / 1e6:.0f} MB written")
-        print(f"ratios: time {ours.cpu / way.cpu:.2f}, peak memory {ours.peak / way.peak:.2f}")
+        print(f"ratios: time {ours.cpu / way.cpu:.2f}, peak memory {ours.peak / way.peak:.2f}", flush=True)
+        if datasets:
+            _to_the_export(Path(checkpoint), Path(adapter), quant, [Path(path) for path in datasets], here)
+
+
+def _to_the_export(checkpoint: Path, adapter: Path, quant: str, datasets: Sequence[Path], here: Path) -> None:
+    """Print what the jobs take that lie between an adapter and its export, and how often the bare quantiser's time.
+
+    `here` holds the base in F16 and as `quant`.
+    """
+    trained = {"base": checkpoint, "adapter": adapter}
+    rows = {f"dataset_{number}": path for number, path in enumerate(datasets)}
+    f16, base, lora, merged = (here / f"{name}.gguf" for name in ("base.F16", f"base.{quant}", "adapter", "whole"))
+    matrix, reference = {"imatrix": here / "imatrix.gguf"}, {"reference": here / "reference.json"}
+    spent = {
+        "the matrix": _job("imatrix", {**trained, "f16": f16, **rows}, matrix["imatrix"]),
+        "the bare quantiser": _run(QUANTIZE_WEIGHED, str(f16), str(here / "bare.gguf"), quant, str(matrix["imatrix"])),
+        "the adapter as GGUF": _job("adapter_gguf", {"adapter": adapter, "checkpoint": checkpoint}, lora),
+        "the trained model's choices": _job("reference", {**trained, **rows}, here, questions=[], system_prompt=None),
+        "base and adapter compared": _compared({"gguf": f16, "lora": lora, **reference}, here),
+    }
+    sources = {"checkpoint": checkpoint, "adapter": adapter, "base_quant": base, "f16": f16, **matrix}
+    spent["merged"] = _job("merge", sources, merged, quant=quant, threads=THREADS, name="merged")
+    spent["the merged file compared"] = _compared({"gguf": merged, **reference}, here, quant=quant)
+    bare = spent.pop("the bare quantiser")
+    print(f"with a matrix, {quant}: the bare quantiser: {_told(bare)}")
+    all_of_it = [*spent.values()]
+    whole = Cost(sum(s.wall for s in all_of_it), sum(s.cpu for s in all_of_it), max(s.peak for s in all_of_it), "")
+    for name, its in {**spent, "all of it": whole}.items():
+        print(f"  {name}: {_told(its)}: {its.wall / bare.wall:.2f} × its time, {its.cpu / bare.cpu:.2f} × its CPU time")
+
+
+def _compared(inputs: dict[str, Path], here: Path, **more: JSON) -> Cost:
+    return _job("compare", inputs, here, report="report.json", least_agreement=0.0, **more)
+
+
+def _job(job: str, inputs: dict[str, Path], out: Path, /, **params: JSON) -> Cost:
+    """A job as a build runs it, but for what it shares with others."""
+    with tempfile.NamedTemporaryFile("wb", suffix=".json") as spec:
+        named = {role: str(path) for role, path in inputs.items()}
+        spec.write(readable_json({"job": job, "inputs": named, "params": params, "out": str(out)}))
+        spec.flush()
+        environment = job_environment(threads=THREADS, network=False)
+        return cost([sys.executable, "-c", JOB, spec.name], Path.cwd(), environment)
 
 
 def _run(script: str, *words: str) -> Cost:

@@ -60,15 +60,27 @@ def prompts(base: Path) -> list[list[int]]:
     return [ids[: 4 * length] for length in range(1, 13)]
 
 
-def answers(base: Path, model: Path, lora: Path | None = None) -> dict[str, Any]:
-    asked = {"model": str(model), "lora": str(lora) if lora else None, "texts": TEXTS, "prompts": prompts(base)}
+def answers(base: Path, model: Path, lora: Path | None = None, asked: list[list[int]] | None = None) -> dict[str, Any]:
+    """What the library says of `asked` or `prompts(base)`, after it was held to what the server says."""
+    given = {
+        "model": str(model),
+        "lora": str(lora) if lora else None,
+        "texts": TEXTS,
+        "prompts": asked or prompts(base),
+    }
     script = Path(__file__).with_name("llama_cpp_answers.py")
     root = Path(__file__).parents[2]
     done = subprocess.run(
-        [sys.executable, str(script)], input=json.dumps(asked), capture_output=True, text=True, cwd=root, timeout=120
+        [sys.executable, str(script)], input=json.dumps(given), capture_output=True, text=True, cwd=root, timeout=120
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    return dict(json.loads(done.stdout.strip().splitlines()[-1]))
+    said = dict(json.loads(done.stdout.strip().splitlines()[-1]))
+    server = said["server"]
+    shown = [number for number, candidates in enumerate(server["next"]) if candidates]
+    theirs, ours = ([some["next"][number] for number in shown] for some in (server, said))
+    same, worst = compare({"next": theirs}, [dict(candidates) for candidates in ours])
+    assert (same, worst < 0.02, said["tokens"]) == (len(shown), True, server["tokens"]), worst
+    return {**said, "shown": len(shown)}
 
 
 def compare(found: dict[str, Any], wanted: list[dict[int, float]]) -> tuple[int, float]:
@@ -106,6 +118,15 @@ def test_tokens_are_those_of_the_tokenizer(made: Path) -> None:
     tokenizer = Tokenizer.from_file(str(made / "base" / "tokenizer.json"))
     found = answers(made / "base", made / "base.Q8_0.gguf")["tokens"]
     assert found == [tokenizer.encode(text).ids for text in TEXTS]
+
+
+def test_of_a_text_that_is_computed_in_parts_the_library_says_what_the_server_does(made: Path) -> None:
+    tokenizer = Tokenizer.from_file(str(made / "base" / "tokenizer.json"))
+    ids = tokenizer.encode("".join(TEXTS) * 20).ids[:900]
+    asked = [ids[:length] for length in (1, 2, 511, 512, 513, 700, 900)]  # 512 at a time
+    for lora in (None, made / "adapter.gguf"):
+        found = answers(made / "base", made / "base.F16.gguf", lora, asked)
+        assert 5 < found["shown"] <= len(found["next"]) == 7
 
 
 def test_an_adapter_beside_its_base_is_the_merged_model(made: Path) -> None:

@@ -134,15 +134,12 @@ def _require_count(found: int, expected: int, what: str, why: str) -> None:
 
 def _certain(runtime: LlamaCpp, ids: Sequence[int], stops: set[Any]) -> str:
     """The beginning of the likeliest answer, as far as nothing comes close to it."""
-    said: list[int] = []
-    for _ in range(_TOKENS):
-        token, candidates = runtime.next_token([*ids, *said], candidates=2)
-        others = [value for other, value in candidates.items() if other != token]
-        if token in stops or not others or candidates.get(token, 0) - max(others) < _CERTAIN:
+    said = ""
+    for token, text, lead in runtime.likeliest(ids, _TOKENS):
+        if token in stops or not text or lead < _CERTAIN:  # a control token has no text
             break
-        said.append(token)
-    whole, _, _ = runtime.detokenize(said).partition("\ufffd")  # a part of a character
-    return whole
+        said += text
+    return said
 
 
 def _text(probe: Mapping[str, Any]) -> str:
