@@ -107,6 +107,7 @@ def _dataset(trained: Trained, project: Project) -> Step:
                 held=held,
                 replay=lambda beside: old.rows(beside, prompt, tokenizer, limit),
                 words=words_of(sections),
+                system_prompt=prompt,
             )
             if trained.prefers:
                 counts |= write_pairs(pairs_of(sections, prompt, tokenizer, limit, longest), tokenizer, place.out)
@@ -135,7 +136,7 @@ def _dataset(trained: Trained, project: Project) -> Step:
     return Step(
         name=name,
         doc=f"rows of {trained.title}",
-        rule="dataset/4",
+        rule="dataset/5",
         inputs={},
         params=params,
         reads=(store.document, store.plan, base.facts),

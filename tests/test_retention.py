@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dlmbuild.data.tokenizer import Tokenizer
+from dlmbuild.errors import TrainingError
+from dlmbuild.train.retention import RetentionSet
 from tests.tiny import make_tiny_base
 from tests.workshop import Workshop
 
@@ -93,6 +97,26 @@ def test_the_lock_names_the_set_and_another_one_is_told_and_by_a_strict_lock_ref
     shop.edit("tower", "seed: 3", "seed: 4")
     ran = shop.doit("train")
     assert f"retention.sha256 is {digest}, locked is 000" in ran.out + ran.err
+
+
+def test_after_a_system_prompt_the_same_answers_are_held(shop: Workshop) -> None:
+    values = "system_prompt: You know towers.\ntraining: {retention: 2.0, layers: last 1, num_epochs: 1}\n"
+    shop.document("tower", more=values, version=16)
+    shop.doit("train")
+    tokenizer = Tokenizer.from_base(shop.folder / "base")
+    plain = RetentionSet.read(_set(shop), seed=3)
+    asked = plain.asked_after("You know towers.", tokenizer)
+    assert [row.learned for row in asked.rows] == [row.learned for row in plain.rows]
+    texts = [tokenizer.decode(list(row.ids), special=True) for row in asked.rows]
+    assert sum("You know towers." in text for text in texts) == 80
+    assert "You know towers." in texts[0] and "What is the capital of Italy?" in texts[0]
+    assert asked.rows[80:] == plain.rows[80:]  # openings of texts are no questions
+    kept = {path.name for path in (shop.home / "states").glob("*/*")}
+    shop.edit("tower", "You know towers.", "You know bells.")
+    shop.doit("train")
+    assert len({path.name for path in (shop.home / "states").glob("*/*")} - kept) > 80 // 8
+    with pytest.raises(TrainingError, match="doit retention"):
+        replace(plain, rows=plain.rows[1:]).asked_after("You know towers.", tokenizer)
 
 
 def test_a_damaged_set_is_made_again(shop: Workshop) -> None:

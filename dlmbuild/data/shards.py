@@ -92,12 +92,13 @@ def write_dataset(
     held: Iterable[Row] | None = None,
     replay: Callable[[int], Iterable[Row]] = lambda rows: (),
     words: Mapping[str, int] | None = None,
+    system_prompt: str | None = None,
 ) -> dict[str, Any]:
     """Write the document's shard and `dataset.json` into `out`, where `others` lie already; returns the counts.
 
     `held` are the rows of what is held out; `replay` gives those of earlier versions that go with so many rows; `words`
-    are those of the text of all rows. Raises DataError where there is nothing to train; `instead` says what the
-    document holds then.
+    are those of the text of all rows, and `system_prompt` is what stands before its questions. Raises DataError where
+    there is nothing to train; `instead` says what the document holds then.
     """
     shards = {**(others or {}), DOCUMENT_SHARD: write_shard(rows, out / DOCUMENT_SHARD, words or {}, tokenizer)}
     counts, vocabulary = Counts(), Vocabulary()
@@ -118,6 +119,7 @@ def write_dataset(
         "shards": {name: shard.sha256 for name, shard in shards.items() if shard.counts.rows},
         "sequence_len": sequence_len,
         "pad_id": tokenizer.pad_id,
+        **({"system_prompt": system_prompt} if system_prompt else {}),
         "counts": counts.as_data(),
         **({"replayed": replayed.counts.as_data()} if replayed.counts.rows else {}),
         "vocabulary": vocabulary.report(),

@@ -37,14 +37,15 @@ def calibrate(
     `seconds_per_step`; `peak`, what the training took at its peak, in bytes, and of that `runtime`,
     what the process held before the base was loaded. `peak` is 0 where the system does not tell.
     """
-    rows = list(read_rows(dataset))
+    rows, index = list(read_rows(dataset)), json.loads(dataset.read_bytes())
     per_step = plan["micro_batch_size"] * plan["grad_accum"]
     version, log = out / "version", out / "steps.jsonl"
     version.mkdir()
     runtime = _loaded(plan["device"])
     fit(
         sample(rows, STEPS * per_step, plan),
-        json.loads(dataset.read_bytes())["pad_id"],
+        index["pad_id"],
+        system_prompt=index.get("system_prompt"),
         base=base,
         log=log,
         checkpoints=out / "checkpoints",

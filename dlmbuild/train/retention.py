@@ -11,11 +11,11 @@ same texts does.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dlmbuild.data.rows import Row
+from dlmbuild.data.rows import Row, conversation
 from dlmbuild.data.tokenizer import Tokenizer
 from dlmbuild.errors import TrainingError, Where
 from dlmbuild.io.progress import Progress
@@ -52,9 +52,8 @@ def make_retention_set(*, base: Path, threads: int, precision: str, out: Path, p
     make_deterministic(_SEED, threads, precision)
     tokenizer = Tokenizer.from_base(base)
     model = load_base(base, PLAIN, tokenizer.pad_id).eval()
-    asked = json.loads(Path(__file__).with_suffix(".json").read_bytes())
-    questions = [tokenizer.encode_pieces(tokenizer.question([_user(text)])) for text in asked["questions"]]
-    openings = [tokenizer.encode(text) for text in asked["openings"]]
+    questions = _questions(tokenizer, None)
+    openings = [tokenizer.encode(text) for text in _asked()["openings"]]
     texts: list[tuple[list[int], int]] = []
     for at in range(0, len(questions), _AT_ONCE):
         progress("asking the base", at, len(questions))
@@ -113,6 +112,23 @@ class RetentionSet:
                 "the base's own answers cannot be read", where=Where(str(path)), why=str(error), do="doit retention"
             ) from None
 
+    def asked_after(self, system_prompt: str, tokenizer: Tokenizer) -> RetentionSet:
+        """The same answers to the same questions, each after the system prompt of a document.
+
+        With that the model will be asked. What is kept without it alone is lost with it: asked who wrote Romeo and
+        Juliet, a model that answers questions about a library named a function of it. Raises TrainingError for a set
+        of other questions.
+        """
+        before, after = (_questions(tokenizer, prompt) for prompt in (None, system_prompt))
+        if any(list(row.ids[: row.given]) != ids for row, ids in zip(self.rows, before, strict=False)):
+            why = "its first texts are no answers to the questions that are asked now"
+            raise TrainingError("the base's own answers are to others", why=why, do="doit retention")
+        asked = [
+            replace(row, ids=(*ids, *row.ids[row.given :]), given=len(ids))
+            for row, ids in zip(self.rows, after, strict=False)
+        ]
+        return replace(self, rows=[*asked, *self.rows[len(asked) :]])
+
     @property
     def groups(self) -> list[list[Row]]:
         """The texts as frozen layers compute them together: most begin alike, with what a template writes."""
@@ -161,8 +177,17 @@ def likely_rows(path: Path) -> list[Row]:
     ]
 
 
-def _user(text: str) -> dict[str, str]:
-    return {"role": "user", "content": text}
+def _asked() -> dict[str, list[str]]:
+    asked: dict[str, list[str]] = json.loads(Path(__file__).with_suffix(".json").read_bytes())
+    return asked
+
+
+def _questions(tokenizer: Tokenizer, system_prompt: str | None) -> list[list[int]]:
+    """The tokens of each question as it is asked."""
+    return [
+        tokenizer.encode_pieces(tokenizer.question(conversation(text, None, system_prompt)))
+        for text in _asked()["questions"]
+    ]
 
 
 def _said(model: Any, tokenizer: Tokenizer, prompts: list[list[int]], most: int, **how: Any) -> list[list[int]]:

@@ -60,10 +60,11 @@ def train(
     progress("loading torch and the base")
     rows = list(read_rows(dataset))
     held = list(read_rows(dataset, held=True))
-    pad_id = json.loads(dataset.read_bytes())["pad_id"]
+    index = json.loads(dataset.read_bytes())
     return fit(
         rows,
-        pad_id,
+        index["pad_id"],
+        system_prompt=index.get("system_prompt"),
         base=base,
         log=log,
         checkpoints=checkpoints,
@@ -84,6 +85,7 @@ def fit(
     rows: list[Row],
     pad_id: int,
     *,
+    system_prompt: str | None = None,
     base: Path,
     log: Path,
     checkpoints: Path,
@@ -100,7 +102,8 @@ def fit(
 ) -> dict[str, Any]:
     """`train` for rows at hand, of which `held` are never trained, only measured.
 
-    `pad_id` is the token that the base fills up with; here nothing is, since rows are packed.
+    `pad_id` is the token that the base fills up with; here nothing is, since rows are packed. The retention set's
+    questions are asked after the `system_prompt`, as the document's are.
     """
     plan = scheduled(plan, rows)
     make_deterministic(plan["seed"], plan["threads"], plan["precision"])
@@ -134,6 +137,8 @@ def fit(
         validation=validation,
     )
     kept = RetentionSet.read(retention, plan["seed"]) if retention and plan["retention"] else None
+    if kept and system_prompt:
+        kept = kept.asked_after(system_prompt, Tokenizer.from_base(base))
     if prefix:
         together = [[rows[at] for at in its] for its in numbers] + [[row] for row in held]
         prefix.take_over([*together, *(kept.groups if kept else ())], progress)
