@@ -1,7 +1,7 @@
 """What a model says and how well it foresees: greedy answers, and the loss on texts. What is right is scored elsewhere.
 
-The base and the trained model are asked in transformers, many questions at a time; the export in llama.cpp, one by one.
-The loss is not measured there: the server's public interface does not tell how probable a given text is.
+The base and the trained model are asked in transformers, the export in llama.cpp, many questions at a time. The loss is
+not measured there: what the file makes of texts is compared token by token where it is exported (export/parity.py).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from dlmbuild.data.rows import Row, conversation
 from dlmbuild.data.shards import distinct_rows
 from dlmbuild.data.tokenizer import Tokenizer
 from dlmbuild.inference.generate import load_model, require_numbers
+from dlmbuild.inference.libllama import LibLlama
 from dlmbuild.inference.llama_cpp import LlamaCpp
 from dlmbuild.inference.numbers import no_numbers
 from dlmbuild.io.digest import readable_json
@@ -110,14 +111,14 @@ def measure_export(
     """Write what an exported GGUF answers in llama.cpp, as `measure_model` does, without losses."""
     progress("loading the model into llama.cpp")
     both = [*asked, *_expected(json.loads(general.read_bytes()))]
-    longest = max(len(question.encode()) + 2 * len(answer.encode()) for question, answer in both)  # a token has a byte
-    runtime = LlamaCpp(model, context=max(longest + len((system_prompt or "").encode()) + 256, 4096))
+    server = LlamaCpp(model)
+    prompts = [server.question(conversation(question, None, system_prompt)) for question, _ in both]
+    limits = [_limit(len(server.tokenize([Piece(answer, False)]))) for _, answer in both]
+    longest = max(map(sum, zip(map(len, prompts), limits, strict=True)))
+    runtime = LibLlama(model, longest=longest, at_once=max(min(_AT_ONCE, _TOKENS_AT_ONCE // longest), 1))
     answers = []
-    for number, (question, answer) in enumerate(both):
+    for number, (text, stopped) in enumerate(runtime.answers(prompts, limits)):
         progress("asking", number, len(both))
-        limit = _limit(len(runtime.tokenize([Piece(answer, False)])))
-        messages = conversation(question, None, system_prompt)
-        text, stopped = runtime.answer(messages, max_tokens=limit, temperature=0.0, seed=0)
         answers.append({"text": text.strip(), "stopped": stopped})
     _write(out, answers, {})
     return {"answers": len(both)}

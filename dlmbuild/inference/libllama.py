@@ -1,6 +1,6 @@
-"""A GGUF in llama.cpp's library: how likely each token of the vocabulary is, at many places of a text at once.
+"""A GGUF in llama.cpp's library: how likely each token is at many places of a text at once, and many answers at once.
 
-The server inside xllamacpp is asked for one next token at a time and shows the likeliest only (llama_cpp.py). Its
+The server inside xllamacpp gives one next token at a time and shows the likeliest only (llama_cpp.py). Its
 extension module exports the library that both stand on, too: what llama.h declares, in the version that
 `official.VERSION` names. The native code ends a process on some bad files, so everything here runs in a job process of
 its own; with that process goes what is loaded here.
@@ -40,11 +40,12 @@ class _Params(ctypes.Structure):
 
 
 class _Batch(ctypes.Structure):
-    """llama_batch. Without `pos` and `seq_id` the tokens follow those that the memory holds of sequence 0."""
+    """llama_batch. Without `pos` the tokens follow those that the memory holds, and without `seq_id` of sequence 0."""
 
     _fields_ = (
         *(("n_tokens", _int), ("token", ctypes.POINTER(_int)), ("embd", _pointer), ("pos", _pointer)),
-        *(("n_seq_id", _pointer), ("seq_id", _pointer), ("logits", ctypes.POINTER(ctypes.c_int8))),
+        *(("n_seq_id", ctypes.POINTER(_int)), ("seq_id", ctypes.POINTER(_pointer))),
+        ("logits", ctypes.POINTER(ctypes.c_int8)),
     )
 
 
@@ -63,6 +64,9 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "llama_tokenize": (_int, _pointer, _text, _int, ctypes.POINTER(_int), _int, _bool, _bool),
     "llama_get_memory": (_pointer, _pointer),
     "llama_memory_clear": (None, _pointer, _bool),
+    "llama_memory_seq_cp": (None, _pointer, _int, _int, _int, _int),
+    "llama_vocab_is_eog": (_bool, _pointer, _int),
+    "llama_detokenize": (_int, _pointer, ctypes.POINTER(_int), _int, ctypes.c_char_p, _int, _bool, _bool),
     "llama_decode": (_int, _pointer, _Batch),
     "llama_get_logits_ith": (ctypes.POINTER(_float), _pointer, _int),
 }
@@ -71,9 +75,9 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {
 _GPU_LAYERS = 4
 _MODEL = {_GPU_LAYERS: 2**32 - 1}
 """Words of llama_model_params by their number: n_gpu_layers is -1, which means all."""
-_N_CTX, _N_BATCH, _, _, _, _, _N_OUTPUTS_MAX_PER_SEQ, _N_THREADS, _N_THREADS_BATCH = range(9)
+_N_CTX, _N_BATCH, _, _N_SEQ_MAX, _, _, _N_OUTPUTS_MAX_PER_SEQ, _N_THREADS, _N_THREADS_BATCH = range(9)
 _CONTEXT = dict(enumerate((512, 2048, 512, 1, 0, 0, 1, 4, 4)))
-"""Those of llama_context_params; between those that are set are n_ubatch, n_seq_max, n_rs_seq and n_outputs_max."""
+"""Those of llama_context_params; between those that are set are n_ubatch, n_rs_seq and n_outputs_max."""
 
 _DEBUG, _ERROR = 1, 4
 _errors: list[str] = []
@@ -92,18 +96,19 @@ _hearing = _LOG(_hear)  # the library keeps its address
 
 
 class LibLlama:
-    """One loaded GGUF, with an optional LoRA GGUF on top, for texts of up to `longest` tokens.
+    """One loaded GGUF, with an optional LoRA GGUF on top, for up to `at_once` texts of up to `longest` tokens.
 
     Raises SmokeError for a file that llama.cpp does not load, MissingExtra where it is not the llama.cpp that is known.
     """
 
-    def __init__(self, model: Path, *, lora: Path | None = None, longest: int) -> None:
+    def __init__(self, model: Path, *, lora: Path | None = None, longest: int, at_once: int = 1) -> None:
         self._name = model.name
         self._llama = llama = _library()
         of_model = _known(llama.llama_model_default_params(), _MODEL)
         of_model.words[_GPU_LAYERS] = 0
         params = _known(llama.llama_context_default_params(), _CONTEXT)
-        params.words[_N_CTX] = params.words[_N_BATCH] = longest
+        params.words[_N_CTX] = params.words[_N_BATCH] = longest * at_once
+        params.words[_N_SEQ_MAX] = self._at_once = at_once
         params.words[_N_OUTPUTS_MAX_PER_SEQ] = 0  # as many as are asked for
         params.words[_N_THREADS] = params.words[_N_THREADS_BATCH] = int(os.environ.get("OMP_NUM_THREADS", "1"))
         loaded = _made(llama.llama_model_load_from_file(os.fsencode(model), of_model), model)
@@ -133,19 +138,77 @@ class LibLlama:
         """
         import numpy as np
 
-        count, llama = len(ids), self._llama
-        asked = (ctypes.c_int8 * count)(*(at >= first - 1 for at in range(count)))
-        batch = _Batch(n_tokens=count, token=(_int * count)(*ids), logits=asked)
-        llama.llama_memory_clear(llama.llama_get_memory(self._context), True)
-        if code := llama.llama_decode(self._context, batch):
-            raise _failed(f"llama.cpp does not compute with {self._name}: llama_decode returns {code}")
-        for at in range(first - 1, count):
-            found = np.ctypeslib.as_array(llama.llama_get_logits_ith(self._context, at), (self._tokens,))
-            logits = found.astype(np.float64)
-            if not np.isfinite(logits).all():
-                raise no_numbers(self._name)
+        self._llama.llama_memory_clear(self._llama.llama_get_memory(self._context), True)
+        for logits in self._decode([(0, token) for token in ids], range(first - 1, len(ids))):
             logits -= logits.max()
             yield logits - np.log(np.exp(logits).sum())
+
+    def _decode(self, given: Sequence[tuple[int, int]], asked: Sequence[int]) -> Iterator[NDArray[np.float64]]:
+        """Give the model tokens, each of the sequence before it: the logits after those of them that are `asked`."""
+        count = len(given)
+        sequences = (_int * count)(*(sequence for sequence, _ in given))
+        size, first = ctypes.sizeof(_int), ctypes.addressof(sequences)
+        batch = _Batch(
+            n_tokens=count,
+            token=(_int * count)(*(token for _, token in given)),
+            n_seq_id=(_int * count)(*[1] * count),
+            seq_id=(_pointer * count)(*range(first, first + count * size, size)),
+            logits=(ctypes.c_int8 * count)(*map(set(asked).__contains__, range(count))),
+        )
+        if code := self._llama.llama_decode(self._context, batch):
+            raise _failed(f"llama.cpp does not compute with {self._name}: llama_decode returns {code}")
+        return map(self._logits, asked)
+
+    def _logits(self, at: int) -> NDArray[np.float64]:
+        import numpy as np
+
+        found = np.ctypeslib.as_array(self._llama.llama_get_logits_ith(self._context, at), (self._tokens,))
+        logits = found.astype(np.float64)
+        if not np.isfinite(logits).all():
+            raise no_numbers(self._name)
+        return logits
+
+    def answers(self, prompts: Sequence[Sequence[int]], limits: Sequence[int]) -> Iterator[tuple[str, bool]]:
+        """The likeliest answer to each prompt, of at most so many tokens, and whether it ended by itself.
+
+        Control tokens have no text, those that end an answer among them.
+        Several are computed at once, always the same ones; what prompts begin with alike is computed once for them.
+        """
+        for start in range(0, len(prompts), self._at_once):
+            some = slice(start, start + self._at_once)
+            for said in self._continued(prompts[some], limits[some]):
+                yield self._text(said), self._ends(said[-1])
+
+    def _continued(self, prompts: Sequence[Sequence[int]], limits: Sequence[int]) -> list[list[int]]:
+        """What follows each prompt, with the token that ends it."""
+        llama, memory = self._llama, self._llama.llama_get_memory(self._context)
+        llama.llama_memory_clear(memory, True)
+        shortest = min(map(len, prompts)) - 1  # of each, the last token is its own: what comes after it is asked for
+        alike = next((at for at in range(shortest) if len({prompt[at] for prompt in prompts}) > 1), shortest)
+        if alike:
+            self._decode([(0, token) for token in prompts[0][:alike]], ())
+            for sequence in range(1, len(prompts)):
+                llama.llama_memory_seq_cp(memory, 0, sequence, -1, -1)
+        given = [(sequence, token) for sequence, prompt in enumerate(prompts) for token in prompt[alike:]]
+        ends = [at for at, (sequence, _) in enumerate(given) if [s for s, _ in given[at + 1 : at + 2]] != [sequence]]
+        said: list[list[int]] = [[] for _ in prompts]
+        going = list(range(len(prompts)))
+        while going:
+            for sequence, logits in zip(going, self._decode(given, ends), strict=True):
+                said[sequence].append(int(logits.argmax()))
+            going = [s for s in going if not self._ends(said[s][-1]) and len(said[s]) < limits[s]]
+            given, ends = [(sequence, said[sequence][-1]) for sequence in going], list(range(len(going)))
+        return said
+
+    def _ends(self, token: int) -> bool:
+        return bool(self._llama.llama_vocab_is_eog(self._vocabulary, token))
+
+    def _text(self, ids: Sequence[int]) -> str:
+        asked = (self._vocabulary, (_int * len(ids))(*ids), len(ids))
+        size = -self._llama.llama_detokenize(*asked, None, 0, False, False)
+        found = ctypes.create_string_buffer(size)
+        self._llama.llama_detokenize(*asked, found, size, False, False)
+        return found.raw.decode("utf-8", "replace")
 
 
 def _made(handle: int | None, file: Path) -> int:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ from dlmbuild.inference import libllama
 from dlmbuild.inference.libllama import LibLlama
 from dlmbuild.io.digest import canonical_json
 from dlmbuild.io.gguf_file import Planned, create_gguf, f32_entry, i32s_entry, read_header, string_entry, u32_entry
+from dlmbuild.jobs.environment import job_environment
 from dlmbuild.jobs.local import run_job
 from tests.export.test_llama_cpp import answers
 from tests.tiny import make_tiny_adapter, make_tiny_base
@@ -85,6 +89,49 @@ def write_model(path: Path, kind: str, vocabulary: Path) -> None:
             if "norm" in name or name.endswith("ssm_a"):
                 weights = 1 + weights if "norm" in name else -np.exp(weights)
             sink.put(name, [weights.astype("<f4").tobytes()])
+
+
+ASK = """
+import json, os, sys
+from pathlib import Path
+from dlmbuild.inference.libllama import LibLlama
+from dlmbuild.inference.llama_cpp import LlamaCpp
+model, prompts, limits, together = json.loads(sys.argv[1])
+server = LlamaCpp(Path(model))
+asked = [{"prompt": ids, "n_predict": most, "temperature": 0} for ids, most in zip(prompts, limits)]
+replies = [server._post("/completion", {**one, "cache_prompt": False}) for one in asked]
+served = [[reply["content"], reply["stop_type"] == "eos"] for reply in replies]
+found = [[*LibLlama(Path(model), longest=64, at_once=count).answers(prompts, limits)] for count in (1, together)]
+tokens = LibLlama(Path(model), longest=64)._continued(prompts[:1], limits)[0]
+print("\\n" + json.dumps([served, *found, tokens]), flush=True)
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("kind", ["llama", "mamba", "lfm2"])
+def test_many_answers_at_once(base: Path, tmp_path: Path, kind: str) -> None:
+    """They are the server's: of prompts that begin alike or not, some longer than others, some with an end."""
+    model = base / "base.gguf"
+    if kind != "llama":
+        write_model(model := tmp_path / "model.gguf", kind, base / "base.gguf")
+    prompts = [[9, 9, 9, *range(20, 20 + more), 40 + 7 * more] for more in range(6)] + [[5], [9, 9], [11, 12, 13]]
+    served, alone, together, tokens = asked(model, prompts)
+    assert served == alone == together and len({text for text, _ in served}) > 4
+    assert not any(ended for _, ended in served)
+    # The same model, in which one of these tokens ends an answer.
+    whole = model.read_bytes()
+    end = u32_entry("tokenizer.ggml.eos_token_id", read_header(model).metadata["tokenizer.ggml.eos_token_id"])
+    assert whole.count(end) == 1
+    (tmp_path / "ends.gguf").write_bytes(whole.replace(end, u32_entry("tokenizer.ggml.eos_token_id", tokens[5])))
+    served, alone, together, _ = asked(tmp_path / "ends.gguf", prompts)
+    assert served == alone == together and any(ended for _, ended in served)
+
+
+def asked(model: Path, prompts: list[list[int]]) -> Any:
+    given = json.dumps([str(model), prompts, [24, 1, 24, 12, 24, 24, 24, 24, 24], 4])
+    environment = job_environment(threads=2, network=False)
+    done = subprocess.run([sys.executable, "-c", ASK, given], capture_output=True, text=True, env=environment)
+    return json.loads(done.stdout.strip().splitlines()[-1])
 
 
 # -- other builds of llama.cpp -----------------------------------------------------------------------------------
