@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--adapter", metavar="NAME", help="of a document that names adapters (default: its first)")
     parser.add_argument("--selftest", action="store_true", help="train the same five steps twice and compare the bytes")
     parser.add_argument(
-        "--calibrate", action="store_true", help="train a few steps of the document, to tell how long an epoch takes"
+        "--calibrate", action="store_true", help="train a few steps of the document, to tell how long training takes"
     )
     parser.add_argument("--json", action="store_true", help="as JSON, for programs")
 
@@ -178,7 +178,7 @@ def _calibrated(trained: Trained, project: Project, plan: Mapping[str, Any]) -> 
     rows = sum(count * wordings(kind, plan) for kind, count in counts.items())
     of_step = plan["micro_batch_size"] * plan["grad_accum"] * plan["world_size"]
     epoch = ceil(rows / of_step) * found["seconds_per_step"]
-    return {**found, "seconds_per_epoch": epoch, "seconds": epoch * plan["num_epochs"]}
+    return {**found, "seconds_per_epoch": epoch, "seconds": found["seconds_before"] + epoch * plan["num_epochs"]}
 
 
 def _text(facts: Mapping[str, Any]) -> Iterator[str]:
@@ -291,9 +291,14 @@ def _document_text(told: Mapping[str, Any]) -> Iterator[str]:
 def _measured_text(found: Mapping[str, Any], plan: Mapping[str, Any]) -> Iterator[str]:
     from dlmbuild.build.forecast import gib
 
+    before, seconds = found["seconds_before"], found["seconds"]
     yield f"measured in {found['steps']} steps"
+    if before:
+        yield f"  {'before the first step':<24}{before:8.1f} s, the first time; what comes out is kept"
     yield f"  {'an epoch':<24}{found['seconds_per_epoch']:8.1f} s"
     without = ", without the preferences" if "preference" in plan else ""
-    yield f"  {'all ' + str(plan['num_epochs']) + ' epochs':<24}{found['seconds']:8.1f} s{without}"
+    yield f"  {'all ' + str(plan['num_epochs']) + ' epochs':<24}{seconds - before:8.1f} s{without}"
+    if before:
+        yield f"  {'a first training':<24}{seconds:8.1f} s{without}"
     if found["peak"]:
         yield f"  {'peak':<24}{gib(found['peak']):>10}"

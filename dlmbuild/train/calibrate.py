@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from math import ceil
 from pathlib import Path
@@ -15,6 +16,8 @@ from typing import Any
 from dlmbuild.data.rows import Row
 from dlmbuild.data.shards import read_rows
 from dlmbuild.io.progress import Progress
+from dlmbuild.train import prefix
+from dlmbuild.train import wordings as paraphrasing
 from dlmbuild.train.sft import fit
 from dlmbuild.train.wordings import wordings
 
@@ -34,16 +37,18 @@ def calibrate(
 ) -> dict[str, Any]:
     """Train `STEPS` steps of the plan, or one epoch where that is less; returns what was measured.
 
-    `seconds_per_step`; `peak`, what the training took at its peak, in bytes, and of that `runtime`,
-    what the process held before the base was loaded. `peak` is 0 where the system does not tell.
+    `seconds_per_step`; `seconds_before`, what a first training of all the rows takes for questions in other words and
+    for what frozen layers give, which later ones find kept; `peak`, what the training took at its peak, in bytes, and
+    of that `runtime`, what the process held before the base was loaded. `peak` is 0 where the system does not tell.
     """
     rows, index = list(read_rows(dataset)), json.loads(dataset.read_bytes())
     per_step = plan["micro_batch_size"] * plan["grad_accum"]
+    some, clock = sample(rows, STEPS * per_step, plan), _Clock(progress)
     version, log = out / "version", out / "steps.jsonl"
     version.mkdir()
     runtime = _loaded(plan["device"])
     fit(
-        sample(rows, STEPS * per_step, plan),
+        some,
         index["pad_id"],
         system_prompt=index.get("system_prompt"),
         base=base,
@@ -53,7 +58,7 @@ def calibrate(
         base_identity=base_identity,
         checkpoint_seconds=float("inf"),
         out=version,
-        progress=progress,
+        progress=clock,
         retention=retention,
     )
     ends = [line["elapsed_s"] for line in map(json.loads, log.read_text("utf-8").splitlines()) if "elapsed_s" in line]
@@ -61,6 +66,7 @@ def calibrate(
     return {
         "steps": len(ends),
         "seconds_per_step": seconds,
+        "seconds_before": _before(clock.told, some, rows, plan),
         "peak": _peak(plan["device"]),
         "runtime": runtime,
     }
@@ -76,7 +82,44 @@ def sample(rows: Sequence[Row], count: int, plan: Mapping[str, Any]) -> list[Row
     left = count - sum(wordings(row.kind, plan) for row in first)
     mean = sum(wordings(row.kind, plan) for row in rest) / max(len(rest), 1)
     wanted = min(ceil(left / mean), len(rest)) if rest else 0
-    return first + [rest[at * len(rest) // wanted] for at in range(wanted)]
+    return first + [rest[(2 * at + 1) * len(rest) // (2 * wanted)] for at in range(wanted)]
+
+
+class _Clock:
+    """A Progress that notes when each phase told how much of it was done."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self.told: dict[str, dict[float, float]] = {}
+
+    def __call__(self, what: str, done: float = 0, total: float = 0, **numbers: float) -> None:
+        self.told.setdefault(what, {})[done] = time.monotonic()
+        self._progress(what, done, total, **numbers)
+
+
+def _before(
+    told: Mapping[str, Mapping[float, float]], some: Sequence[Row], rows: Sequence[Row], plan: Mapping[str, Any]
+) -> float:
+    """What all rows take before the first step, from when the phases of some told what was done.
+
+    Questions take alike, but for what the first one shows the base, and rows what their tokens take.
+    The texts of the retention set are as many in any training.
+    """
+    seconds = 0.0
+    if times := told.get(paraphrasing.PHASE):
+        each = [times[at + 1] - times[at] for at, row in enumerate(some) if wordings(row.kind, plan) > 1]
+        alike = each[1:] or each
+        more = sum(wordings(row.kind, plan) > 1 for row in rows) - len(each)
+        seconds += sum(each) + more * sum(alike) / max(len(alike), 1)
+    if times := told.get(prefix.PHASE):
+        trained = sum(wordings(row.kind, plan) for row in some)
+        own = max(at for done, at in times.items() if done <= trained) - times[0]
+        seconds += own * _tokens(rows, plan) / _tokens(some, plan) + max(times.values()) - times[0] - own
+    return seconds
+
+
+def _tokens(rows: Sequence[Row], plan: Mapping[str, Any]) -> int:
+    return sum(len(row.ids) * wordings(row.kind, plan) for row in rows)
 
 
 def _loaded(device: str) -> int:

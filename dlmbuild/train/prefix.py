@@ -18,6 +18,8 @@ from dlmbuild.train.kept import Kept
 from dlmbuild.train.packing import Packed, Packing
 from dlmbuild.train.states import States
 
+PHASE = "computing what the frozen layers give"
+"""Told with how many rows are done."""
 _TOLERANCE = 2e-2
 """In logits, for a row in fp32 with and without its states kept; a wrong mask or position is off by more than 1."""
 
@@ -46,14 +48,17 @@ class FrozenPrefix:
         groups = [[rows[at] for at in some] for rows in together for some in self._packing.groups(rows)]
         row = groups[0][0].ids
         whole = self._logits(row)
+        done, total = 0, sum(map(len, groups))
+        progress(PHASE, done, total)
         with torch.no_grad():
-            for number, rows in enumerate(groups):
+            for rows in groups:
+                done += len(rows)
                 packed = Packed.of([row.ids for row in rows])
                 self._places |= {row.ids: (packed, path) for row, path in zip(rows, packed.places, strict=True)}
                 if not self._states.has(packed):
                     self._states.put(packed, self._compute(decoder, packed))
                     self.computed += len(rows)
-                    progress("computing what the frozen layers give", number + 1, len(groups))
+                    progress(PHASE, done, total)
         layers = list(decoder.layers)
         self._handover = _handover(layers[self._first - 1])
         passed = [_handover(layer) for layer in layers[: self._first - 1]]

@@ -14,10 +14,12 @@ from typing import Any
 
 import pytest
 
+from dlmbuild.data.rows import Row
 from dlmbuild.hardware.detect import this_machine
 from dlmbuild.hardware.memory import CPU_RUNTIME
+from dlmbuild.train import calibrate, prefix, wordings
 from tests.families import make_model
-from tests.tiny import text_of_tiny
+from tests.tiny import make_tiny_base, text_of_tiny
 from tests.workshop import Workshop
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the heap is glibc's")
@@ -79,3 +81,37 @@ def test_the_time_of_an_epoch_is_that_of_its_steps(workshop: Workshop) -> None:
     assert told["seconds_per_epoch"] == 2 * told["seconds_per_step"]  # three rows, two of them in a step
     assert told["seconds"] == 3 * told["seconds_per_epoch"]
     assert list(workshop.store.glob("adapter*")) == []  # nothing of it is kept
+
+
+def test_what_comes_before_the_first_step_is_in_the_time_of_a_first_training(workshop: Workshop) -> None:
+    make_tiny_base(workshop.folder / "base")
+    body = "\n\n".join(f"### Q\nWho keeps lamp {number}?\n### A\nKeeper {number}." for number in range(20))
+    first = (
+        "training: {micro_batch_size: 1, grad_accum: 2, num_epochs: 3, wordings: 3, layers: last 1, retention: 1.0}\n"
+    )
+    workshop.document("harbour", more=first, body=f"::instruction::\n{body}\n", version=16)
+    workshop.doit("plan", "retention", "dataset")
+    said = workshop.dlm("doctor", "harbour", "--calibrate").out
+    assert "before the first step" in said and "a first training" in said
+    told = json.loads(workshop.dlm("doctor", "harbour", "--calibrate", "--json").out)["document"]["measured"]
+    assert told["steps"] < 20 * 3 / 2 and told["seconds_before"] > 0
+    assert told["seconds"] == told["seconds_before"] + 3 * told["seconds_per_epoch"]
+
+    workshop.edit("harbour", "wordings: 3, layers: last 1, retention: 1.0", "wordings: 1, layers: all, retention: 0")
+    said = workshop.dlm("doctor", "harbour", "--calibrate", "--json").out
+    assert json.loads(said)["document"]["measured"]["seconds_before"] == 0
+    assert list(workshop.home.glob("states/*/*")) == []  # nothing of it is kept
+
+
+def test_what_a_sample_took_before_its_first_step_is_that_of_as_many_questions_and_tokens() -> None:
+    prose, asked = Row("prose", tuple(range(30)), 0), Row("instruction", tuple(range(10)), 5)
+    some, rows, plan = [prose, asked, asked], [prose] * 2 + [asked] * 12, {"wordings": 3}
+    # Two for each, and one more for what the first shows the base; prose takes none.
+    questions = {wordings.PHASE: {0: 10.0, 1: 10.0, 2: 13.0, 3: 15.0}}
+    # Seven rows, of 90 tokens together, in nine seconds, then the retention set in four.
+    states = {prefix.PHASE: {0: 20.0, 1: 22.0, 4: 25.0, 7: 29.0, 15: 31.0, 23: 33.0}}
+    assert calibrate._before(questions, some, rows, plan) == 1 + 12 * 2
+    assert calibrate._before(states, some, rows, plan) == 9 * (2 * 30 + 12 * 30) / (30 + 2 * 30) + 4
+    assert calibrate._before({**questions, **states}, some, rows, plan) == 25 + 46
+    assert calibrate._before({"training": {0: 1.0, 1: 2.0}}, some, rows, plan) == 0
+    assert calibrate._before(questions, [prose], rows, plan) == 0  # none of the questions was asked
