@@ -63,8 +63,8 @@ _OF_LLAMA = ("<unk>", "<s>", "</s>")
 _BYTES = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
 
 
-def make_model(folder: Path, family: str, *, hidden: int = 64, **changes: Any) -> None:
-    """Write a random model of the family into `folder`."""
+def make_model(folder: Path, family: str, *, hidden: int = 64, decided: float = 10.0, **changes: Any) -> None:
+    """Write a random model of the family into `folder`; how `decided` it is which experts a token goes to."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -79,8 +79,8 @@ def make_model(folder: Path, family: str, *, hidden: int = 64, **changes: Any) -
         if "norm" in name:
             parameter.data = 0.1 * number + (0 if "gemma" in kind else 1)
         else:
-            # What chooses among experts is made decided: a near tie falls either way in half precision.
-            scale = 10.0 if name.endswith("gate.weight") else 1.0
+            # A near tie falls either way in half precision.
+            scale = decided if name.endswith("gate.weight") else 1.0
             parameter.data = number * (0.3 if parameter.dim() == 1 else scale * parameter.shape[-1] ** -0.5)
     model.save_pretrained(folder)
 

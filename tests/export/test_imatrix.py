@@ -103,7 +103,7 @@ def test_what_needs_a_matrix_that_a_document_does_without_is_refused_before_anyt
     ("family", "inner"), [("mixtral", 384), pytest.param("qwen3_moe", 256, marks=pytest.mark.real)]
 )
 def test_every_expert_is_rounded_by_what_its_own_tokens_say(workshop: Workshop, family: str, inner: int) -> None:
-    make_model(workshop.folder / "base", family, hidden=256)
+    make_model(workshop.folder / "base", family, hidden=256, decided=30.0)
     workshop.document("tower")
     ran = workshop.doit("export:IQ2_XS")
     assert "smoke:tower:IQ2_XS" in ran.steps and "without a matrix" not in ran.out
