@@ -171,8 +171,8 @@ class LibLlama:
     def answers(self, prompts: Sequence[Sequence[int]], limits: Sequence[int]) -> Iterator[tuple[str, bool]]:
         """The likeliest answer to each prompt, of at most so many tokens, and whether it ended by itself.
 
-        Control tokens have no text, those that end an answer among them.
         Several are computed at once, always the same ones; what prompts begin with alike is computed once for them.
+        Control tokens have no text, those that end an answer among them.
         """
         for start in range(0, len(prompts), self._at_once):
             some = slice(start, start + self._at_once)
@@ -189,8 +189,11 @@ class LibLlama:
             self._decode([(0, token) for token in prompts[0][:alike]], ())
             for sequence in range(1, len(prompts)):
                 llama.llama_memory_seq_cp(memory, 0, sequence, -1, -1)
-        given = [(sequence, token) for sequence, prompt in enumerate(prompts) for token in prompt[alike:]]
-        ends = [at for at, (sequence, _) in enumerate(given) if [s for s, _ in given[at + 1 : at + 2]] != [sequence]]
+        given: list[tuple[int, int]] = []
+        ends: list[int] = []
+        for sequence, prompt in enumerate(prompts):
+            given += [(sequence, token) for token in prompt[alike:]]
+            ends.append(len(given) - 1)
         said: list[list[int]] = [[] for _ in prompts]
         going = list(range(len(prompts)))
         while going:

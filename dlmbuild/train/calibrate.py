@@ -16,10 +16,9 @@ from typing import Any
 from dlmbuild.data.rows import Row
 from dlmbuild.data.shards import read_rows
 from dlmbuild.io.progress import Progress
-from dlmbuild.train import prefix
-from dlmbuild.train import wordings as paraphrasing
+from dlmbuild.train.prefix import FREEZING
 from dlmbuild.train.sft import fit
-from dlmbuild.train.wordings import wordings
+from dlmbuild.train.wordings import PARAPHRASING, wordings
 
 STEPS = 6
 """The first is left out of the time: it is slower than all that follow."""
@@ -106,12 +105,12 @@ def _before(
     The texts of the retention set are as many in any training.
     """
     seconds = 0.0
-    if times := told.get(paraphrasing.PHASE):
+    if times := told.get(PARAPHRASING):
         each = [times[at + 1] - times[at] for at, row in enumerate(some) if wordings(row.kind, plan) > 1]
         alike = each[1:] or each
         more = sum(wordings(row.kind, plan) > 1 for row in rows) - len(each)
         seconds += sum(each) + more * sum(alike) / max(len(alike), 1)
-    if times := told.get(prefix.PHASE):
+    if times := told.get(FREEZING):
         trained = sum(wordings(row.kind, plan) for row in some)
         own = max(at for done, at in times.items() if done <= trained) - times[0]
         seconds += own * _tokens(rows, plan) / _tokens(some, plan) + max(times.values()) - times[0] - own

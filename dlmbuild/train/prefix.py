@@ -18,7 +18,7 @@ from dlmbuild.train.kept import Kept
 from dlmbuild.train.packing import Packed, Packing
 from dlmbuild.train.states import States
 
-PHASE = "computing what the frozen layers give"
+FREEZING = "computing what the frozen layers give"
 """Told with how many rows are done."""
 _TOLERANCE = 2e-2
 """In logits, for a row in fp32 with and without its states kept; a wrong mask or position is off by more than 1."""
@@ -49,7 +49,7 @@ class FrozenPrefix:
         row = groups[0][0].ids
         whole = self._logits(row)
         done, total = 0, sum(map(len, groups))
-        progress(PHASE, done, total)
+        progress(FREEZING, done, total)
         with torch.no_grad():
             for rows in groups:
                 done += len(rows)
@@ -58,7 +58,7 @@ class FrozenPrefix:
                 if not self._states.has(packed):
                     self._states.put(packed, self._compute(decoder, packed))
                     self.computed += len(rows)
-                    progress(PHASE, done, total)
+                    progress(FREEZING, done, total)
         layers = list(decoder.layers)
         self._handover = _handover(layers[self._first - 1])
         passed = [_handover(layer) for layer in layers[: self._first - 1]]

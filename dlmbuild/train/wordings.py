@@ -19,7 +19,7 @@ from dlmbuild.data.tokenizer import SPACES, Tokenizer
 from dlmbuild.io.progress import Progress
 from dlmbuild.train.paraphrases import Paraphrases
 
-PHASE = "putting questions in other words"
+PARAPHRASING = "putting questions in other words"
 """Told of each row when it begins."""
 PARAPHRASED = 2 / 3
 """Of the wordings of a question, where the base has so many for it."""
@@ -63,7 +63,7 @@ def with_wordings(
     numbers = []
     paraphrased = 0
     for at, row in enumerate(rows):
-        progress(PHASE, at, len(rows))
+        progress(PARAPHRASING, at, len(rows))
         own = [row]
         if (count := wordings(row.kind, plan)) > 1:
             own = [asked_as(row, way) for way in paraphrases.of(row)[: int(PARAPHRASED * count)]]
@@ -71,7 +71,7 @@ def with_wordings(
             own += [wording(row, number, near) for number in range(count - len(own))]
         numbers.append(list(range(len(found), len(found) + len(own))))
         found += own
-    progress(PHASE, len(rows), len(rows))
+    progress(PARAPHRASING, len(rows), len(rows))
     return Wordings(found, numbers, paraphrased)
 
 
