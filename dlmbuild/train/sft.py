@@ -29,7 +29,7 @@ from dlmbuild.train.settings import trainer_settings
 from dlmbuild.train.state import Checkpoints
 from dlmbuild.train.validation import Validation
 from dlmbuild.train.watch import not_finite, run_to_end, watch, watched
-from dlmbuild.train.wordings import with_wordings
+from dlmbuild.train.wordings import in_words, with_wordings
 
 
 def train(
@@ -116,7 +116,10 @@ def fit(
     if plan["wordings"] > 1:
         paraphrases = Paraphrases(model, tokenizer := Tokenizer.from_base(base), packing, about, cache)
         embeddings = model.get_input_embeddings().weight
-        rows, numbers, paraphrased = with_wordings(rows, plan, tokenizer, embeddings, paraphrases, progress)
+        found = with_wordings(rows, plan, tokenizer, embeddings, paraphrases, progress)
+        if not rank():
+            print(*in_words(rows, found, tokenizer), sep="\n", flush=True)  # into the log of the job
+        rows, numbers, paraphrased = found
     first = first_trained(plan, model.config.get_text_config().num_hidden_layers)
     prefix = FrozenPrefix(model, first, about, cache, packing) if first else None
     validation = Validation(held, plan, checkpoints, packing) if held else None

@@ -10,7 +10,7 @@ replacing words at random: Wei and Zou 2019 (EDA, arXiv 1901.11196); neighbours 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -73,6 +73,17 @@ def with_wordings(
         found += own
     progress(PARAPHRASING, len(rows), len(rows))
     return Wordings(found, numbers, paraphrased)
+
+
+def in_words(asked: Sequence[Row], found: Wordings, tokenizer: Tokenizer) -> Iterator[str]:
+    """Each question of the rows that were `asked` for wordings, and below it what is trained in its place."""
+    for row, numbers in zip(asked, found.numbers, strict=True):
+        if len(numbers) > 1:
+            start, rest = row.words[0], len(row.ids) - row.words[-1]
+            ways = [found.rows[at].ids for at in numbers]
+            question, *others = (tokenizer.decode(list(ids[start : len(ids) - rest])) for ids in (row.ids, *ways))
+            yield question.strip()
+            yield from (f"  {other.strip()}" for other in others)
 
 
 def wording(row: Row, number: int, near: Mapping[int, Sequence[int]]) -> Row:
