@@ -15,6 +15,7 @@ from dlmbuild.data.rows import Row
 from dlmbuild.data.shards import read_rows
 from dlmbuild.data.tokenizer import Tokenizer
 from dlmbuild.hardware.plan import first_trained
+from dlmbuild.io.digest import readable_json
 from dlmbuild.io.progress import Progress
 from dlmbuild.train.commit import write_version
 from dlmbuild.train.cpt import row_weights, scheduled
@@ -29,7 +30,7 @@ from dlmbuild.train.settings import trainer_settings
 from dlmbuild.train.state import Checkpoints
 from dlmbuild.train.validation import Validation
 from dlmbuild.train.watch import not_finite, run_to_end, watch, watched
-from dlmbuild.train.wordings import in_words, with_wordings
+from dlmbuild.train.wordings import as_data, with_wordings
 
 
 def train(
@@ -50,7 +51,8 @@ def train(
 ) -> dict[str, Any]:
     """Train and leave the files of an adapter version in `out`; returns the run's numbers.
 
-    `base` is the folder of the pretrained model, `dataset` the path of dataset.json, `log` the JSONL file to write;
+    `base` is the folder of the pretrained model, `dataset` the path of dataset.json, `log` the JSONL file to write (the
+    wordings of questions go into a file beside it);
     `states` a folder where what frozen layers give is kept for the next training, `retention` what the base says by
     itself, which the plan holds the model to. With `parent`, the weights of an earlier adapter, training goes on from
     these, on what `warm` says: the numbers of `changed` rows, and how many `beside` them in each epoch. Every
@@ -118,7 +120,7 @@ def fit(
         embeddings = model.get_input_embeddings().weight
         found = with_wordings(rows, plan, tokenizer, embeddings, paraphrases, progress)
         if not rank():
-            print(*in_words(rows, found, tokenizer), sep="\n", flush=True)  # into the log of the job
+            log.with_suffix(".wordings.json").write_bytes(readable_json(as_data(rows, found, tokenizer)))
         rows, numbers, paraphrased = found
     first = first_trained(plan, model.config.get_text_config().num_hidden_layers)
     prefix = FrozenPrefix(model, first, about, cache, packing) if first else None

@@ -10,12 +10,13 @@ replacing words at random: Wei and Zou 2019 (EDA, arXiv 1901.11196); neighbours 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 from dlmbuild.data.rows import Row
 from dlmbuild.data.tokenizer import SPACES, Tokenizer
+from dlmbuild.io.digest import JSON
 from dlmbuild.io.progress import Progress
 from dlmbuild.train.paraphrases import Paraphrases
 
@@ -75,15 +76,16 @@ def with_wordings(
     return Wordings(found, numbers, paraphrased)
 
 
-def in_words(asked: Sequence[Row], found: Wordings, tokenizer: Tokenizer) -> Iterator[str]:
-    """Each question of the rows that were `asked` for wordings, and below it what is trained in its place."""
+def as_data(asked: Sequence[Row], found: Wordings, tokenizer: Tokenizer) -> list[JSON]:
+    """Each question of the rows that were `asked` for wordings, with those that are trained in its place, as texts."""
+    told: list[JSON] = []
     for row, numbers in zip(asked, found.numbers, strict=True):
         if len(numbers) > 1:
             start, rest = row.words[0], len(row.ids) - row.words[-1]
-            ways = [found.rows[at].ids for at in numbers]
-            question, *others = (tokenizer.decode(list(ids[start : len(ids) - rest])) for ids in (row.ids, *ways))
-            yield question.strip()
-            yield from (f"  {other.strip()}" for other in others)
+            ways = [row.ids, *(found.rows[at].ids for at in numbers)]
+            question, *others = (tokenizer.decode(list(ids[start : len(ids) - rest])).strip() for ids in ways)
+            told.append({"question": question, "wordings": others})
+    return told
 
 
 def wording(row: Row, number: int, near: Mapping[int, Sequence[int]]) -> Row:
