@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from dlmbuild.build.why import why
+from dlmbuild.io.digest import sha256_file
 from tests.history import write_dodo
 from tests.tiny import make_tiny_base
 from tests.workshop import Workshop, empty_workshop
@@ -27,6 +32,11 @@ def _damage(name: str) -> Edit:
         path.write_bytes(path.read_bytes()[:-1] + b"?")
 
     return damage
+
+
+def _lose_the_base_and_edit(w: Workshop) -> None:
+    shutil.rmtree(w.home / "bases")
+    w.edit("tower", "rings in fog", "rings at noon")
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +74,7 @@ def shop(once: Workshop) -> Workshop:
         (_damage("cache/smoke.Q4_K_M.json"), "was changed after it was built"),
         (lambda w: (w.store / "dataset.json").unlink(), "dataset.json is missing"),
         (lambda w: (w.folder / ".doit.db").unlink(), ""),
+        (_lose_the_base_and_edit, "whose result is kept"),
     ],
     ids=[
         "nothing",
@@ -79,6 +90,7 @@ def shop(once: Workshop) -> Workshop:
         "damaged report",
         "missing dataset",
         "lost database",
+        "base that is restored",
     ],
 )
 def test_why_agrees_with_the_build_that_follows(shop: Workshop, edit: Edit, cause: str) -> None:
@@ -118,3 +130,35 @@ def test_an_edit_that_is_taken_back_is_told_as_what_it_is(built: Workshop) -> No
     built.edit("tower", "at noon", "in fog")
     told = built.doit("why", "dataset", code=None).out
     assert "made from what an earlier build was made from" in told and "was changed" not in told
+
+
+def test_it_knows_both_phases_of_a_training(shop: Workshop) -> None:
+    path = shop.folder / "tower.dlm"
+    path.write_text(path.read_text() + "\n::preference::\n### Prompt\nWho?\n### Chosen\nYou.\n### Rejected\nMe.\n")
+    shop.doit("prefer")
+    shop.edit("tower", "in fog", "at noon")
+    shop.doit("prefer")
+    shop.edit("tower", "at noon", "in fog")
+    said = json.loads(shop.doit("why", "--json", "prefer", code=1).out)
+    assert {finding["task"]: finding["verdict"] for finding in said}["train:tower"] == "restore"
+    assert "train:tower" in shop.doit("prefer").restored
+
+
+def test_a_copy_that_is_gone_asks_for_nothing_while_what_was_made_of_it_is_whole(shop: Workshop) -> None:
+    weights = shop.store / "adapter" / "versions" / "v0001" / "adapter_model.safetensors"
+    digest = sha256_file(weights)
+    (shop.home / "objects" / digest[:2] / digest).unlink()
+    assert "steps are up to date" in shop.doit("why", "export:Q4_K_M").out
+    assert not shop.doit("export:Q4_K_M").steps
+
+
+def test_what_cannot_be_read_is_told_in_words(tmp_path: Path) -> None:
+    def ingredients() -> None:
+        raise PermissionError(13, "Permission denied", str(tmp_path / "model.safetensors"))
+
+    outputs = SimpleNamespace(targets={})
+    step = SimpleNamespace(name="base:b", inputs={}, reads=(), outputs=outputs, ingredients=ingredients)
+    task = SimpleNamespace(name="base:b", meta={"step": step}, task_dep=[], actions=[ingredients])
+    (finding,) = why({"base:b": task}, ["base:b"])
+    assert finding.verdict == "fail"
+    assert f"{tmp_path}/model.safetensors: the file cannot be read: Permission denied" in finding.causes[0]

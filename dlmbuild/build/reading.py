@@ -42,7 +42,7 @@ def _read(path: Path, inode: int, mtime: int, size: int) -> dict[str, Any]:
 
 def checkpoint(base: BaseFolder) -> Path:
     """The folder with the base's checkpoint files."""
-    return base.root / str(read_json(base.facts)["revision"])
+    return seen(base.root / str(read_json(base.facts)["revision"]))
 
 
 def base_identity(base: BaseFolder) -> dict[str, Any]:

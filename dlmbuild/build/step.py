@@ -197,10 +197,10 @@ class Step:
 
     def _sweep(self) -> None:
         """Delete what a killed build left; the lock is ours. In a person's folder only what bears our target's name."""
-        for place in {self.lock_file.parent, *(target.parent for target in self.outputs.targets)}:
+        for place in {self.lock_file.parent, *(target.parent for target in self.outputs.targets.values())}:
             if place.is_relative_to(self.archive.home.root):
                 sweep_staging(place)
-        for target in self.outputs.targets:
+        for target in self.outputs.targets.values():
             for left in target.parent.glob(f".{escape(target.name)}.*{STAGING_SUFFIX}"):
                 left.unlink(missing_ok=True)
 
@@ -252,7 +252,7 @@ class Step:
             "doc": self.doc,
             "actions": [(self.run,)],
             "file_dep": [str(path) for path in (*self.inputs.values(), *self.reads)],
-            "targets": [str(path) for path in self.outputs.targets],
+            "targets": [str(path) for path in self.outputs.targets.values()],
             "uptodate": [(self.is_up_to_date,)],
             "clean": True if self.clean else [],
             "io": {"capture": False},

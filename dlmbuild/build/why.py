@@ -22,7 +22,9 @@ from dlmbuild.build.selection import in_order
 from dlmbuild.build.step import Step, Workplace
 from dlmbuild.errors import DlmError
 from dlmbuild.io.progress import silent
+from dlmbuild.io.text import unreadable
 from dlmbuild.store.built import read_built
+from dlmbuild.store.outputs import Folder
 from dlmbuild.store.records import Ingredients, Record
 
 
@@ -66,7 +68,7 @@ def _find(task: Any, scratch: Path, instead: dict[Path, Path], unknown: dict[Pat
         return Finding(task.name, "fail", [task.doc])
     for path in (*step.inputs.values(), *step.reads):
         if path in unknown:
-            unknown.update(dict.fromkeys(step.outputs.targets, step.name))
+            unknown.update(dict.fromkeys(step.outputs.targets.values(), step.name))
             return Finding(step.name, "maybe", [f"follows {unknown[path]}"])
     try:
         now = step.ingredients()
@@ -74,19 +76,36 @@ def _find(task: Any, scratch: Path, instead: dict[Path, Path], unknown: dict[Pat
             raise step.missing_input()
         step.guard()
         record = step.known(now.key)
+        absent = step.missing_elsewhere(record) if record else ""
+        mismatch = step.outputs.mismatch(record.outputs, step.archive.cache) if record else ""
+        noted = step.is_noted(now.key)
+        if record and noted and not (absent or mismatch):
+            return Finding(step.name, "ok")
         if record is None or not all(map(step.archive.objects.has, record.outputs.values())):
             return _would_run(step, now, record, scratch, instead, unknown)
-        if absent := step.missing_elsewhere(record):
+        if absent:
             return Finding(step.name, "run", [absent])
-        mismatch = step.outputs.mismatch(record.outputs, step.archive.cache)
-        for target in step.outputs.targets if mismatch else ():
-            instead[target] = step.archive.objects.path(record.outputs[target.name])
-        if not step.is_noted(now.key):
+        if mismatch:
+            instead.update(_restored(step, record, scratch))
+        if not noted:
             mismatch = "it is made from what an earlier build was made from, whose result is kept"
-        return Finding(step.name, "restore", [mismatch]) if mismatch else Finding(step.name, "ok")
-    except DlmError as error:
-        unknown.update(dict.fromkeys(step.outputs.targets, step.name))
-        return Finding(step.name, "fail", [str(error)])
+        return Finding(step.name, "restore", [mismatch])
+    except (DlmError, OSError) as error:
+        unknown.update(dict.fromkeys(step.outputs.targets.values(), step.name))
+        told = unreadable(Path(error.filename), error) if isinstance(error, OSError) and error.filename else error
+        return Finding(step.name, "fail", [str(told)])
+
+
+def _restored(step: Step, record: Record, scratch: Path) -> Iterator[tuple[Path, Path]]:
+    """Where what a step would bring back can be read meanwhile: what it leaves in each place, and the files beside."""
+    kept = {name: step.archive.objects.path(digest) for name, digest in record.outputs.items()}
+    for name, target in step.outputs.targets.items():
+        yield target, kept.pop(name)
+    if isinstance(step.outputs, Folder):
+        scratch.mkdir()
+        for name, path in kept.items():
+            (scratch / name).symlink_to(path)
+        yield step.outputs.folder(step.archive.objects.path(record.outputs[step.outputs.index_file.name])), scratch
 
 
 def _would_run(
@@ -106,12 +125,12 @@ def _would_run(
     else:
         causes = list(_changes(step, last.ingredients, now))
     if not step.light:
-        unknown.update(dict.fromkeys(step.outputs.targets, step.name))
+        unknown.update(dict.fromkeys(step.outputs.targets.values(), step.name))
         return Finding(step.name, "run", causes)
     scratch.mkdir()
     step.work(Workplace(scratch, now.params, silent, scratch, now.key))
-    for target in step.outputs.targets:
-        made = scratch / target.name
+    for name, target in step.outputs.targets.items():
+        made = scratch / name
         if last is not None:
             causes += _content_changes(step, last, made)
         instead[target] = made

@@ -24,8 +24,8 @@ class Outputs(Protocol):
     """A place in the layout for the files of one step."""
 
     @property
-    def targets(self) -> Sequence[Path]:
-        """The paths that other steps may depend on, known before anything is built."""
+    def targets(self) -> Mapping[str, Path]:
+        """The paths that other steps may depend on, known before anything is built, by their names in a record."""
         ...
 
     def mismatch(self, outputs: Digests, cache: StatCache) -> str:
@@ -49,8 +49,8 @@ class Files(NamedTuple):
     """Whether a file may be a link to its object; one in a person's folder is theirs to edit."""
 
     @property
-    def targets(self) -> Sequence[Path]:
-        return list(self.paths.values())
+    def targets(self) -> Mapping[str, Path]:
+        return self.paths
 
     def mismatch(self, outputs: Digests, cache: StatCache) -> str:
         if set(outputs) != set(self.paths):
@@ -76,19 +76,19 @@ class Folder(NamedTuple):
     """Whether a person may keep files among the members: then only those go that the index before named as `files`."""
 
     @property
-    def targets(self) -> Sequence[Path]:
-        return [self.index_file]
+    def targets(self) -> Mapping[str, Path]:
+        return {self.index_file.name: self.index_file}
 
     def mismatch(self, outputs: Digests, cache: StatCache) -> str:
         problem = _first_mismatch({self.index_file: outputs.get(self.index_file.name, "")}, cache)
-        return problem or _first_mismatch(self._members(outputs, self._folder(self.index_file)), cache)
+        return problem or _first_mismatch(self._members(outputs, self.folder(self.index_file)), cache)
 
     def files(self, outputs: Digests) -> Sequence[Path]:
-        return [self.index_file, *self._members(outputs, self._folder(self.index_file))]
+        return [self.index_file, *self._members(outputs, self.folder(self.index_file))]
 
     def publish(self, outputs: Digests, objects: Objects) -> None:
         index_object = objects.path(outputs[self.index_file.name])
-        folder = self._folder(index_object)
+        folder = self.folder(index_object)
         members = self._members(outputs, folder)
         sweep_staging(folder)
         _place(members, objects)
@@ -102,7 +102,8 @@ class Folder(NamedTuple):
             return [folder / Path(name).name for name in made_before(self.index_file)]
         return list(folder.iterdir()) if self.members else []
 
-    def _folder(self, index: Path) -> Path:
+    def folder(self, index: Path) -> Path:
+        """Where the members are that go with an index, which may be a copy of it."""
         name = self.members or str(json.loads(index.read_bytes())["revision"])
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", name):
             raise StoreError(f"{name!r} cannot be the name of a folder", why=f"it comes from {index}")
@@ -143,8 +144,8 @@ class AdapterVersions(NamedTuple):
         return self.root / (f"{self.phase}.txt" if self.phase else "current.txt")
 
     @property
-    def targets(self) -> Sequence[Path]:
-        return [self.index_file]
+    def targets(self) -> Mapping[str, Path]:
+        return {"adapter.json": self.index_file}
 
     def current(self) -> Path:
         """The version folder pointed to. Raises StoreError where there is none."""
@@ -170,7 +171,7 @@ class AdapterVersions(NamedTuple):
             return error.what
 
     def files(self, outputs: Digests) -> Sequence[Path]:
-        return [*self.targets, self.pointer, *self._members(outputs, self.current())]
+        return [self.index_file, self.pointer, *self._members(outputs, self.current())]
 
     def publish(self, outputs: Digests, objects: Objects) -> None:
         version = self._find(outputs, objects.cache) or self._add(outputs, objects)
@@ -179,17 +180,19 @@ class AdapterVersions(NamedTuple):
 
     def holding(self, weights: str, cache: StatCache) -> str:
         """The name of a version with these weights; "" where there is none."""
-        return next((v.name for v in self._versions() if _holds(v / "adapter_model.safetensors", weights, cache)), "")
+        return next((v.name for v in self.versions() if _holds(v / "adapter_model.safetensors", weights, cache)), "")
 
-    def _versions(self) -> list[Path]:
+    def versions(self) -> list[Path]:
+        """The folders of all versions, the oldest first."""
         # Whatever else a person keeps here, a copy of a version for example, is not ours.
-        return sorted(v for v in (self.root / "versions").glob("v*") if re.fullmatch(r"v[0-9]{4,}", v.name))
+        found = (v for v in (self.root / "versions").glob("v*") if re.fullmatch(r"v[0-9]{4,}", v.name))
+        return sorted(found, key=lambda version: int(version.name[1:]))
 
     def _find(self, outputs: Digests, cache: StatCache) -> Path | None:
-        return next((v for v in self._versions() if not _first_mismatch(self._members(outputs, v), cache)), None)
+        return next((v for v in self.versions() if not _first_mismatch(self._members(outputs, v), cache)), None)
 
     def _add(self, outputs: Digests, objects: Objects) -> Path:
-        last = max((int(v.name[1:]) for v in self._versions()), default=0)
+        last = max((int(v.name[1:]) for v in self.versions()), default=0)
         version = self.root / "versions" / f"v{last + 1:04d}"
         sweep_staging(version.parent)
         with staging_folder(self.root / "versions") as staging:

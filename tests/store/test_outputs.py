@@ -21,7 +21,7 @@ class TestFiles:
     def test_published_files_are_as_the_record_says(self, objects: Objects, put: Put, tmp_path: Path) -> None:
         place = Files({"a": tmp_path / "x" / "a.json", "b": tmp_path / "y" / "b.gguf"})
         outputs = {"a": put("A"), "b": put("B")}
-        assert place.targets == [tmp_path / "x" / "a.json", tmp_path / "y" / "b.gguf"]
+        assert list(place.targets.values()) == [tmp_path / "x" / "a.json", tmp_path / "y" / "b.gguf"]
         assert mismatch(place, outputs, objects) == f"{tmp_path / 'x' / 'a.json'} is missing"
         place.publish(outputs, objects)
         place.publish(outputs, objects)
@@ -50,7 +50,7 @@ class TestFolder:
     def test_members_lie_beside_the_index(self, objects: Objects, put: Put, tmp_path: Path) -> None:
         place = Folder(tmp_path / "dataset.json", "dataset")
         outputs = {"dataset.json": put("index"), "rows.jsonl": put("rows")}
-        assert place.targets == [tmp_path / "dataset.json"]
+        assert list(place.targets.values()) == [tmp_path / "dataset.json"]
         place.publish(outputs, objects)
         assert (tmp_path / "dataset" / "rows.jsonl").read_text() == "rows"
         assert mismatch(place, outputs, objects) == ""
