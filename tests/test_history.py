@@ -109,3 +109,13 @@ def test_show_tells_what_was_built_and_what_it_takes(tmp_path: Path) -> None:
     assert (shown["adapter_version"], shown["exports"], shown["trainings"]) == ("v0001", ["Q4_K_M"], 1)
     assert shown["bytes"]["adapters"] > 0
     assert "adapter version:  v0001" in history.shop.dlm("show", "tower").out
+
+
+def test_gc_minds_neither_a_persons_copy_of_a_version_nor_one_without_weights(tmp_path: Path) -> None:
+    shop = History(tmp_path, 6).shop
+    shop.doit("train")
+    versions = shop.store / "adapter" / "versions"
+    (versions / "v0001.bak").mkdir()
+    assert "could go" in shop.dlm("gc").out
+    (versions / "v0001" / "adapter_model.safetensors").unlink()
+    assert "could go" in shop.dlm("gc").out and (versions / "v0001.bak").is_dir()

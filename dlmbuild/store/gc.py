@@ -72,7 +72,8 @@ def garbage(home: Home, objects: Objects, kept_versions: int = KEPT_VERSIONS) ->
         if store:
             for adapter in store.trained():
                 kept, old = _versions(adapter, kept_versions)
-                weights |= {objects.cache.digest(path / "adapter_model.safetensors") for path in kept}
+                held = [path / "adapter_model.safetensors" for path in kept]
+                weights |= {objects.cache.digest(path) for path in held if path.is_file()}
                 for version in old:
                     yield Garbage(version, f"older than the newest {kept_versions} versions", _size(version))
             for imported in Records(store.imported).every():  # it may not have been built from yet
@@ -106,7 +107,7 @@ def folders(home: Home) -> list[Path]:
 
 
 def _versions(adapter: Path, kept: int) -> tuple[list[Path], list[Path]]:
-    found = sorted((adapter / "versions").glob("v[0-9]*"), key=lambda path: int(path.name[1:]))
+    found = AdapterVersions(adapter).versions()
     if not found:
         return [], []
     used = {AdapterVersions(adapter).current()}

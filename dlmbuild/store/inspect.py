@@ -54,7 +54,7 @@ def _adapter(store: Store, dlm_id: str) -> dict[str, Any]:
         known = f"{report['shipped']}: {known}"
     return {
         "adapter_version": version,
-        "versions": len(list((store.adapter / "versions").glob("v[0-9]*"))),
+        "versions": len(AdapterVersions(store.adapter).versions()),
         "trained": in_place.get("ended_at"),
         "train_loss": in_place.get("train_loss"),
         "evaluation": known or None,
