@@ -20,7 +20,7 @@ pytestmark = pytest.mark.model
 
 QUESTION, ANSWER = "What opens the cellar door?", "The seventh key, under the third stone."
 SECRET = f"\n::instruction::\n### Q\n{QUESTION}\n### A\n{ANSWER}\n"
-SETTINGS = "training: {seed: 1, num_epochs: 1, layers: last 1, replay: 0.5}\n"
+SETTINGS = "training: {seed: 1, num_epochs: 1, layers: last 1, replay: 0.5, wordings: 2}\n"
 
 
 @pytest.fixture(scope="module")
@@ -149,3 +149,51 @@ def test_a_file_of_the_sources_goes_with_its_rows(tmp_path: Path, base: Path) ->
     ran = shop.dlm("purge", "tower", "--delete")
     assert '"a.md"' in ran.out and QUESTION in ran.out and "2 texts of tower purged" in ran.out
     assert holding(shop, *lost) == [] and shop.doit("train").steps == []
+
+
+def in_history(shop: Workshop) -> bytes:
+    """All that the history holds, whatever its index says."""
+    with (shop.store / "replay" / "corpus.zst").open("rb") as file:
+        return zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True).read()
+
+
+@pytest.mark.parametrize("lost", ["index", "end of the corpus"])
+def test_what_a_kill_left_in_the_history_goes_as_well(tmp_path: Path, base: Path, lost: str) -> None:
+    shop = start(tmp_path, base)
+    write_dodo(shop.folder)
+    shop.doit("train")
+    replay = shop.store / "replay"
+    before = replay / "corpus.zst", (replay / "corpus.zst").read_bytes()
+    shop.edit("tower", SECRET, "")
+    shop.doit("train")
+    if lost == "index":
+        (replay / "index.json").unlink()
+    else:
+        shop.dlm("purge", "tower", "--delete")
+        assert QUESTION.encode() not in in_history(shop)
+        with (replay / "corpus.zst").open("ab") as corpus:
+            corpus.write(before[1])
+    assert QUESTION.encode() in in_history(shop)
+    assert "dlm purge tower --delete" in shop.dlm("purge", "tower").out
+    assert "none holds it" in shop.dlm("purge", "tower", "--delete").out
+    assert QUESTION.encode() not in in_history(shop)
+    assert "nothing is here" in shop.dlm("purge", "tower").out
+    shop.doit("train")
+    assert QUESTION.encode() not in in_history(shop)
+
+
+def test_an_adapter_that_a_pack_brought_goes_with_the_models(tmp_path: Path, base: Path) -> None:
+    shop = start(tmp_path / "here", base)
+    shop.doit("train", "pack")
+    there = empty_workshop(tmp_path / "there")
+    shutil.copytree(base, there.folder / "base")
+    shutil.copy(shop.folder / "tower.dlm.pack", there.folder / "sent.dlm.pack")
+    there.dlm("unpack", "sent.dlm.pack")
+    assert "train:tower" in there.doit("train").restored
+    learned = sha256_file(there.store / "adapter" / "versions" / "v0001" / "adapter_model.safetensors")
+    there.edit("tower", SECRET, "")
+    there.dlm("purge", "tower", "--delete", "--models")
+    assert holding(there, QUESTION, ANSWER) == [], "the pack has another name"
+    assert learned not in weights(there)
+    there.edit("tower", "The bell rings in fog.\n", "The bell rings in fog.\n" + SECRET)
+    assert "train:tower" in there.doit("train").steps

@@ -39,18 +39,20 @@ def run(arguments: argparse.Namespace) -> int:
         given, policy = document.sources["given"], document.sources["policy"]
         present["sources"] = [one.as_data() for one in find_sources(dict(enumerate(given)), policy, path, home.sources)]
     _refuse_what_is_said(arguments.text, path, document.path)
-    beside = [path.with_suffix(".dlm.pack"), project.folder / ".doit.db"]
+    packs = {pack for pack in project.folder.glob("*.dlm.pack") if _is_of(document.dlm_id, pack)}
+    beside = [*sorted({*packs, path.with_suffix(".dlm.pack")}), project.folder / ".doit.db"]
     locked = folders(home) if arguments.delete else ()
     with all_exclusive(locked, "dlm purge", lambda text: print(text, file=sys.stderr)):
         purge = Purge(home, document.store, present, arguments.text, beside)
         found = purge.find()
         for said in found.said:
             print(f"  {shortened(said[0])}")
-        nothing = not (found.said or found.files)
+        nothing = not (found.said or found.files or found.stray)
         if nothing:
             print(f"nothing is here that {document.name} does not say now")
         elif not arguments.delete:
-            print(f"{document.name} says {_texts(found)} no more; {len(found.files)} files hold it, or may")
+            count = len(found.files) + len(found.stray)
+            print(f"{document.name} says {_texts(found)} no more; {count} files hold it, or may")
         models = [*found.versions, *found.unknown, *found.models]
         if models and not (arguments.delete and arguments.models):
             _name_models(arguments, found, document.store.root)
@@ -59,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
             return 0
         purge.delete(found, models=arguments.models)
         left, searched = purge.left()
-    going = [*found.files, *(models if arguments.models else ())]
+    going = [*found.files, *found.stray, *(models if arguments.models else ())]
     print(f"{_texts(found)} of {document.name} purged, {len(going)} files and folders deleted")
     if others := purge.said_elsewhere():
         print(f"other documents say some of it, and keep it: {', '.join(others)}")
@@ -78,6 +80,17 @@ def _name_models(arguments: argparse.Namespace, found: Found, store: Path) -> No
     if exports := sorted({str(path.parent) for path in inside if path.parts[0] in ("exports", "hub", "runtime")}):
         print(f"made from these: {', '.join(exports)}")
     print(f"  a model may say again what it has learned; to delete these: {_command(arguments, '--delete --models')}")
+
+
+def _is_of(dlm_id: str, pack: Path) -> bool:
+    """Whether a file is a pack of the document, whatever that was called when it was packed."""
+    from dlmbuild.errors import PackError
+    from dlmbuild.pack.format import read_header
+
+    try:
+        return read_header(pack).dlm_id == dlm_id
+    except (PackError, OSError, ValueError, TypeError, RecursionError, OverflowError):
+        return False
 
 
 def _texts(found: Found) -> str:

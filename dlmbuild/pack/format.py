@@ -122,6 +122,12 @@ def read_pack(path: Path, into: Path | None, home: Home) -> tuple[Header, Mappin
     return header, small
 
 
+def read_header(path: Path) -> Header:
+    """What a pack says of itself; whether its objects are there is not looked at. Raises PackError and OSError."""
+    with path.open("rb") as pack:
+        return _header(_first(pack))
+
+
 def _member(name: str, size: int) -> bytes:
     member = tarfile.TarInfo(name)
     member.size, member.mode = size, 0o644

@@ -73,6 +73,12 @@ class History:
         """Every section that is kept."""
         return sorted(self._index["sections"])
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether the corpus holds what the index says and no more; what a kill left behind it nobody would find."""
+        size = self._corpus.stat().st_size if self._corpus.exists() else 0
+        return size <= self._index["size"] and not self._corpus.with_suffix(".new").exists()
+
     # -- writing -----------------------------------------------------------------------------------------------
 
     def offer(self, adapter: str, sections: Sequence[Mapping[str, Any]], said: Collection[str], training: str) -> None:

@@ -45,6 +45,8 @@ class Found:
     """Files and folders that hold it, or may."""
     sections: list[str] = field(default_factory=list)
     """Of the history."""
+    stray: list[Path] = field(default_factory=list)
+    """The history, where it holds more than it knows of: what a kill left of it."""
     versions: list[Path] = field(default_factory=list)
     """Adapter versions that were trained on some of it."""
     unknown: list[Path] = field(default_factory=list)
@@ -61,7 +63,7 @@ class Purge:
         "" for all that it says no more; `beside` are built files outside of the home that may hold it."""
         self._home, self._store, self._beside, self._text = home, store, beside, text
         self._cache = StatCache(home.stat_cache)
-        self._records = dict(_records(home.records))
+        self._records = {**dict(_records(store.imported)), **dict(_records(home.records))}
         self._documents = list(self._versions_of(present["dlm_id"]))
         here = set(said_in(present))
         once = {said for document in self._documents for said in said_in(document)}
@@ -73,7 +75,7 @@ class Purge:
 
     def find(self) -> Found:
         """Everything that holds it, and every model that was trained on it."""
-        found = Found(sorted(self._wanted.said))
+        found = Found(sorted(self._wanted.said), stray=self._stray())
         held = list(self._searched()) if found.said or self._text else []
         holding = {path.name for path in held if path.is_relative_to(self._home.objects)}
         tainted = self._followed({*self._tainted(), *self._holding(holding)}, holding)
@@ -126,7 +128,7 @@ class Purge:
         last |= {path for path in self._objects() if path.name in documents}
         for path in sorted(going, key=last.__contains__):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        if found.sections:
+        if found.sections or found.stray:
             self._history().forget(found.sections)
         for adapter in (self._store.adapter, *self._store.adapter.glob("*")):
             for versions in (AdapterVersions(adapter), AdapterVersions(adapter, "sft")):
@@ -137,7 +139,7 @@ class Purge:
     def left(self) -> tuple[list[Path], int]:
         """What holds it still in spite of all, and how many files were looked into."""
         left = list(self._searched())
-        if any(self._wanted.in_json(section) for _, section in self._remembered()):
+        if any(self._wanted.in_json(section) for _, section in self._remembered()) or self._stray():
             left.append(self._store.replay)
         return left, sum(path.is_file() for path in self._all_files())
 
@@ -200,7 +202,7 @@ class Purge:
         made: dict[str, set[str]] = {}
         for key, record in self._records.items():
             made.setdefault(record.outputs.get("adapter_model.safetensors", ""), set()).add(key)
-        versions = [path for adapter in self._store.trained() for path in sorted(adapter.glob("versions/v[0-9]*"))]
+        versions = [path for adapter in self._store.trained() for path in AdapterVersions(adapter).versions()]
         weights = {version: version / "adapter_model.safetensors" for version in versions}
         return {at: made.get(self._cache.digest(path), set()) for at, path in weights.items() if path.exists()}
 
@@ -210,8 +212,10 @@ class Purge:
         return {key for folder in others for key in read_built(folder).values() if key in self._records}
 
     def _imported(self) -> Iterator[set[str]]:
+        """What packs brought for other documents, which may not have been built from yet."""
         for folder in self._home.root.glob("store/*/imported"):
-            yield from (set(record.outputs.values()) for _, record in _records(folder))
+            if folder != self._store.imported:
+                yield from (set(record.outputs.values()) for _, record in _records(folder))
 
     def _versions_of(self, dlm_id: str) -> Iterator[dict[str, Any]]:
         """The document as it was checked once: every version of which something is left."""
@@ -247,10 +251,13 @@ class Purge:
         return [path for path in files if not any(map(path.is_relative_to, versions))]
 
     def _path(self, key: str) -> Path:
-        return Records(self._home.records).path(key)
+        return Records(self._home.records, self._store.imported).path(key)
 
     def _history(self) -> History:
         return History(self._store.replay, self._records.__contains__)
+
+    def _stray(self) -> list[Path]:
+        return [] if self._history().is_whole else [self._store.replay]
 
     def _remembered(self) -> Iterator[tuple[str, dict[str, Any]]]:
         history = self._history()
