@@ -1,4 +1,4 @@
-"""A disk that is full or may not be written to, and a $DLM_HOME that cannot be a folder, in words."""
+"""A disk that is full, what may not be read or written, and a $DLM_HOME that cannot be a folder, in words."""
 
 from __future__ import annotations
 
@@ -36,12 +36,17 @@ def disk_error(error: BaseException, home: Home) -> StoreError | None:
             why=error.strerror or str(error),
             do="set DLM_HOME to a folder that you can write to",
         )
+    if error.errno in _FORBIDDEN and error.filename is not None and not _lies_in(home, error.filename):
+        needed = "written" if error.errno == errno.EROFS else "read, written or run"
+        return StoreError(
+            f"{error.filename} cannot be {needed}: {error.strerror}", do="check the path and its permissions"
+        )
     if error.errno in _FORBIDDEN:
         return StoreError(
             f"{error.filename or home.root} cannot be written: {error.strerror}",
             do=f"make {home.root} writable, or set DLM_HOME to another folder",
         )
-    if error.errno in _IN_THE_WAY and str(error.filename).startswith(f"{home.root}/"):
+    if error.errno in _IN_THE_WAY and _lies_in(home, error.filename):
         return StoreError(
             f"{error.filename} cannot be written: {error.strerror}",
             why="something else lies where a folder or file of the store belongs",
@@ -67,6 +72,10 @@ def require_readable(home: Home, *more: Path) -> None:
                 why=error.strerror or str(error),
                 do=f"make {folder} readable, or set DLM_HOME to another folder",
             ) from None
+
+
+def _lies_in(home: Home, filename: object) -> bool:
+    return f"{filename}/".startswith(f"{home.root}/")
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -289,8 +289,9 @@ def test_a_full_disk(bench: Bench) -> None:
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.EPERM])
 def test_a_folder_that_cannot_be_written(bench: Bench, number: int) -> None:
-    told = message(bench.upper(fails_with(OSError(number, os.strerror(number), "/x"))).run())
-    assert told.startswith(f"/x cannot be written: {os.strerror(number)}\n  → ")
+    place = f"{bench.home.root}/x"
+    told = message(bench.upper(fails_with(OSError(number, os.strerror(number), place))).run())
+    assert told.startswith(f"{place} cannot be written: {os.strerror(number)}\n  → make {bench.home.root} writable")
 
 
 @pytest.mark.parametrize("error", [RuntimeError("boom"), KeyError("boom"), OSError(errno.EIO, "boom")])

@@ -56,3 +56,18 @@ def test_something_else_lies_in_the_way(tmp_path: Path, number: int) -> None:
 )
 def test_what_the_disk_is_not_to_blame_for(tmp_path: Path, error: Exception) -> None:
     assert disk_error(error, Home(tmp_path)) is None
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EROFS])
+def test_what_is_forbidden_at_home_and_elsewhere(tmp_path: Path, number: int) -> None:
+    home = Home(tmp_path / "home")
+    home.root.mkdir()
+    for place in (home.root / "store" / "x", home.root, None):
+        told = disk_error(OSError(number, os.strerror(number), place and str(place)), home)
+        assert told is not None and told.what == f"{place or home.root} cannot be written: {os.strerror(number)}"
+        assert told.do.startswith(f"make {home.root} writable")
+    for place in (tmp_path / "base" / "model.safetensors", tmp_path / "home of another" / "x"):
+        told = disk_error(OSError(number, os.strerror(number), str(place)), home)
+        needed = "written" if number == errno.EROFS else "read, written or run"
+        assert told is not None and told.what == f"{place} cannot be {needed}: {os.strerror(number)}"
+        assert told.do == "check the path and its permissions"
