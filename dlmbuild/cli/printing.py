@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
@@ -28,8 +29,11 @@ class Printing:
             print(error, file=sys.stderr)
             return 1 if error.exit_code == 1 else 3
         except OSError as error:
-            if error.filename is not None:
+            from dlmbuild.cli import in_words
+
+            if error.filename is None:
+                write_nowhere(1)
+            elif os.environ.get("DLM_VERBOSE"):
                 raise
-            write_nowhere(1)
-            print(f"the output cannot be written: {error.strerror or error}", file=sys.stderr)
+            print(in_words(error), file=sys.stderr)
             return 1

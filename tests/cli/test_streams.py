@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from dlmbuild.cli.printing import Printing
 from tests.workshop import Ran, Workshop
 
 
@@ -81,3 +82,25 @@ def test_a_build_goes_on_when_nobody_reads_any_more(here: Workshop, words: str) 
 def test_output_that_cannot_be_written_is_told(here: Workshop, words: str) -> None:
     ran = shell(here, f"{words} >/dev/full")
     assert ran.code == 1 and ran.err == "the output cannot be written: No space left on device\n"
+
+
+class Failing:
+    """In the place of doit's command."""
+
+    def parse_execute(self, words: list[str]) -> int:
+        raise PermissionError(13, "Permission denied", *words)
+
+
+class Command(Printing, Failing):
+    """A command of ours."""
+
+
+def test_an_input_that_cannot_be_read_is_told(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DLM_VERBOSE", raising=False)
+    assert Command().parse_execute(["base/model.safetensors"]) == 1
+    assert capsys.readouterr().err == "base/model.safetensors: Permission denied\n"
+    monkeypatch.setenv("DLM_VERBOSE", "1")
+    with pytest.raises(PermissionError):
+        Command().parse_execute(["base/model.safetensors"])
