@@ -36,7 +36,11 @@ def run(arguments: argparse.Namespace) -> int:
             if not arguments.write:
                 print(unified_diff(decode_text(data, str(path)), edits, str(path)), end="")
                 continue
-            kept = _replace(path, data, edited(data, edits))
+            try:
+                kept = _replace(path, data, edited(data, edits))
+            except OSError as error:
+                why, do = error.strerror or str(error), "make its folder writable, on a disk with room"
+                raise DocumentError("the file cannot be written", where=Where(str(path)), why=why, do=do) from None
             print(f"{path} is at version {NEWEST_VERSION} now; as it was: {kept}")
         except DlmError as error:
             print(error, file=sys.stderr)

@@ -234,3 +234,16 @@ def test_a_large_document_costs_little_more_than_its_check(workshop: Workshop) -
     )
     assert migrate.cpu < 6 * check.cpu and migrate.peak < 3 * check.peak
     assert (workshop.folder / "old.dlm").read_text().count("\t") == text.count("\t")
+
+
+def test_a_document_that_cannot_be_written_keeps_no_other_from_it(workshop: Workshop) -> None:
+    long = "a" * 250  # with .bak at its end it is longer than a name may be
+    for name in (long, "b"):
+        (workshop.folder / f"{name}.dlm").write_text(FIRST)
+    ran = workshop.dlm("migrate", "--write", code=1)
+    assert ran.err == (
+        f"{long}.dlm: the file cannot be written: File name too long\n"
+        "  → make its folder writable, on a disk with room\n"
+    )
+    assert ran.out == "b.dlm is at version 16 now; as it was: " + str(workshop.folder / "b.dlm.bak") + "\n"
+    assert (workshop.folder / f"{long}.dlm").read_text() == FIRST and (workshop.folder / "b.dlm").read_text() == NEWEST
