@@ -48,7 +48,7 @@ def test_init_overwrites_nothing(workshop: Workshop) -> None:
     assert (workshop.folder / "book" / "book.dlm").read_text() == "mine"
 
 
-@pytest.mark.parametrize("name", ["export", "Q4_K_M", "my book"])
+@pytest.mark.parametrize("name", ["export", "Q4_K_M", "my book", "book.dlm"])
 def test_init_refuses_a_name_that_no_document_can_have(workshop: Workshop, name: str) -> None:
     workshop.dlm("init", name, code=2)
     assert not (workshop.folder / name).exists()

@@ -69,6 +69,8 @@ def check_name(name: str, mistakes: Mistakes) -> None:
     """Note what is wrong with a document's name, which is its file name without `.dlm`."""
     if not _NAME.fullmatch(name):
         why = "a name has letters, digits, _, . and -, and starts with a letter or a digit"
+    elif name.endswith(".dlm"):
+        why = "a .dlm at its end is left off wherever it is typed"
     elif name in RESERVED:
         why = f"`doit {name}` means {RESERVED[name]}"
     else:

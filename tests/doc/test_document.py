@@ -164,7 +164,23 @@ def test_empty_body() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["train", "export", "list", "reset-dep", "why", "Q4_K_M", "F16", "a=b", "a*", "a:b", "_a", ".dlm", "a b", "é"],
+    [
+        "train",
+        "export",
+        "list",
+        "reset-dep",
+        "why",
+        "Q4_K_M",
+        "F16",
+        "x.dlm",
+        "a=b",
+        "a*",
+        "a:b",
+        "_a",
+        ".dlm",
+        "a b",
+        "é",
+    ],
 )
 def test_names_that_tasks_cannot_have(name: str) -> None:
     with pytest.raises(InvalidDocument, match="a document cannot be called"):
