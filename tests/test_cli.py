@@ -28,7 +28,23 @@ def test_init_writes_a_project_that_is_well_written(workshop: Workshop) -> None:
     assert inside.dlm("check").out == "1 checked, all well written\n"
     assert "export:mybook:Q4_K_M" in inside.doit("list", "--all").out
     hooks = YAML(typ="safe").load(io.StringIO((book / ".pre-commit-config.yaml").read_text()))
-    assert [hook["entry"] for hook in hooks["repos"][0]["hooks"]] == ["dlm check", "dlm build"]
+    check, build = hooks["repos"][0]["hooks"]
+    assert (check["entry"], build["entry"]) == ("dlm check", "dlm build")
+    assert not check["pass_filenames"] and not build["pass_filenames"]  # one document is told apart from all others
+    for path, concerns in (("a.dlm", 1), (".dlm/a.dlm", 1), ("x/.dlm/ignore", 1), ("a.dlm.bak", 0), ("a.md", 0)):
+        assert bool(re.search(check["files"], path)) == bool(concerns), path
+
+
+def test_the_commands_that_init_prints_work_where_they_are_typed(workshop: Workshop) -> None:
+    (workshop.folder / "my books").mkdir()
+    lines = workshop.dlm("init", "my books/one").out.splitlines()
+    build, hooks = (line.split(":  ", 1)[1] for line in lines if line.startswith(("  build:", "  hooks:")))
+    workshop.shell(build.replace("doit export:Q4_K_M", "dlm check"), code=0)
+    git = hooks.partition(" && pre-commit")[0]
+    assert git.endswith("git init") and hooks.endswith("pre-commit install -t pre-commit -t post-commit")
+    for before in ("true", "cd 'my books/one'"):
+        workshop.shell(f"{before}; {git}", code=0)
+    assert (workshop.folder / "my books" / "one" / ".git").is_dir() and not (workshop.folder / ".git").exists()
 
 
 def test_two_projects_get_two_ids(workshop: Workshop) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shlex
 from importlib.resources import files
 from pathlib import Path
 
@@ -67,7 +68,9 @@ def run(arguments: argparse.Namespace) -> int:
         raise StoreError(f"{folder} cannot be written", why=error.strerror or str(error), do=do) from None
     print(f"{folder}: " + ", ".join(wanted))
     print(f"  write:  {folder / (name + '.dlm')}")
-    print(f"  build:  cd {folder} && doit export:Q4_K_M")
+    print(f"  build:  cd {shlex.quote(str(folder))} && doit export:Q4_K_M")
     print(f'  ask:    dlm prompt {name} "What is this document about?"')
-    print("  hooks:  git init && pre-commit install -t pre-commit -t post-commit")
+    # Whole, because it is typed before the build or after it, in either folder.
+    cd = f"cd {shlex.quote(str(folder.absolute()))}"
+    print(f"  hooks:  {cd} && git init && pre-commit install -t pre-commit -t post-commit")
     return 0
