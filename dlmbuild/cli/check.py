@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -17,10 +18,11 @@ if TYPE_CHECKING:
     from dlmbuild.doc.sources import Found
 
 
+EVERY_DOCUMENT = "every .dlm below this folder, but not in hidden folders other than .dlm"
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "documents", nargs="*", type=Path, help="files to check (default: every .dlm below this folder)"
-    )
+    parser.add_argument("documents", nargs="*", type=Path, help=f"files to check (default: {EVERY_DOCUMENT})")
     parser.add_argument("--format", choices=("text", "json"), default="text", help="json is for editors and CI")
     parser.add_argument(
         "--compat", action="store_true", help="also say what the public parser of the format reads in another way"
@@ -54,12 +56,17 @@ def run(arguments: argparse.Namespace) -> int:
 
 def find_documents(named: Sequence[Path]) -> Sequence[Path]:
     """The documents of a command line, by default all below this folder. Raises UsageError where there is none."""
-    documents = list({path.absolute(): path for path in reversed(named)}.values())[::-1] or sorted(
-        p for p in Path().rglob("*.dlm") if not any(part.startswith(".") for part in p.parts)
-    )
+    documents = list({path.absolute(): path for path in reversed(named)}.values())[::-1]
+    documents = documents or sorted(filter(_is_wanted, Path().rglob("*.dlm")))
     if not documents:
         raise UsageError("there is no .dlm document below this folder", do="dlm init mybook, or name a file")
     return documents
+
+
+def _is_wanted(path: Path) -> bool:
+    if os.path.isdir(path):  # noqa: PTH112 - unlike Path.is_dir, never an error itself
+        return False
+    return not any(part.startswith(".") and part != ".dlm" for part in path.parts[:-1])
 
 
 class _Checked(NamedTuple):

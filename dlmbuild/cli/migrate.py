@@ -7,14 +7,14 @@ import gc
 import sys
 from pathlib import Path
 
-from dlmbuild.cli.check import find_documents
+from dlmbuild.cli.check import EVERY_DOCUMENT, find_documents
 from dlmbuild.errors import DlmError, DocumentError, Where
 from dlmbuild.io.atomic import free_name, write_atomic
 from dlmbuild.io.text import decode_text, read_bytes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("documents", nargs="*", type=Path, help="files (default: every .dlm below this folder)")
+    parser.add_argument("documents", nargs="*", type=Path, help=f"files (default: {EVERY_DOCUMENT})")
     parser.add_argument("--write", action="store_true", help="change the files; each is kept beside it as NAME.dlm.bak")
 
 

@@ -160,3 +160,23 @@ def test_what_is_kept_aside_is_no_copy(workshop: Workshop) -> None:
     (workshop.folder / "dodo.py").unlink()
     (workshop.folder / "copy.dlm").write_bytes(book.read_bytes())
     assert workshop.dlm("check", code=1).err.count("copy.dlm:2:9: book.dlm and copy.dlm have the same dlm_id") == 1
+
+
+# -- which documents there are ------------------------------------------------------------------------------------
+
+
+def test_what_is_checked_without_words(workshop: Workshop) -> None:
+    for folder in ("text/.dlm", ".dlm", ".cache/x", "more.dlm"):
+        (workshop.folder / folder).mkdir(parents=True)
+    for name in ("text/.dlm/one", ".dlm/two", ".cache/x/three", "more.dlm/four", "five", ".six"):
+        workshop.document(name, base="smollm2-135m")
+    for words in (["check"], ["migrate"]):
+        ran = workshop.dlm(*words, code=1)
+        assert ran.err.startswith('.six.dlm: a document cannot be called ".six"') and ran.err.count("cannot") == 1
+        assert "cache" not in ran.out + ran.err
+    data = json.loads(workshop.dlm("check", "--format", "json", code=1).out)
+    found = [".dlm/two.dlm", ".six.dlm", "five.dlm", "more.dlm/four.dlm", "text/.dlm/one.dlm"]
+    assert [document["path"] for document in data["documents"]] == found
+    assert '.six.dlm: a document cannot be called ".six"' in workshop.doit("check", code=1).err
+    for command in ("check", "migrate"):
+        assert "not in hidden folders other than .dlm" in " ".join(workshop.dlm(command, "--help").out.split())
