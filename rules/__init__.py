@@ -58,6 +58,7 @@ def _declared(patterns: tuple[str, ...]) -> dict[str, Any]:
     }
     graph = _Graph(patterns, _lock_mode())
     _full()
+    _refuse_misspelt()
     known = graph.remembered()
     if known is not None:
         return {"task_documents": lambda: (task for task in known), "DOIT_CONFIG": config}
@@ -139,3 +140,18 @@ def _full() -> bool:
     if asked not in ("", "true"):
         raise InvalidDodoFile(f"full={asked} is not known\n  → write full=true, or leave it out")
     return bool(asked)
+
+
+def _refuse_misspelt() -> None:
+    """What is meant for us must not be passed over; any other name is free for a person's own dodo.py."""
+    for word in sys.argv[1:]:
+        if "=" not in word or word.startswith("-"):
+            continue
+        from dlmbuild.doc.mistakes import nearest
+
+        name, _, value = word.partition("=")
+        near = nearest(name, ("lock", "full"))
+        taken = {"lock": MODES, "full": ("true",)}.get(near, ())
+        ours = name != near and name[:1].lower() == near[:1] and value and value in taken
+        if ours and get_var(name) == value:
+            raise InvalidDodoFile(f"{word} is not known\n  → write {near}={value}")

@@ -180,3 +180,25 @@ def test_what_project_refuses_is_a_message(here: Workshop, dodo: str, home: str,
     err = here.doit(*words, code=3, DLM_HOME=home).err
     assert err.startswith(f"ERROR: {told}\n  → ") and "Traceback" not in err
     assert here.dlm(*words, code=2, DLM_HOME=home).err.startswith(f"{told}\n  → ")
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("lokc=strict", "lock=strict"),
+        ("LOCK=ignore", "lock=ignore"),
+        ("locks=update", "lock=update"),
+        ("ful=true", "full=true"),
+    ],
+)
+def test_a_misspelt_variable_is_not_passed_over(here: Workshop, word: str, meant: str) -> None:
+    for script, code in (("doit", 3), ("dlm", 2)):
+        assert f"{word} is not known\n  → write {meant}\n" in here.run(script, word, "check", code=code).err
+    here.doit(meant, "check")
+
+
+@pytest.mark.parametrize(
+    "word", ["local=strictly", "pull=true", "lock_file=x", "block=strict", "x=", "full=", "fuller=2"]
+)
+def test_other_variables_are_a_persons_own(here: Workshop, word: str) -> None:
+    here.doit(word, "check")
