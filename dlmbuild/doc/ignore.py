@@ -53,7 +53,7 @@ _WHITE = re.compile(r"\A((?:[^\\]|\\.)*?)\\?([\t\v\f\x1c-\x1f])\Z", re.DOTALL)
 _STARS = re.compile(r"(\\.|\[[^]]*\])|\*+")
 
 NEVER = frozenset((".git", ".hg", ".svn", ".dlm"))
-"""Folders that are not content: nothing makes them a source."""
+"""Names of what is not content, a folder or (in a work tree of git) a file: nothing makes it a source."""
 
 
 def excluded_by_default(name: str, *, folder: bool) -> bool:

@@ -14,6 +14,8 @@ from dlmbuild.doc.source_config import Config
 from dlmbuild.io.digest import sha256_json
 
 EXCLUDED, BY_DEFAULT, NOT_INCLUDED = "excluded", "excluded by default", "not included"
+_JUDGED = 2
+"""Bump it when the same patterns judge a name otherwise: judgements are remembered."""
 _EVERYTHING = (("**/*",), ("**",), ("*",))
 
 
@@ -38,7 +40,7 @@ class Rules(NamedTuple):
     @classmethod
     def of_document(cls, include: tuple[str, ...], exclude: tuple[str, ...]) -> Rules:
         """Those of a source's root, as its document has them."""
-        return cls(sha256_json([include, exclude]), Layer(include, 0), (Layer(exclude, 0),) if exclude else ())
+        return cls(sha256_json([_JUDGED, include, exclude]), Layer(include, 0), (Layer(exclude, 0),) if exclude else ())
 
     def below(self, config: Config, digest: str, cut: int) -> Rules:
         """Those of a folder with a configuration of its own; `digest` names what it says."""
@@ -67,7 +69,7 @@ class Rules(NamedTuple):
     def why_not(self, name: str, path: str, *, folder: bool) -> str:
         """Why a file or folder does not count; "" if it does. `path` begins below the root, a folder's ends in /."""
         why = ""
-        if folder and name in NEVER:
+        if name in NEVER:
             return BY_DEFAULT
         if any(compiled(layer.patterns).verdict(path[layer.cut :]) for layer in self.exclude):
             why = EXCLUDED

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlmbuild.doc import ignore
+from dlmbuild.doc.ignore import NEVER
 from dlmbuild.doc.mistakes import shown
 from dlmbuild.doc.source_file import MAX_BYTES, shown_name
 from dlmbuild.doc.source_memory import Memory
@@ -205,6 +206,10 @@ def _root(at: int, path: str, policy: str, anchor: Path) -> str:
         ) from None
     if not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):
         raise SourceError(key, f"{name} is {shown(path)}, which is neither a folder nor a plain file", do="mend it")
+    never = (NEVER - {".dlm"}).intersection(os.path.relpath(root, os.path.realpath(anchor)).split("/"))
+    if never:
+        why = f"nothing takes in {min(never)}"
+        raise SourceError(key, f"{name} is {shown(path)}", why=why, do="name another folder or file")
     if policy == "strict" and not _below(root, os.path.realpath(anchor)):
         raise SourceError(
             key,

@@ -209,6 +209,32 @@ def test_the_defaults_can_be_switched_off_for_a_subtree(project: Project) -> Non
     assert project.files("src") == ["x/build/b.md"]
 
 
+def test_nothing_takes_in_what_is_the_repositorys(project: Project) -> None:
+    project.write("docs/a.md")
+    project.write("docs/.git", "gitdir: /elsewhere\n")  # as in a work tree of git
+    project.write("docs/.dlm/training.yaml", "exclude_defaults: false\n")
+    project.write("docs/.dlm/ignore", "!.git\n")
+    assert project.files("docs") == ["a.md"] and project.skipped("docs") == {"excluded by default": 1}
+    project.write(".git/config", "[core]\n")
+    project.write("src/.hg/hgrc", "[ui]\n")
+    (project.root / "way").symlink_to(".git")
+    for path, name in (
+        (".git", ".git"),
+        (".git/config", ".git"),
+        ("src/.hg", ".hg"),
+        ("way", ".git"),
+        ("docs/.git", ".git"),
+    ):
+        refusal = project.refusal(path)
+        assert isinstance(refusal, SourceError) and refusal.key == ("training", "sources", 0, "path")
+        assert str(refusal).startswith(f'training.sources[0].path is "{path}": nothing takes in {name}\n')
+    project.document = project.write(
+        ".git/inside/.dlm/tower.dlm", "---\n"
+    )  # where the project itself lies is no matter
+    project.write(".git/inside/notes/a.md")
+    assert project.files("notes") == ["a.md"]
+
+
 def test_excludes_add_up_on_the_way_down(project: Project) -> None:
     for name in ("a.txt", "a.md", "x/a.txt", "x/a.md", "x/a.rst", "y/a.rst"):
         project.write(f"src/{name}")
@@ -322,6 +348,8 @@ def test_what_lies_outside_is_for_permissive_documents(project: Project) -> None
     project.write("docs/a.md")
     assert project.files("docs", policy="strict") == ["a.md"]
     assert project.files(".", policy="strict") == ["docs/a.md"]
+    (project.root / "own").symlink_to("docs")
+    assert project.files("own", policy="strict") == ["a.md"]
 
 
 def test_links_to_files(project: Project) -> None:
