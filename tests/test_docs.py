@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from dlmbuild.doc.document import parse, parse_text, read
 from dlmbuild.doc.schema import Block, Frontmatter, block_in, expectation
+from dlmbuild.doc.sections import Prose
 from dlmbuild.doc.versions import NEWEST_VERSION
 from tests.workshop import Workshop
 
@@ -106,6 +108,24 @@ def test_lines_that_the_docs_call_ordinary_or_refused() -> None:
             assert read(f"{head}x\n{line}\n".encode(), "book.dlm").errors, line
     for line in re.findall("`(.*?)`", ordinary):
         assert not read(f"{head}x\n{line}\n".encode(), "book.dlm").errors, line
+
+
+def test_a_backslash_stands_behind_at_most_three_characters_of_white_space() -> None:
+    assert "behind up to three characters of white space" in FORMAT
+    head = EXAMPLES[0][2].partition("---\n#")[0] + "---\n"
+    for before, escapes in (("", True), (" \t ", True), ("\t\t\t", True), ("    ", False)):
+        [section] = parse_text(f"{head}x\n{before}\\::prose::\n", "book.dlm").sections
+        assert isinstance(section, Prose) and section.text == f"x\n{before}{chr(92) * (not escapes)}::prose::"
+
+
+def test_what_check_prints_as_json_is_what_the_docs_list(workshop: Workshop) -> None:
+    workshop.document("book", base="smollm2-135m")
+    workshop.document("train", base="smollm2-135m")
+    book, train = json.loads(workshop.dlm("check", "--format", "json", code=1).out)["documents"]
+    listed = FORMAT.partition("`dlm check --format json` prints")[2].partition("\n\n")[0]
+    assert set(book) | set(train["errors"][0]) | set(book["sections"][0]) <= set(re.findall(r"`(\w+)`", listed))
+    assert "such as its name, has line 0 and column 0" in " ".join(listed.split())
+    assert [(error["line"], error["col"]) for error in train["errors"]] == [(0, 0)]
 
 
 def test_links_lead_somewhere() -> None:
