@@ -71,6 +71,8 @@ def _check(document: Document, project: Project) -> Step:
             watcher().note(name, "training.preference.enabled is true, and there is no ::preference:: section to train")
         notes: dict[str, Any] = {"sections": len(data["sections"])}
         if document.sources:
+            from dlmbuild.doc.sources import without_text
+
             found = _found(document, project)
             data["sources"] = [source.as_data() for source in found]
             if sha256_json(data["sources"]) != place.params["sources"]:
@@ -78,6 +80,9 @@ def _check(document: Document, project: Project) -> Step:
                 raise StoreError(f"the sources of {document.path} changed during their check", why=why, do=do)
             for source in found:
                 watcher().note(name, str(source))
+            empty = None if parsed.sections else without_text(found, parsed.where("training", "sources"))
+            if empty:
+                raise empty
             notes["sources"] = [
                 {"path": source.path, "files": len(source.files), "skipped": dict(source.skipped)} for source in found
             ]

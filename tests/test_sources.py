@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -68,10 +69,37 @@ def test_a_document_may_have_no_text_but_its_sources(shop: Workshop) -> None:
     shop.document("tower", more=SOURCES, body="")
     shop.doit("dataset")
     assert len(rows(shop)) == 5
+    write(shop, "docs/.dlm/training.yaml", "metadata: {a: b}\nweights: {a: {b: 0}}\n")
+    refused_for_no_text(shop, "docs: 5 files")
+    shutil.rmtree(shop.folder / "docs")
+    (shop.folder / "docs").mkdir()
+    refused_for_no_text(shop, "docs: 0 files")
+    shop.document("tower", more="training: {sources: [{path: .}]}\n", body="")
+    for path in shop.folder.iterdir():
+        if path.name not in ("tower.dlm", "base"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    (shop.folder / ".dlm").mkdir()
+    write(shop, ".dlm/ignore", "base/\n")
+    assert "tower.dlm:5:21: its sources give no text: " in shop.dlm("check", code=1).err
+    shop.document("tower", more=SOURCES)  # which has text of its own
+    (shop.folder / "docs").mkdir()
+    assert "docs: 0 files" in shop.dlm("check").out
+
+
+def refused_for_no_text(shop: Workshop, found: str) -> None:
+    checked, built = shop.dlm("check", code=1), shop.doit("dataset", code=1)
+    assert found in checked.out
+    for told in (checked.err, built.err):
+        assert "tower.dlm:5:21: its sources give no text: there is nothing to learn from the document\n" in told
+        assert "→ name a file with text, or write text below the frontmatter\n" in told
+    assert built.steps == []
+
+
+def test_sources_without_text_beside_another_mistake_are_not_blamed(shop: Workshop) -> None:
+    shop.document("tower", more=SOURCES.replace("{sources", "{seed: x, sources"), body="")
     for path in (shop.folder / "docs").iterdir():
         path.unlink()
-    assert "the document has nothing to train" in shop.doit("dataset", code=1).err
-    assert "docs: 0 files" in shop.dlm("check").out
+    assert "give no text" not in shop.dlm("check", code=1).err
 
 
 def test_why_names_the_files(shop: Workshop) -> None:

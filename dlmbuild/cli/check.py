@@ -118,7 +118,8 @@ def _check(path: Path, compat: bool, earlier: _Earlier) -> _Checked:
     errors = [*reading.errors, *earlier.clashes(path, reading)]
     sources: Sequence[Found] = []
     try:
-        sources = _sources(reading, path)
+        sources, empty = _sources(reading, path)
+        errors += [empty] if empty else []
     except InvalidDocument as error:
         errors += error.errors
     except OSError as error:
@@ -131,13 +132,17 @@ def _check(path: Path, compat: bool, earlier: _Earlier) -> _Checked:
     return _Checked(path, reading, _in_order(errors, path), sources, elsewhere)
 
 
-def _sources(reading: Reading, path: Path) -> list[Found]:
+def _sources(reading: Reading, path: Path) -> tuple[list[Found], DocumentError | None]:
+    """The sources, and what is wrong where they and the document give no text."""
     if reading.head is None or not reading.head.sources:
-        return []
-    from dlmbuild.doc.sources import sources_of
+        return [], None
+    from dlmbuild.doc.sources import sources_of, without_text
     from dlmbuild.store.layout import Home
 
-    return sources_of(reading.head, str(path), path, Home.default().sources)
+    found = sources_of(reading.head, str(path), path, Home.default().sources)
+    if reading.errors or reading.body.sections:
+        return found, None
+    return found, without_text(found, Where(str(path), *reading.head.marks["training", "sources"].value))
 
 
 def _in_order(errors: list[DlmError], path: Path) -> list[DlmError]:

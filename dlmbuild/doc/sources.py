@@ -142,6 +142,20 @@ def sources_of(head: Head, shown: str, document: Path, memory: Path | None) -> l
     raise InvalidDocument(list({str(error): error for error in errors}.values()))  # some lie below two sources
 
 
+def without_text(found: Sequence[Found], where: Where) -> DocumentError | None:
+    """What is wrong with a document that has no text of its own; `where` its sources are named. None if they give any.
+
+    A file of weight 0 is never trained.
+    """
+    if any(source.weights.get(name, 1.0) for source in found for name in source.files):
+        return None
+    why, do = (
+        "there is nothing to learn from the document",
+        "name a file with text, or write text below the frontmatter",
+    )
+    return DocumentError("its sources give no text", where=where, why=why, do=do)
+
+
 def folder_of(path: str, document: Path) -> str:
     """The folder that names of files of a source are relative to."""
     place = os.path.realpath(_place(path, _anchor(document)))
