@@ -8,7 +8,8 @@ from typing import Any
 
 from dlmbuild.data.rows import conversation
 from dlmbuild.data.tokenizer import Tokenizer
-from dlmbuild.inference.llama_cpp import LlamaCpp
+from dlmbuild.errors import UsageError
+from dlmbuild.inference.llama_cpp import CONTEXT, LlamaCpp
 from dlmbuild.inference.numbers import no_numbers
 from dlmbuild.io.progress import Progress
 from dlmbuild.train.gate import Choice, Gate
@@ -66,6 +67,12 @@ def answer_with_adapter(
     progress("loading torch and the model")
     model = load_model(base, adapter)
     tokenizer = Tokenizer.from_base(base)
+    asked = [
+        tokenizer.encode_pieces(tokenizer.question(conversation(question, None, system_prompt)))
+        for question in questions
+    ]
+    reads = model.config.get_text_config().max_position_embeddings
+    _require_room(asked, reads)
     choices = _choices(gate, model, tokenizer, questions) if gate else []
     trained = adapter is not None or bool(choices)
     torch.manual_seed(sampling["seed"])
@@ -74,13 +81,13 @@ def answer_with_adapter(
         "do_sample": True, "temperature": sampling["temperature"], "top_p": sampling["top_p"], "top_k": 0
     }  # fmt: skip
 
-    def ask(messages: list[dict[str, str]]) -> str:
-        ids = torch.tensor([tokenizer.encode_pieces(tokenizer.question(messages))])
+    def ask(question: list[int]) -> str:
+        ids = torch.tensor([question])
         with torch.no_grad():
             made = model.generate(
                 input_ids=ids,
                 attention_mask=torch.ones_like(ids),
-                max_new_tokens=sampling["max_tokens"],
+                max_new_tokens=min(sampling["max_tokens"], reads - len(question)),
                 pad_token_id=tokenizer.pad_id,
                 eos_token_id=tokenizer.stop_ids,
                 logits_processor=[require_numbers(trained=trained)],
@@ -89,11 +96,11 @@ def answer_with_adapter(
         return tokenizer.decode(made[0, ids.shape[1] :].tolist()).strip()
 
     if not choices:
-        return _answers(ask, questions, system_prompt, progress)
+        return _answers(ask, asked, progress)
     answers = []
-    for question, choice in zip(questions, choices, strict=True):
+    for question, choice in zip(asked, choices, strict=True):
         model = _switched(model, choice.adapter, named[f"of_{choice.adapter}"])
-        answers += _answers(ask, [question], system_prompt, progress)["answers"]
+        answers += _answers(ask, [question], progress)["answers"]
     return {"answers": answers, "choices": [choice._asdict() for choice in choices]}
 
 
@@ -135,10 +142,16 @@ def answer_with_export(
     """Answers of an exported GGUF as llama.cpp gives them, in order: {"answers": […]}."""
     progress("loading the model into llama.cpp")
     runtime = LlamaCpp(model)
+    asked = [runtime.question(conversation(question, None, system_prompt)) for question in questions]
+    _require_room(asked, runtime.reads)
+    needed = min(max(map(len, asked)) + sampling["max_tokens"], runtime.reads)
+    if needed > CONTEXT:
+        del runtime  # two would not fit where one does
+        runtime = LlamaCpp(model, context=needed)
 
-    def ask(messages: list[dict[str, str]]) -> str:
+    def ask(question: list[int]) -> str:
         text, _ = runtime.answer(
-            messages,
+            question,
             max_tokens=sampling["max_tokens"],
             temperature=sampling["temperature"],
             seed=sampling["seed"],
@@ -146,17 +159,23 @@ def answer_with_export(
         )
         return text.strip()
 
-    return _answers(ask, questions, system_prompt, progress)
+    return _answers(ask, asked, progress)
 
 
-def _answers(
-    ask: Callable[[list[dict[str, str]]], str],
-    questions: Sequence[str],
-    system_prompt: str | None,
-    progress: Progress,
-) -> dict[str, Any]:
+def _require_room(asked: Sequence[Sequence[int]], reads: int) -> None:
+    """Refuse what leaves no room for an answer in what a base reads at once."""
+    longest = max(map(len, asked))
+    if longest >= reads:
+        raise UsageError(
+            f"the question has {longest} tokens, and the base reads {reads}",
+            why="the chat template and the system prompt are counted in, and the answer has to fit as well",
+            do="shorten it",
+        )
+
+
+def _answers(ask: Callable[[list[int]], str], asked: Sequence[list[int]], progress: Progress) -> dict[str, Any]:
     answers = []
-    for number, question in enumerate(questions):
-        progress("answering", number, len(questions))
-        answers.append(ask(conversation(question, None, system_prompt)))
+    for number, question in enumerate(asked):
+        progress("answering", number, len(asked))
+        answers.append(ask(question))
     return {"answers": answers}

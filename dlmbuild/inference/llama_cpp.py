@@ -25,6 +25,8 @@ from dlmbuild.io.gguf_file import read_header
 _BYTES_OF_A_THREAD = 512 << 20
 """Weights that keep a thread busy for one token: with less each, threads that sleep while they wait for one another
 take longer than one alone. Measured with 135 million parameters, F16 and a LoRA: 35 s with two, 14 s with one."""
+CONTEXT = 4096
+"""Tokens that a server reads at once, if nothing more is asked of it."""
 _PATIENCE = 600
 """Seconds that an answer may take."""
 _CONTROL = (2, 3)
@@ -35,7 +37,7 @@ def start_server(
     model: Path,
     *,
     lora: Path | None = None,
-    context: int = 4096,
+    context: int = CONTEXT,
     address: tuple[str, int] | None = None,
     sampling: Mapping[str, float] = MappingProxyType({}),
 ) -> Any:
@@ -81,10 +83,15 @@ def start_server(
 class LlamaCpp:
     """One loaded GGUF, with an optional LoRA GGUF on top."""
 
-    def __init__(self, model: Path, *, lora: Path | None = None, context: int = 4096) -> None:
+    def __init__(self, model: Path, *, lora: Path | None = None, context: int = CONTEXT) -> None:
         self._model = model
         self._server = start_server(model, lora=lora, context=context)
         self._connection = HTTPConnection(urlsplit(self._server.listening_address).netloc, timeout=_PATIENCE)
+
+    @property
+    def reads(self) -> int:
+        """How many tokens the model reads at once, its answer included, as the file says it."""
+        return int(self._metadata[f"{self._metadata['general.architecture']}.context_length"])
 
     def tokenize(self, pieces: Iterable[Piece]) -> list[int]:
         """Ids of a rendered conversation, none added."""
@@ -129,11 +136,11 @@ class LlamaCpp:
             yield token, str(shown["token"]), best - next_best
 
     def answer(
-        self, messages: Sequence[dict[str, str]], *, max_tokens: int, temperature: float, seed: int, top_p: float = 1.0
+        self, ids: Sequence[int], *, max_tokens: int, temperature: float, seed: int, top_p: float = 1.0
     ) -> tuple[str, bool]:
-        """The answer to a conversation, of at most `max_tokens`, and whether it ended by itself."""
+        """The answer to a conversation as `question` gives it, of at most `max_tokens`, and whether it ended itself."""
         sampling = {"n_predict": max_tokens, "temperature": temperature, "top_p": top_p, "seed": seed, "n_probs": 1}
-        reply = self._post("/completion", {"prompt": self.question(messages), **sampling, "cache_prompt": False})
+        reply = self._post("/completion", {"prompt": list(ids), **sampling, "cache_prompt": False})
         self._shown(reply)
         return str(reply["content"]), reply["stop_type"] == "eos"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import shutil
 import subprocess
@@ -128,3 +129,10 @@ def test_an_adapter_is_never_put_on_another_base(built: Workshop) -> None:
     told = built.dlm("prompt", "tower", "Who?", "--max-tokens", "2", code=1).err
     assert "the adapter of tower was trained on the base " in told and "or name that base again" in told
     assert built.dlm("prompt", "--base", "tower", "Who?", "--max-tokens", "2").out
+
+
+@pytest.mark.parametrize("words", [[], ["--export", "Q4_K_M"]])
+def test_a_question_longer_than_the_base_reads(built: Workshop, words: list[str]) -> None:
+    told = built.dlm("prompt", *words, "tower", "Who trims the lamp? " * 500, code=2).err
+    assert re.match(r"the question has \d{4} tokens, and the base reads 2048: ", told)
+    assert told.endswith("\n  → shorten it\n")

@@ -9,7 +9,7 @@ from typing import Any
 
 from dlmbuild.errors import ExportError
 from dlmbuild.export.ollama.client import OllamaServer
-from dlmbuild.inference.llama_cpp import LlamaCpp
+from dlmbuild.inference.llama_cpp import CONTEXT, LlamaCpp
 from dlmbuild.io.gguf_file import read_header
 from dlmbuild.io.progress import Progress
 
@@ -30,8 +30,9 @@ def expected_answers(
     they cannot be sent.
     """
     progress("asking llama.cpp")
-    runtime = LlamaCpp(gguf)
     probes = json.loads(reference.read_bytes())["probes"]
+    longest = max(len(probe["ids"]) for probe in probes) + 1  # with the token that may begin a text
+    runtime = LlamaCpp(gguf, context=max(CONTEXT, longest + _TOKENS))
     fixed, asked = probes[: len(probes) - len(questions)], probes[len(probes) - len(questions) :]
     metadata = read_header(gguf).metadata
     stops = {metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom")}
