@@ -7,14 +7,14 @@ import os
 import shlex
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dlmbuild.cli.built import as_built, build
 from dlmbuild.cli.words import real, whole
 from dlmbuild.doc.names import QUANTISATIONS
-from dlmbuild.errors import StoreError, UsageError, Where
+from dlmbuild.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
     from dlmbuild.build.project import Document, Project
@@ -114,7 +114,7 @@ def answers(document: str, questions: list[str], arguments: argparse.Namespace) 
         raise _unbuilt(project, "nothing has been built from it yet", f"train:{found.name}")
     if _changed(project, found):
         print(f"{found.path} has changed since this was built; `doit` brings the model up to date", file=sys.stderr)
-    with _as_built(store.document, project, f"check:{found.name}"):
+    with as_built(store.document, project, f"check:{found.name}"):
         data = read_json(store.document)
         params = {
             "questions": questions,
@@ -138,7 +138,7 @@ def answers(document: str, questions: list[str], arguments: argparse.Namespace) 
         base = project.base_folder(found.base)
         if not base.facts.exists():
             raise _unbuilt(project, "its base has not been fetched", f"base:{found.base.key}")
-        with _as_built(base.facts, project, f"base:{found.base.key}"):
+        with as_built(base.facts, project, f"base:{found.base.key}"):
             inputs["base"] = checkpoint(base)
             for adapter in adapters.values():
                 _require_its_base(adapter, base_identity(base), project, found)
@@ -196,7 +196,7 @@ def _gate(project: Project, found: Document) -> Path:
     config, task = found.store.gate / "gate_config.json", f"gate:{found.name}"
     if not config.exists():
         raise _unbuilt(project, "no gate has been trained to choose an adapter", task)
-    with _as_built(config, project, task):
+    with as_built(config, project, task):
         told = read_json(config)
         same = (told["adapters"], told["base"]) == (
             list(found.adapters),
@@ -243,14 +243,20 @@ def _mix(text: str) -> dict[str, float]:
 
 
 def _adapter(project: Project, trained: Trained) -> Path:
-    """The adapter in use."""
+    """The adapter in use. Raises StoreError where it is not what was built: it would answer nonsense, or not at all."""
+    from dlmbuild.build.reading import read_json
     from dlmbuild.store.outputs import AdapterVersions
 
+    versions, task = AdapterVersions(trained.store.adapter), f"{'mix' if trained.parts else 'train'}:{trained.title}"
     try:
-        return AdapterVersions(trained.store.adapter).current()
+        adapter = versions.current()
     except StoreError as error:
-        verb = "mix" if trained.parts else "train"
-        raise _unbuilt(project, f"{error.what}: {error.why}", f"{verb}:{trained.title}") from None
+        raise _unbuilt(project, f"{error.what}: {error.why}", task) from None
+    with as_built(versions.index_file, project, task):
+        files = {str(name): str(sha256) for name, sha256 in read_json(versions.index_file)["files"].items()}
+    if problem := versions.damaged(files, project.archive.cache):
+        raise _unbuilt(project, problem, task)
+    return adapter
 
 
 def _require_its_base(adapter: Path, base: Mapping[str, Any], project: Project, found: Document) -> None:
@@ -258,29 +264,15 @@ def _require_its_base(adapter: Path, base: Mapping[str, Any], project: Project, 
     from dlmbuild.build.reading import read_json
 
     run = adapter / "training_run.json"
-    with _as_built(run, project, f"train:{found.name}"):
+    with as_built(run, project, f"train:{found.name}"):
         trained_on = read_json(run)["base"]
         name = trained_on["name"]
     if trained_on != base:
         raise StoreError(
             f"the adapter of {found.name} was trained on the base {name}, and {found.path} names another one now",
             why="on another base it would answer nonsense",
-            do=f"{_build(project, f'train:{found.name}')}, or name that base again",
+            do=f"{build(project, f'train:{found.name}')}, or name that base again",
         )
-
-
-@contextmanager
-def _as_built(path: Path, project: Project, task: str) -> Iterator[None]:
-    """For the block, what cannot be read from a file that `task` made is that file's damage."""
-    try:
-        yield
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise StoreError(
-            "the file is damaged",
-            where=Where(str(path)),
-            why=f"{type(error).__name__}: {error}",
-            do=_build(project, task),
-        ) from None
 
 
 def _changed(project: Project, document: Document) -> bool:
@@ -301,13 +293,7 @@ def _sampling(arguments: argparse.Namespace, export: Mapping[str, Any]) -> dict[
 
 
 def _unbuilt(project: Project, why: str, task: str) -> StoreError:
-    return StoreError("the model cannot be asked yet", why=why, do=_build(project, task))
-
-
-def _build(project: Project, task: str) -> str:
-    """The command that builds `task`, typed here."""
-    folder = project.folder.resolve()
-    return f"doit {task}" if folder == Path.cwd() else f"cd {shlex.quote(str(folder))} && doit {task}"
+    return StoreError("the model cannot be asked yet", why=why, do=build(project, task))
 
 
 def _threads() -> int:

@@ -166,9 +166,13 @@ class AdapterVersions(NamedTuple):
         if problem:
             return problem
         try:
-            return _first_mismatch(self._members(outputs, self.current()), cache)
+            return self.damaged(outputs, cache)
         except StoreError as error:
             return error.what
+
+    def damaged(self, files: Digests, cache: StatCache) -> str:
+        """Which of the `files` in the version pointed to is missing or another one, in words; empty for none."""
+        return _first_mismatch(self._members(files, self.current()), cache)
 
     def files(self, outputs: Digests) -> Sequence[Path]:
         return [self.index_file, self.pointer, *self._members(outputs, self.current())]

@@ -136,3 +136,32 @@ def test_a_question_longer_than_the_base_reads(built: Workshop, words: list[str]
     told = built.dlm("prompt", *words, "tower", "Who trims the lamp? " * 500, code=2).err
     assert re.match(r"the question has \d{4} tokens, and the base reads 2048: ", told)
     assert told.endswith("\n  → shorten it\n")
+
+
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json"])
+@pytest.mark.parametrize("damage", ["missing", "cut off", "another one"])
+def test_a_damaged_adapter_is_mended_by_what_is_said(built: Workshop, name: str, damage: str) -> None:
+    path = built.store / "adapter" / "versions" / "v0001" / name
+    whole = path.read_bytes()
+    path.unlink()
+    if damage != "missing":
+        path.write_bytes(whole[:100] if damage == "cut off" else whole.replace(b"0", b"1"))
+    told = built.dlm("prompt", "tower", "Who?", code=1).err
+    words = "is missing" if damage == "missing" else "was changed after it was built"
+    assert told.startswith(f"the model cannot be asked yet: {path} {words}\n")
+    built.follow(told)
+    (mended,) = {v.read_text() for v in (built.store / "adapter").glob("current.txt")}
+    assert (built.store / "adapter" / mended.strip() / name).read_bytes() == whole
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{}", b'{"files": []}'])
+def test_a_damaged_index_of_the_adapter_is_mended_by_what_is_said(built: Workshop, content: bytes | None) -> None:
+    path = built.store / "adapter" / "adapter.json"
+    whole = path.read_bytes()
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    told = built.dlm("prompt", "tower", "Who?", code=1).err
+    assert told.startswith(f"{path}: the file is damaged: ")
+    built.follow(told)
+    assert path.read_bytes() == whole
