@@ -160,7 +160,7 @@ def _export(trained: Trained, quant: str, project: Project) -> Step:
     return Step(
         name=f"export:{trained.title}:{quant}",
         doc=f"{trained.title} as {quant}",
-        rule="export/4",
+        rule="export/5",
         inputs={**big, **reports, "adapter": store.adapter / "adapter.json"},
         params=params,
         reads=(store.document, base.facts, *trained.datasets),

@@ -12,9 +12,9 @@ from dlmbuild.inference.llama_cpp import start_server
 parser = argparse.ArgumentParser(allow_abbrev=False)
 for name in ("--model", "--lora", "--host", "--alias", "--model-draft"):
     parser.add_argument(name)
-for name in ("--port", "--ctx-size", "--parallel", "--seed"):
+for name in ("--port", "--ctx-size", "--parallel", "--seed", "--top-k"):
     parser.add_argument(name, type=int, required=True)
-for name in ("--temp", "--top-p"):
+for name in ("--temp", "--top-p", "--min-p"):
     parser.add_argument(name, type=float, required=True)
 for name in ("--jinja", "--swa-full", "--no-slots"):
     parser.add_argument(name, action="store_true", required=True)

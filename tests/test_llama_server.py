@@ -57,6 +57,7 @@ def test_its_options_are_those_of_the_pinned_llama_cpp(built: Workshop) -> None:
     options = set(re.findall(r" (--[a-z-]+)", re.sub(r"^#.*", "", text, flags=re.MULTILINE))) - {"--base-and-adapter"}
     assert {"--model", "--lora", "--host", "--ctx-size"} < options
     assert [option for option in sorted(options) if option.encode() + b"\0" not in PARSER] == []
+    assert "--top-p 1 --top-k 0 --min-p 0 " in text
     assert "--host 127.0.0.1" in text and str(built.home) not in text and "tower" not in text
 
 

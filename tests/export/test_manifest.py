@@ -100,6 +100,8 @@ def test_the_modelfile(checkpoint: Path, tmp_path: Path) -> None:
         'PARAMETER stop "<|im_end|>"\n'
         "PARAMETER temperature 0.5\n"
         "PARAMETER top_p 0.9\n"
+        "PARAMETER top_k 0\n"
+        "PARAMETER min_p 0\n"
         "PARAMETER num_ctx 4096\n"
         "PARAMETER seed 42\n"
         'SYSTEM """Be brief."""\n'

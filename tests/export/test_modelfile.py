@@ -46,11 +46,18 @@ def test_golden_with_everything() -> None:
     assert whole.text.partition("PARAMETER temperature")[2] == (
         " 0.7\n"
         "PARAMETER top_p 0.95\n"
+        "PARAMETER top_k 0\n"
+        "PARAMETER min_p 0\n"
         "PARAMETER num_ctx 4096\n"
         "PARAMETER seed 42\n"
         'SYSTEM """You are "Bram", {{ helpful }}.\n\n  # no comment\nFROM nowhere\\n"""\n'
         'LICENSE """Apache-2.0 https://example.org"""\n'
     )
+
+
+def test_what_ollama_would_cut_off_by_itself_is_written_where_tokens_are_drawn() -> None:
+    assert "PARAMETER top_p 1\nPARAMETER top_k 0\nPARAMETER min_p 0\n" in replace(PLAIN, temperature=0.7).text
+    assert not {"top_p", "top_k", "min_p"} & PLAIN.parameters.keys()
 
 
 def test_no_adapter() -> None:

@@ -65,7 +65,7 @@ def test_an_answer_ends_where_the_base_does(tmp_path: Path) -> None:
     assert 4 < room < 60
 
     def answers(question: str, most: int) -> list[str]:
-        how = {"system_prompt": None, "sampling": sampling(most), "out": tmp_path, "progress": silent}
+        how: dict[str, Any] = {"system_prompt": None, "sampling": sampling(most), "out": tmp_path, "progress": silent}
         told: list[str] = answer_with_adapter(base=base, questions=[question], **how)["answers"]
         return told
 
@@ -84,3 +84,21 @@ def test_an_export_is_asked_what_the_base_reads(tmp_path: Path) -> None:
     assert 4500 < length(base, question) < 8192
     (answer,) = asked_of_export(base, questions=[question], sampling=sampling(8))["answers"]
     assert answer
+
+
+def test_an_export_is_sampled_from_all_tokens_as_the_trained_model_is(tmp_path: Path) -> None:
+    base = base_that_reads(tmp_path / "base", 256)
+    drawn = """
+import json, sys
+from pathlib import Path
+from dlmbuild.inference.llama_cpp import LlamaCpp
+runtime = LlamaCpp(Path(sys.argv[1]))
+ids = runtime.question([{"role": "user", "content": "Who?"}])
+said = {runtime.answer(ids, max_tokens=1, temperature=2.0, seed=seed)[0] for seed in range(300)}
+print(len(said), flush=True)
+"""
+    model = tmp_path / "model.gguf"
+    convert_base(base, model, name="tiny")
+    command = [sys.executable, "-c", drawn, str(model)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+    assert int(done.stdout.splitlines()[-1]) > 60  # of its own accord llama.cpp draws from 40

@@ -2,6 +2,8 @@
 
 One merged GGUF and no ADAPTER, which Ollama refuses since 0.34.1. TEMPLATE is left out where templates.py finds none:
 from 0.30 on Ollama then renders the template inside the GGUF, and that is the one the model was trained with.
+
+Where tokens are drawn, what Ollama would cut off by itself (top_k 40, top_p 0.9) is written, too: 0 is all for top_k.
 """
 
 from __future__ import annotations
@@ -36,7 +38,9 @@ class Modelfile:
     def parameters(self) -> dict[str, Any]:
         """What it sets, as the API takes it."""
         found: dict[str, Any] = {"stop": list(self.stops), "temperature": self.temperature}
-        if self.top_p is not None:
+        if self.temperature > 0:
+            found |= {"top_p": 1.0 if self.top_p is None else self.top_p, "top_k": 0, "min_p": 0.0}
+        elif self.top_p is not None:
             found["top_p"] = self.top_p
         return {**found, "num_ctx": self.context, "seed": self.seed}
 

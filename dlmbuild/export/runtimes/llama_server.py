@@ -37,7 +37,8 @@ fi
 # the last counts: --port 8081
 {HERE}{model}{_drafted(draft) if draft else ""}exec llama-server --host 127.0.0.1 --port 8080 --alias {alias} \\
     --ctx-size {parameters["num_ctx"]} --parallel 1 --jinja --swa-full --no-slots \\
-    --temp {parameters["temperature"]:g} --top-p {parameters.get("top_p", 1.0):g} --seed {parameters["seed"]} "$@"
+    --temp {parameters["temperature"]:g} --top-p {parameters.get("top_p", 1.0):g} --top-k 0 --min-p 0 \\
+    --seed {parameters["seed"]} "$@"
 """
 
 
