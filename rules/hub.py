@@ -56,7 +56,7 @@ def _hub(trained: Trained, quant: str, project: Project) -> Step:
         from dlmbuild.export.hub import contents, write_hub_files
 
         objects, made = project.archive.objects, read_json(manifest)
-        found = contents(place.params["base"], document.dlm_id, quant, made["files"])
+        found = contents(place.params["base"], made)
         placed = {there: objects.keep(exported / here) for there, here in found.items()}
         for there, sha256 in placed.items():
             objects.place(sha256, place.out / there)
@@ -75,7 +75,7 @@ def _hub(trained: Trained, quant: str, project: Project) -> Step:
     return Step(
         name=name,
         doc=f"{trained.title} as {quant}, for a hub",
-        rule="hub/2",
+        rule="hub/3",
         inputs={"manifest": manifest, "model": model, "adapter": store.adapter / "adapter.json"},
         params=params,
         reads=(base.facts,),

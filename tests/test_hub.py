@@ -120,16 +120,17 @@ def test_what_else_lies_in_the_folder_stays(built: Workshop) -> None:
 
 def test_weights_that_not_everybody_may_pass_on_are_left_out(tmp_path: Path) -> None:
     base = {**of_hub("llama-3.2-1b"), "redistributable": False}
-    made = {"model.Q8_0.gguf": {}, "adapter.gguf": {}}
     lora = f"Llama-3.2-1B-Instruct-{ID}-v1.0-F32-LoRA.gguf"
-    assert contents(base, ID, "Q8_0", made) == {lora: "adapter.gguf"}
+    manifest: dict[str, Any] = {"dlm_id": ID, "quant": "Q8_0", "smoke": {"agreement": 0.9}}
+    manifest |= {"files": {"model.Q8_0.gguf": {}, "adapter.gguf": {}}}
+    manifest |= {"ollama": {"template": None, "parameters": {"stop": ["<end>"]}, "system": None}}
+    assert contents(base, manifest) == {lora: "adapter.gguf"}
     make_tiny_base(tmp_path / "base", hidden=8, layers=1)
     make_tiny_adapter(tmp_path / "adapter", tmp_path / "base")
     out = tmp_path / "out"
     out.mkdir()
     (out / lora).write_bytes(b"lora")
     settings = {"dlm_id": ID, "quant": "Q8_0", "base": base}
-    manifest = {"smoke": {"agreement": 0.9}, "ollama": {"parameters": {"stop": ["<end>"]}, "system": None}}
     left_out = write_hub_files(
         settings, adapter=tmp_path / "adapter", manifest=manifest, placed={lora: "0" * 64}, out=out
     )
@@ -149,3 +150,26 @@ def test_weights_that_not_everybody_may_pass_on_are_left_out(tmp_path: Path) -> 
     }
     assert "Not here is the whole model" in (out / "README.md").read_text()
     assert set(json.loads((out / "Q8_0.json").read_bytes())["files"]) == set(names(out)) - {"Q8_0.json"}
+
+
+@pytest.mark.parametrize(("trained", "said"), [
+    ({"adapter": "tone"}, ", adapter tone"), ({"mix": "both_2", "weights": {"a": 1}}, ", mix both_2"),
+])  # fmt: skip
+def test_a_named_adapter_and_an_importance_matrix_are_told(tmp_path: Path, trained: dict[str, Any], said: str) -> None:
+    base = {**of_hub("smollm2-135m"), "redistributable": True}
+    manifest: dict[str, Any] = {"dlm_id": ID, "quant": "IQ2_XXS", "smoke": {"agreement": 0.9}, "trained": trained}
+    manifest |= {"files": {"model.IQ2_XXS.gguf": {}}, "imatrix": "rows of the document"}
+    manifest |= {"ollama": {"template": None, "parameters": {"stop": ["<end>"]}, "system": None}}
+    (whole,) = contents(base, manifest)
+    name = said.rpartition(" ")[2].replace("_", "-")
+    assert whole == f"SmolLM2-135M-Instruct-{ID}-{name}-v1.0-IQ2_XXS.gguf" and re.fullmatch(CONVENTION, whole)
+    make_tiny_base(tmp_path / "base", hidden=8, layers=1)
+    make_tiny_adapter(tmp_path / "adapter", tmp_path / "base")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / whole).write_bytes(b"model")
+    settings = {"dlm_id": ID, "quant": "IQ2_XXS", "base": base}
+    placed = {whole: "0" * 64}
+    write_hub_files(settings, adapter=tmp_path / "adapter", manifest=manifest, placed=placed, out=out)
+    card = (out / "README.md").read_text()
+    assert f"on the document `{ID}`{said}. Made by dlmbuild." in card and "rounded by an importance matrix" in card

@@ -45,7 +45,7 @@ def model_card(
             "",
             f"{parent(base)}, tuned with {method} on the document `{dlm_id}`{of}, as {quant}. Made by dlmbuild.",
             "",
-            agreement(smoke) + imatrix * " Its weights are rounded by an importance matrix of the text it learned.",
+            agreement(smoke, imatrix=imatrix),
             "",
             "| file | what it is |",
             "| --- | --- |",
@@ -95,8 +95,8 @@ def parent(base: Mapping[str, Any]) -> str:
     return f"{hub['id']} at revision `{hub['revision']}`{rounded}"
 
 
-def agreement(smoke: Mapping[str, Any]) -> str:
-    """How near the merged file is to what was trained."""
+def agreement(smoke: Mapping[str, Any], *, imatrix: bool) -> str:
+    """How near the merged file is to what was trained, and whether an importance matrix decided how it is rounded."""
     share = f"{smoke['agreeing']} of {smoke['positions']}" if "agreeing" in smoke else f"{smoke['agreement']:.1%}"
     told = f"At {share} compared positions the merged file chooses the token of the trained model."
     if kl := smoke.get("kl"):  # a report of an earlier version has none
@@ -109,6 +109,8 @@ def agreement(smoke: Mapping[str, Any]) -> str:
             f" On {perplexity['tokens']} tokens that it was trained on the perplexity is {perplexity['file']:.2f}, that"
             f" of the trained model {perplexity['trained']:.2f}."
         )
+    if imatrix:
+        told += " Its weights are rounded by an importance matrix of the text it learned."
     return told
 
 

@@ -24,17 +24,24 @@ from dlmbuild.io.safetensors_file import copy_safetensors
 _LARGE = ("*.gguf", "*.safetensors")
 
 
-def contents(base: Mapping[str, Any], dlm_id: str, quant: str, made: Mapping[str, Any]) -> dict[str, str]:
-    """Which files of an export, those that its manifest names in `made`, go to a hub: their names there → here.
+def contents(base: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str, str]:
+    """Which files of the export that a manifest describes go to a hub: their names there → here.
 
     `base` is what `lineage.origin` says, and as `redistributable` whether the licence lets its weights be passed on.
     """
     found = {}
+    dlm_id, quant, (_, adapter) = manifest["dlm_id"], manifest["quant"], _which(manifest)
     if base["redistributable"]:
-        found[file_name(base, dlm_id, quant)] = f"model.{quant}.gguf"
-    if base["hub"] and "adapter.gguf" in made:
-        found[file_name(base, dlm_id, "F32", "LoRA")] = "adapter.gguf"
+        found[file_name(base, dlm_id, quant, adapter=adapter)] = f"model.{quant}.gguf"
+    if base["hub"] and "adapter.gguf" in manifest["files"]:
+        found[file_name(base, dlm_id, "F32", "LoRA", adapter)] = "adapter.gguf"
     return found
+
+
+def _which(manifest: Mapping[str, Any]) -> tuple[str, str]:
+    """Of a document that names adapters which one this is: ("adapter" or "mix", its name); nothing of another."""
+    trained = manifest.get("trained", {})
+    return next(((kind, trained[kind]) for kind in ("adapter", "mix") if kind in trained), ("", ""))
 
 
 def write_hub_files(
@@ -110,15 +117,16 @@ def _card(
     left_out: Mapping[str, str],
 ) -> str:
     base, quant = settings["base"], settings["quant"]
+    of = f", {' '.join(which)}" if all(which := _which(manifest)) else ""
     whole = next((name for name in names if name.endswith(".gguf") and not name.endswith("-LoRA.gguf")), None)
     kind = ("adapter", "peft") if base["hub"] else ("finetune", "gguf")
     lines = [
         *metadata(base, relation=kind[0], library=kind[1], method=method.lower()),
         f"# {base['key']}, tuned on a document",
         "",
-        f"{parent(base)}, tuned with {method} on the document `{settings['dlm_id']}`. Made by dlmbuild.",
+        f"{parent(base)}, tuned with {method} on the document `{settings['dlm_id']}`{of}. Made by dlmbuild.",
         "",
-        *([agreement(manifest["smoke"]), ""] if whole else []),
+        *([agreement(manifest["smoke"], imatrix="imatrix" in manifest), ""] if whole else []),
         *(f"Not here is {what}: {why}.\n" for what, why in left_out.items()),
         "| file | what it is |",
         "| --- | --- |",

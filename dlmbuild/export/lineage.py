@@ -76,10 +76,13 @@ def counted(parameters: int) -> str:
     return f"{scaled:.{1 if round(scaled) < 10 else 0}f}{letter}"
 
 
-def file_name(base: Mapping[str, Any], dlm_id: str, encoding: str, kind: str = "") -> str:
-    """The name of a GGUF made of `base` by a document, by GGUF's convention; `kind` is `LoRA` for an adapter."""
+def file_name(base: Mapping[str, Any], dlm_id: str, encoding: str, kind: str = "", adapter: str = "") -> str:
+    """The name of a GGUF made of `base` by a document, by GGUF's convention; `kind` is `LoRA` for an adapter.
+
+    `adapter` says which of the document's adapters or mixes it is. The convention has no `_` in that part of a name.
+    """
     name = name_of(base)
-    parts = (name.base, name.size, name.finetune, dlm_id, VERSION, encoding, kind)
+    parts = (name.base, name.size, name.finetune, dlm_id, adapter.replace("_", "-"), VERSION, encoding, kind)
     return "-".join(filter(None, parts)) + ".gguf"
 
 

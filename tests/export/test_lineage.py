@@ -74,6 +74,12 @@ def test_every_base_of_the_registry_gives_names_by_the_convention(key: str) -> N
         assert (found["Version"], found["Encoding"], found["Type"] or "") == ("v1.0", encoding, kind)
 
 
+def test_a_named_adapter_is_a_part_of_the_name() -> None:
+    for adapter, said in (("tone", "tone"), ("tone_2", "tone-2")):
+        found = re.fullmatch(CONVENTION, file_name(of_hub("smollm2-135m"), ID, "F32", "LoRA", adapter))
+        assert found and found["FineTune"] == f"Instruct-{ID}-{said}"
+
+
 def test_what_a_document_made_names_its_base() -> None:
     assert general(of_hub("smollm2-360m"), ID) == {
         "general.basename": "SmolLM2",
