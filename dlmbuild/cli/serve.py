@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import shlex
 import signal
@@ -13,11 +14,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from dlmbuild.cli.built import as_built, build
 from dlmbuild.cli.words import whole
 from dlmbuild.doc.names import QUANTISATIONS
 from dlmbuild.errors import StoreError, UsageError
 
-_LOOPBACK = ("127.0.0.1", "localhost")
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,6 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     from dlmbuild.build.project import find_document
     from dlmbuild.build.reading import read_json
     from dlmbuild.build.trained import chosen
+    from dlmbuild.export.lineage import title
     from dlmbuild.hardware.detect import this_machine
     from dlmbuild.jobs.local import require_extra, run_job
 
@@ -49,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
             why="the server asks for no password",
             do="leave --host out, or add --anyone if that is meant",
         )
-    _, found = find_document(arguments.document, Path.cwd())
+    project, found = find_document(arguments.document, Path.cwd())
     trained = chosen(found, arguments.adapter)
     quant = arguments.quant or found.default_quant
     folder = trained.store.export(quant)
@@ -61,17 +64,29 @@ def run(arguments: argparse.Namespace) -> int:
         role: folder / name
         for role, name in (names if arguments.base_and_adapter else {"model": f"model.{quant}.gguf"}).items()
     }
-    manifest = folder / "export_manifest.json"
+    manifest, task = folder / "export_manifest.json", f"export:{trained.title}:{quant}"
     if not all(path.exists() for path in (*inputs.values(), manifest)):
-        raise StoreError(f"{trained.title} has no export {quant}", do=f"doit export:{trained.title}:{quant}")
+        raise StoreError(f"{trained.title} has no export {quant}", do=build(project, task))
     require_extra("xllamacpp")
     _require_free(arguments.host, arguments.port)
-    settings = read_json(manifest)["ollama"]
-    parameters = settings["parameters"]
+    with as_built(manifest, project, task):
+        told = read_json(manifest)
+        system, parameters, of = told["ollama"]["system"], told["ollama"]["parameters"], told.get("trained", {})
+        params = {
+            "host": arguments.host,
+            "port": arguments.port,
+            "alias": title(told["base"]["key"], told["dlm_id"], of.get("adapter", of.get("mix", ""))),
+            "context": int(parameters["num_ctx"]),
+            "sampling": {
+                "temperature": float(parameters["temperature"]),
+                "top_p": float(parameters.get("top_p", 1.0)),
+                "seed": int(parameters["seed"]),
+            },
+        }
 
     def tell(what: str, done: float = 0, total: float = 0, **numbers: float) -> None:
         if what.startswith("http"):
-            print(_greeting(what, trained.title, settings["system"]), flush=True)
+            print(_greeting(what, trained.title, system), flush=True)
         elif sys.stderr.isatty():
             print(f"{what} …", file=sys.stderr)
 
@@ -84,12 +99,7 @@ def run(arguments: argparse.Namespace) -> int:
             run_job(
                 "serve",
                 inputs=inputs,
-                params={
-                    "host": arguments.host,
-                    "port": arguments.port,
-                    "context": parameters["num_ctx"],
-                    "sampling": {"top_p": 1.0, **{n: parameters[n] for n in _SAMPLING if n in parameters}},
-                },
+                params=params,
                 out=Path(out),
                 log=found.store.logs / "serve.log",
                 progress=tell,
@@ -100,19 +110,18 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-_SAMPLING = ("temperature", "top_p", "seed")
-
-
 def _require_free(host: str, port: int) -> None:
-    """Refuse in words a port that somebody has: llama.cpp would end the process."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except (OSError, UnicodeError) as error:
-            raise UsageError(
-                f"nothing can be served at {host}:{port}", why=str(error), do="name another one: --port 8081"
-            ) from None
+    """Refuse in words a host that is not this machine's, and a port that somebody has: llama.cpp would just end."""
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except (OSError, UnicodeError) as error:
+        of_port = isinstance(error, OSError) and error.errno in (errno.EADDRINUSE, errno.EACCES)
+        at = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        do = "name another one: --port 8081" if of_port else "name another one: --host 127.0.0.1"
+        raise UsageError(f"nothing can be served at {at}", why=str(error), do=do) from None
 
 
 def _greeting(address: str, name: str, system: str | None) -> str:

@@ -43,10 +43,11 @@ def start_server(
     context: int = CONTEXT,
     address: tuple[str, int] | None = None,
     sampling: Mapping[str, float] = MappingProxyType({}),
+    alias: str = "",
 ) -> Any:
     """llama.cpp's server with a model loaded, at `address` (host, port) or a free port of the loopback interface.
 
-    Raises SmokeError for a file that it does not load.
+    It says to be `alias`, or the model's path. Raises SmokeError for a file that it does not load.
     """
     import xllamacpp
 
@@ -60,6 +61,8 @@ def start_server(
     if address is not None:
         params.hostnames, params.port = [address[0]], address[1]
         params.endpoint_slots = False  # shows one person's question to the next
+    if alias:
+        params.model_alias = {alias}
     if sampling:
         params.sampling.temp = sampling["temperature"]
         params.sampling.top_p = sampling["top_p"]

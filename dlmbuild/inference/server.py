@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ def serve(
     model: Path,
     host: str,
     port: int,
+    alias: str,
     context: int,
     sampling: dict[str, float],
     out: Path,
@@ -23,10 +25,19 @@ def serve(
 ) -> dict[str, Any]:
     """Serve `model`, with `lora` on top, at `host`:`port`; tells its address as progress once it answers.
 
-    `sampling` (temperature, top_p, seed) is what holds where a request says nothing else. Never returns by itself.
+    `alias` is what it is called there, and no path of this machine is told to whoever asks. `sampling` (temperature,
+    top_p, seed) is what holds where a request says nothing else. Never returns by itself.
     """
     progress("loading the model into llama.cpp")
-    server = start_server(model, lora=lora, context=context, address=(host, port), sampling=sampling)
+    os.chdir(model.parent)  # /props and /lora-adapters tell the paths that were loaded
+    server = start_server(
+        Path(model.name),
+        lora=Path(os.path.relpath(lora)) if lora else None,
+        context=context,
+        address=(host, port),
+        sampling=sampling,
+        alias=alias,
+    )
     progress(server.listening_address)
     threading.Event().wait()
     return {}
