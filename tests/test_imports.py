@@ -45,7 +45,7 @@ HEAVY = (
     "ollama",
     "httpx",
 )
-FOR_DOCUMENTS = ("pydantic", "ruamel", "markdown_it")
+FOR_DOCUMENTS = ("pydantic", "ruamel")
 
 
 def modules() -> dict[str, Path]:
