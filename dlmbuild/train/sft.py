@@ -33,54 +33,14 @@ from dlmbuild.train.watch import not_finite, run_to_end, watch, watched
 from dlmbuild.train.wordings import as_data, with_wordings
 
 
-def train(
-    *,
-    base: Path,
-    dataset: Path,
-    log: Path,
-    checkpoints: Path,
-    plan: Mapping[str, Any],
-    base_identity: Mapping[str, Any],
-    checkpoint_seconds: float,
-    out: Path,
-    progress: Progress,
-    states: Path | None = None,
-    retention: Path | None = None,
-    parent: Path | None = None,
-    warm: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Train and leave the files of an adapter version in `out`; returns the run's numbers.
-
-    `base` is the folder of the pretrained model, `dataset` the path of dataset.json, `log` the JSONL file to write (the
-    wordings of questions go into a file beside it);
-    `states` a folder where what frozen layers give is kept for the next training, `retention` what the base says by
-    itself, which the plan holds the model to. With `parent`, the weights of an earlier adapter, training goes on from
-    these, on what `warm` says: the numbers of `changed` rows, and how many `beside` them in each epoch. Every
-    `checkpoint_seconds` the training's whole state goes below `checkpoints`; if there is one already, training goes on
-    from it and ends with the bytes of an uninterrupted run. Raises TrainingError for a loss that is no number.
-    """
+def train(*, dataset: Path, progress: Progress, **how: Any) -> dict[str, Any]:
+    """`fit` for the rows that the dataset.json at `dataset` names; `how` is the rest of what `fit` is told."""
     progress("loading torch and the base")
     rows = list(read_rows(dataset))
     held = list(read_rows(dataset, held=True))
     index = json.loads(dataset.read_bytes())
-    return fit(
-        rows,
-        index["pad_id"],
-        system_prompt=index.get("system_prompt"),
-        base=base,
-        log=log,
-        checkpoints=checkpoints,
-        plan=plan,
-        base_identity=base_identity,
-        checkpoint_seconds=checkpoint_seconds,
-        out=out,
-        progress=progress,
-        states=states,
-        retention=retention,
-        held=held,
-        parent=parent,
-        warm=warm,
-    )
+    prompt = index.get("system_prompt")
+    return fit(rows, index["pad_id"], system_prompt=prompt, held=held, progress=progress, **how)
 
 
 def fit(
@@ -102,10 +62,16 @@ def fit(
     parent: Path | None = None,
     warm: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """`train` for rows at hand, of which `held` are never trained, only measured.
+    """Train and leave the files of an adapter version in `out`; returns the run's numbers.
 
-    `pad_id` is the token that the base fills up with; here nothing is, since rows are packed. The retention set's
-    questions are asked after the `system_prompt`, as the document's are.
+    `held` are rows that are never trained, only measured; `pad_id` is the token that the base fills up with: here
+    nothing is, since rows are packed. `base` is the folder of the pretrained model, `log` the JSONL file to write, beside
+    which the wordings of questions go; `states` a folder where what frozen layers give is kept for the next training, `retention` what the base says by
+    itself, which the plan holds the model to; its questions are asked after the `system_prompt`, as the document's are.
+    With `parent`, the weights of an earlier adapter, training goes on from these, on what `warm` says: the numbers of
+    `changed` rows, and how many `beside` them in each epoch. Every `checkpoint_seconds` the training's whole state goes
+    below `checkpoints`; if there is one already, training goes on from it and ends with the bytes of an uninterrupted
+    run. Raises TrainingError for a loss that is no number.
     """
     plan = scheduled(plan, rows)
     make_deterministic(plan["seed"], plan["threads"], plan["precision"])
