@@ -68,7 +68,6 @@ def checkpoint_from_gguf(gguf: Path, out: Path) -> None:
 
 def read_rows(gguf: Path, info: TensorInfo, start: int, stop: int) -> NDArray[np.float32]:
     """Rows of a tensor in a GGUF file as float32, the exact values of their type; one row for one dimension."""
-    import gguf as package
     import numpy as np
 
     columns = info.shape[-1]
@@ -78,6 +77,8 @@ def read_rows(gguf: Path, info: TensorInfo, start: int, stop: int) -> NDArray[np
     if info.type in ("F32", "F16"):
         numbers = np.asarray(stored).view(np.dtype("<f4" if info.type == "F32" else "<f2"))
         return numbers.astype(np.float32, copy=False)
+    import gguf as package
+
     values = package.dequantize(np.asarray(stored), package.GGMLQuantizationType[info.type])
     return np.asarray(values, dtype=np.float32).reshape(stop - start, columns)
 

@@ -7,7 +7,8 @@ is brought to those before.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 from dlmbuild.base_models import official
 from dlmbuild.base_models.convertible import is_known
 from dlmbuild.base_models.decoder import block_order
+from dlmbuild.base_models.dequantize import read_rows
 from dlmbuild.errors import ExportError
 from dlmbuild.export import adapter_gguf, base_gguf
 from dlmbuild.export.adapter_gguf import (
@@ -27,7 +29,7 @@ from dlmbuild.export.adapter_gguf import (
     require_base,
 )
 from dlmbuild.export.lineage import general_entries
-from dlmbuild.export.quantize import StoredRows, copy_tensor, quantisation_entries
+from dlmbuild.export.quantize import copy_tensor, quantisation_entries
 from dlmbuild.export.tensor_types import QUANTISATIONS
 from dlmbuild.export.vocabulary import general_name
 from dlmbuild.io.atomic import staging_folder
@@ -102,7 +104,7 @@ def _convert(
 
 def merge_sources(
     adapter: Path, checkpoint: Path, f16: Path, anew: Collection[str], scratch: Path, progress: Progress
-) -> tuple[dict[str, StoredRows], dict[str, LoraFactors]]:
+) -> tuple[dict[str, Callable[[int, int], Any]], dict[str, LoraFactors]]:
     """For an architecture that we have no table of: rows of the F16 base, and what the adapter adds, by GGUF name.
 
     Rows also of the weights in `anew`. `scratch` is a folder that outlives what is returned.
@@ -125,7 +127,7 @@ def merge_sources(
             raise ExportError(
                 f"the adapter changes {name} in a way that cannot be merged", do="export it beside the base"
             )
-    return {name: StoredRows(f16, header.tensors[name]) for name in {*factors, *anew}}, factors
+    return {name: partial(read_rows, f16, header.tensors[name]) for name in {*factors, *anew}}, factors
 
 
 def _converted(
@@ -138,7 +140,7 @@ def _converted(
         name = key.removesuffix(".lora_a")
         if name != key:
             b = held[f"{name}.lora_b"]
-            pair = StoredRows(lora, a)(0, a.shape[0]), StoredRows(lora, b)(0, b.shape[0])
+            pair = read_rows(lora, a, 0, a.shape[0]), read_rows(lora, b, 0, b.shape[0])
             found[name] = LoraFactors(*pair, alpha / a.shape[0])
     return found
 

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dlmbuild.base_models.dequantize import read_rows
 from dlmbuild.data.rows import Row
 from dlmbuild.data.shards import distinct_rows
 from dlmbuild.errors import ExportError, Where
-from dlmbuild.export.quantize import StoredRows
 from dlmbuild.inference.numbers import no_numbers
 from dlmbuild.io.gguf_file import Header, Planned, create_gguf, read_header, string_entry, strings_entry, u32_entry
 from dlmbuild.io.progress import Progress
@@ -175,7 +175,7 @@ def read_importance(path: Path) -> Mapping[str, NDArray[np.float32]]:
             held = tensors.get(name + _COUNTS)
             if held is None or len(info.shape) != 2 or held.shape != (info.shape[0], 1):
                 raise ExportError(f"{key} has no count of its own", where=Where(str(path)), do="build it again")
-            sums, counts = (StoredRows(path, tensor)(0, info.shape[0]) for tensor in (info, held))
+            sums, counts = (read_rows(path, tensor, 0, info.shape[0]) for tensor in (info, held))
             mean = np.where(counts > 0, sums / np.maximum(counts, 1), np.float32(1))
             if not (np.isfinite(mean).all() and (mean >= 0).all() and (counts >= 0).all()):
                 raise ExportError(f"{key} holds what is no mean", where=Where(str(path)), do="build it again")

@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from dlmbuild.base_models.dequantize import read_rows
 from dlmbuild.errors import ExportError, Where
 from dlmbuild.export.kernels import pack_tensor
 from dlmbuild.export.tensor_types import quantisation, tensor_types
 from dlmbuild.io.gguf_file import Header, Planned, TensorInfo, create_gguf, read_header, u32_entry
 from dlmbuild.io.progress import Progress, silent
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 COPY_BYTES = 8 << 20
 _QUANTISATION_VERSION = 2  # GGML_QNT_VERSION
@@ -58,7 +56,7 @@ def quantize_base(f16: Path, quant: str, out: Path, *, threads: int, progress: P
             if planned.type == info.type:
                 sink.put(planned.name, copy_tensor(f16, info))
             else:
-                rows = StoredRows(f16, info)
+                rows = partial(read_rows, f16, info)
                 sink.put(planned.name, pack_tensor(planned.name, info.shape, planned.type, rows, pool, threads))
             done += info.nbytes
     progress(f"quantising to {quant}", total, total)
@@ -74,23 +72,6 @@ def quantised_entries(header: Header, file_type: int) -> Iterable[bytes]:
 def quantisation_entries(file_type: int) -> list[bytes]:
     """What tells a reader of the kind of a file."""
     return [u32_entry(_REPLACED[0], _QUANTISATION_VERSION), u32_entry(_REPLACED[1], file_type)]
-
-
-class StoredRows:
-    """Rows of an F16 or F32 tensor of a GGUF file, as float32."""
-
-    def __init__(self, path: Path, info: TensorInfo) -> None:
-        self.path = path
-        self.info = info
-
-    def __call__(self, start: int, stop: int) -> NDArray[np.float32]:
-        import numpy as np
-
-        kind = np.dtype("<f2" if self.info.type == "F16" else "<f4")
-        columns = self.info.shape[-1]
-        offset = self.info.offset + start * columns * kind.itemsize
-        stored = np.memmap(self.path, dtype=kind, mode="r", offset=offset, shape=(stop - start, columns))
-        return np.asarray(stored).astype(np.float32, copy=False)
 
 
 def copy_tensor(path: Path, info: TensorInfo) -> Iterator[bytes]:

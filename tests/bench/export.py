@@ -53,11 +53,13 @@ quantize_base(Path(sys.argv[1]), sys.argv[3], Path(sys.argv[2]), threads={THREAD
 QUANTIZE_WEIGHED = f"""
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from dlmbuild.base_models.dequantize import read_rows
 from dlmbuild.errors import Where
 from dlmbuild.export.imatrix import read_importance
 from dlmbuild.export.kernels import pack_tensor
-from dlmbuild.export.quantize import StoredRows, copy_tensor, quantised_entries
+from dlmbuild.export.quantize import copy_tensor, quantised_entries
 from dlmbuild.export.tensor_types import quantisation, tensor_types
 from dlmbuild.io.gguf_file import Planned, create_gguf, read_header
 f16, out, quant, matrix = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], read_importance(Path(sys.argv[4]))
@@ -68,7 +70,8 @@ entries = quantised_entries(header, quantisation(quant).file_type)
 with create_gguf(out, entries, plan, header.alignment) as sink, ThreadPoolExecutor({THREADS}) as pool:
     for name, kind, shape in ((planned.name, planned.type, planned.shape) for planned in plan):
         info = header.tensors[name]
-        packed = pack_tensor(name, shape, kind, StoredRows(f16, info), pool, {THREADS}, importance=matrix.get(name))
+        rows = partial(read_rows, f16, info)
+        packed = pack_tensor(name, shape, kind, rows, pool, {THREADS}, importance=matrix.get(name))
         sink.put(name, copy_tensor(f16, info) if kind == info.type else packed)
 """
 JOB = "import os, sys; from dlmbuild.jobs.work import work; os._exit(work(sys.argv[1]))"

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dlmbuild.base_models.dequantize import read_rows
 from dlmbuild.errors import ExportError
 from dlmbuild.export.imatrix import are_experts, inputs_of_experts, read_importance
 from dlmbuild.export.kernels import pack_rows
-from dlmbuild.export.quantize import StoredRows
 from dlmbuild.io.gguf_file import Planned, create_gguf, read_header
 from tests.families import make_model
 from tests.tiny import make_tiny_base
@@ -119,7 +119,7 @@ def test_every_expert_is_rounded_by_what_its_own_tokens_say(workshop: Workshop, 
     }
 
     def stored(name: str) -> np.ndarray:
-        return StoredRows(made, held[name])(0, held[name].shape[0])
+        return read_rows(made, held[name], 0, held[name].shape[0])
 
     # Two of four are chosen for every token, and what chooses has the same inputs.
     once, gate = "blk.0.ffn_gate_inp.weight", "blk.0.ffn_gate_exps.weight"
@@ -136,7 +136,7 @@ def test_experts_that_no_token_needs_are_told(workshop: Workshop) -> None:
     alone = 0
     for block in (0, 1):
         name = f"blk.{block}.ffn_up_exps.weight"
-        unseen = StoredRows(made, held[f"{name}.counts"])(0, 64)[:, 0] == 0
+        unseen = read_rows(made, held[f"{name}.counts"], 0, 64)[:, 0] == 0
         assert (read_importance(made)[name][unseen] == 1).all()
         alone += int(unseen.sum())
     assert told is not None and int(told[1]) == alone > 0

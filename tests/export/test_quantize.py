@@ -4,6 +4,7 @@ import hashlib
 import math
 import platform
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import gguf
@@ -12,10 +13,11 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
+from dlmbuild.base_models.dequantize import read_rows
 from dlmbuild.errors import ExportError, Where
 from dlmbuild.export.base_gguf import convert_base
 from dlmbuild.export.kernels import KERNEL_TYPES, pack_rows, pack_tensor
-from dlmbuild.export.quantize import StoredRows, quantize_base
+from dlmbuild.export.quantize import quantize_base
 from dlmbuild.export.tensor_types import needs_importance, tensor_types
 from dlmbuild.io.gguf_file import Header, Planned, create_gguf, f32_entry, read_header, string_entry, u32_entry
 from tests.tiny import make_tiny_base
@@ -175,7 +177,7 @@ def weighed_digest(f16: Path, quant: str) -> str:
     with ThreadPoolExecutor(2) as pool:
         for name, (kind, _) in tensor_types(header, quant, Where(str(f16)), weighed=True).items():
             info = header.tensors[name]
-            rows = StoredRows(f16, info)
+            rows = partial(read_rows, f16, info)
             for piece in pack_tensor(name, info.shape, kind, rows, pool, 2, importance=matrix.get(name)):
                 found.update(piece)
     return found.hexdigest()
