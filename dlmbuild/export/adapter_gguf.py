@@ -112,19 +112,6 @@ def require_base(adapter: Path, files: Mapping[str, str]) -> None:
         )
 
 
-def described(adapter: Path, general: Mapping[str, str | int]) -> list[bytes]:
-    """What tells a reader of a GGUF what an adapter is: `general`, or else the base that its configuration names."""
-    if general:
-        return general_entries(general)
-    config = read_json_object(adapter / CONFIG, ExportError)
-    name, revision = config.get("base_model_name_or_path"), config.get("revision")
-    if not isinstance(name, str) or not isinstance(revision, str):
-        return []
-    prefix = "general.base_model"
-    named = [string_entry(f"{prefix}.0.name", name), string_entry(f"{prefix}.0.version", revision)]
-    return [u32_entry(f"{prefix}.count", 1), *named]
-
-
 def convert_adapter(
     adapter: Path,
     checkpoint: Path,
@@ -151,7 +138,7 @@ def convert_adapter(
     entries = [
         string_entry("general.architecture", model.family.gguf),
         string_entry("general.type", "adapter"),
-        *described(adapter, general),
+        *general_entries(general),
         string_entry("adapter.type", "lora"),
         f32_entry("adapter.lora.alpha", alpha),
         u32_entry("general.quantization_version", 2),

@@ -24,7 +24,6 @@ from dlmbuild.export.adapter_gguf import (
     WEIGHTS,
     Adaptable,
     LoraFactors,
-    described,
     read_factors,
     require_base,
 )
@@ -85,7 +84,7 @@ def convert_adapter(
     config = read_json_object(adapter / CONFIG, ExportError)
     factors = read_factors(adapter, adaptable(checkpoint))
     alpha = float(config["lora_alpha"])
-    entries = [string_entry("general.type", "adapter"), *described(adapter, general)]
+    entries = [string_entry("general.type", "adapter"), *general_entries(general)]
     return {"tensors": _convert(factors, alpha, checkpoint, out, entries, progress), "alpha": alpha}
 
 

@@ -58,20 +58,6 @@ def test_an_adapter_of_another_base_is_refused(base: Path, tmp_path: Path) -> No
     assert not out.exists()
 
 
-def test_the_file_names_its_base(base: Path, tmp_path: Path) -> None:
-    make_tiny_adapter(tmp_path / "adapter", base)
-    path = tmp_path / "adapter" / "adapter_config.json"
-    path.write_text(json.dumps({**json.loads(path.read_bytes()), "base_model_name_or_path": "tiny", "revision": "r1"}))
-    convert_adapter(tmp_path / "adapter", base, tmp_path / "a.gguf")
-    held = read_header(tmp_path / "a.gguf").metadata
-    prefix = "general.base_model"
-    assert {key: held[key] for key in held if key.startswith(prefix)} == {
-        f"{prefix}.count": 1,
-        f"{prefix}.0.name": "tiny",
-        f"{prefix}.0.version": "r1",
-    }
-
-
 def test_what_llama_cpp_reads(base: Path, tmp_path: Path) -> None:
     make_tiny_adapter(tmp_path / "adapter", base)
     done = convert_adapter(tmp_path / "adapter", base, tmp_path / "a.gguf")
