@@ -11,6 +11,7 @@ Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md (types and blo
 from __future__ import annotations
 
 import contextlib
+import math
 import mmap
 import os
 import struct
@@ -258,9 +259,7 @@ class _Parser:
         if kind not in _NAME_OF_TYPE:
             self.fail(f"the tensor {name!r} has the unknown type {kind}")
         blocks = TYPES[_NAME_OF_TYPE[kind]]
-        numbers = 1
-        for dimension in dimensions:
-            numbers *= dimension
+        numbers = math.prod(dimensions)
         if not 1 <= numbers < 1 << 60 or dimensions[0] % blocks.length:
             self.fail(f"the tensor {name!r} of type {_NAME_OF_TYPE[kind]} has the shape {dimensions}")
         if offset % alignment:
@@ -337,10 +336,7 @@ class Planned(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        rows = 1
-        for length in self.shape[:-1]:
-            rows *= length
-        return rows * row_bytes(self.type, self.shape[-1])
+        return math.prod(self.shape[:-1]) * row_bytes(self.type, self.shape[-1])
 
 
 class GgufSink:

@@ -6,6 +6,7 @@ Format: https://github.com/huggingface/safetensors (8 bytes of header length, a 
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import struct
 from collections.abc import Iterator, Mapping
@@ -49,10 +50,7 @@ class StoredTensor:
         import numpy as np
 
         stop = self.shape[0] if stop is None else stop
-        columns = 1
-        for length in self.shape[1:]:
-            columns *= length
-        width = columns * _BYTES[self.dtype]
+        width = math.prod(self.shape[1:]) * _BYTES[self.dtype]
         kind: np.dtype[Any] = np.dtype({"F32": "<f4", "F16": "<f2", "BF16": "<u2"}[self.dtype])
         shape = (stop - start, *self.shape[1:])
         stored = np.memmap(self.path, dtype=kind, mode="r", offset=self.offset + start * width, shape=shape)
@@ -126,9 +124,7 @@ def _tensor(path: Path, name: str, fields: Any, start: int, size: int, error: ty
         raise error(f"the description of the tensor {name!r} is damaged", where=where, do="fetch the file again")
     if dtype not in FLOATS:
         raise error(f"the tensor {name!r} holds {dtype}", where=where, why=f"only {', '.join(FLOATS)} are read")
-    nbytes = _BYTES[dtype]
-    for length in shape:
-        nbytes *= length
+    nbytes = _BYTES[dtype] * math.prod(shape)
     if offsets[1] - offsets[0] != nbytes or start + offsets[1] > size:
         raise error(f"the tensor {name!r} does not lie in the file", where=where, do="fetch the file again")
     return StoredTensor(path, dtype, tuple(shape), start + offsets[0], nbytes)
@@ -185,11 +181,7 @@ def create_safetensors(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Ite
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name in sorted(shapes):
-        start = end
-        nbytes = 4
-        for length in shapes[name]:
-            nbytes *= length
-        end += nbytes
+        start, end = end, end + 4 * math.prod(shapes[name])
         header[name] = {"dtype": "F32", "shape": list(shapes[name]), "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
