@@ -66,7 +66,6 @@ def _base(reference: Reference, folder: BaseFolder, project: Project) -> Step:
         rule="base/4",
         inputs=_files(reference),
         params=params,
-        reads=(),
         outputs=Folder(folder.facts),
         work=work,
         also_watched=lambda: [reference.path] if reference.path else [],  # a file may be added to a folder

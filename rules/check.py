@@ -107,7 +107,6 @@ def _check(document: Document, project: Project) -> Step:
         rule="check/3",
         inputs={"document": document.path},
         params=params,
-        reads=(),
         outputs=Files({"document.json": document.store.document}),
         work=work,
         light=True,

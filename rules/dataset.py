@@ -137,7 +137,6 @@ def _dataset(trained: Trained, project: Project) -> Step:
         name=name,
         doc=f"rows of {trained.title}",
         rule="dataset/5",
-        inputs={},
         params=params,
         reads=(store.document, store.plan, base.facts),
         outputs=Folder(store.dataset, "dataset"),

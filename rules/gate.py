@@ -74,7 +74,6 @@ def _gate(document: Document, project: Project) -> Step:
         name=name,
         doc=f"what chooses between the adapters of {document.name}",
         rule="gate/1",
-        inputs={},
         params=params,
         reads=(store.document, base.facts),
         outputs=Files({file: store.gate / file for file in ("gate.safetensors", "gate_config.json")}),

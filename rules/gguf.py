@@ -49,7 +49,6 @@ def _gguf(reference: Reference, folder: BaseFolder, project: Project) -> Step:
         name=f"gguf:{reference.key}",
         doc=f"{reference.text} as F16 GGUF",
         rule="gguf/3",
-        inputs={},
         params=params,
         reads=(folder.facts,),
         outputs=Files({"base.F16.gguf": folder.gguf("F16")}),

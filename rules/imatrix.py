@@ -62,7 +62,6 @@ def _imatrix(trained: Trained, project: Project) -> Step:
         doc=f"which inputs of the weights of {trained.title} matter",
         rule="imatrix/3",
         inputs={"adapter": store.adapter / "adapter.json", "f16": f16, **datasets},
-        params=dict,
         reads=(base.facts,),
         outputs=Files({NAME: store.cache / NAME}),
         work=work,

@@ -48,7 +48,6 @@ def _mix(trained: Trained, project: Project) -> Step:
         rule="mix/1",
         inputs={part: versions.index_file for part, versions in parts.items()},
         params=params,
-        reads=(),
         outputs=AdapterVersions(store.adapter),
         work=work,
         lock_file=store.lock_file,

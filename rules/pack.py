@@ -64,7 +64,6 @@ def _pack(document: Document, project: Project) -> Step:
         rule="pack/1",
         inputs={"document": document.path, **indexes},
         params=params,
-        reads=(),
         outputs=Files({target.name: target}, linked=False),
         work=work,
         lock_file=store.lock_file,

@@ -68,7 +68,6 @@ def _plan(document: Document, project: Project) -> Step:
         name=name,
         doc=f"training parameters of {document.name}",
         rule="plan/4",
-        inputs={},
         params=params,
         reads=(document.store.document, base.facts),
         outputs=Files({"plan.json": document.store.plan}),

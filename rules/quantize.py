@@ -58,7 +58,6 @@ def _quantize(reference: Reference, folder: BaseFolder, quant: str, project: Pro
         rule="quantize/1",
         inputs={"f16": folder.gguf("F16")},
         params=params,
-        reads=(),
         outputs=Files({name: folder.gguf(quant)}),
         work=work,
         lock_file=folder.lock_file,

@@ -52,7 +52,6 @@ def _smoke(trained: Trained, quant: str, project: Project) -> Step:
         rule="smoke/4",
         inputs={"model": model, "reference": store.cache / "reference.json"},
         params=params,
-        reads=(),
         outputs=Files({report: store.cache / report}),
         work=work,
         lock_file=store.lock_file,

@@ -14,7 +14,7 @@ import os
 import shutil
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from glob import escape
 from pathlib import Path
@@ -68,7 +68,7 @@ class Workplace(NamedTuple):
     key: str
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Step:
     """A task creator's description of one task."""
 
@@ -76,11 +76,11 @@ class Step:
     """doit's task name, `verb:document[:variant]`."""
     rule: str
     """Name and version of the rule; bump the version when the same inputs give other bytes."""
-    inputs: Mapping[str, Path]
+    inputs: Mapping[str, Path] = field(default_factory=dict)
     """Role → file whose whole content decides the result."""
-    params: Callable[[], Mapping[str, JSON]]
+    params: Callable[[], Mapping[str, JSON]] = dict
     """The rest of what decides the result. Called when the steps before are done: it may read parts of their files."""
-    reads: Sequence[Path]
+    reads: Sequence[Path] = ()
     """Files that `params` and `work` read parts of: they order the graph without being compared as a whole."""
     outputs: Outputs
     work: Callable[[Workplace], Mapping[str, Any]]

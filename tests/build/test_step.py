@@ -43,7 +43,6 @@ class Bench:
             "rule": "upper/1",
             "inputs": {"source": self.source},
             "params": lambda: self.settings,
-            "reads": (),
             "outputs": Files({"upper.txt": self.output}),
             "work": work or make,
             "lock_file": self.home.root / "store" / ".lock",
