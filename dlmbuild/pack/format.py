@@ -66,16 +66,7 @@ class Header:
     """Digest → size in bytes of everything in the pack."""
 
     def as_data(self) -> dict[str, Any]:
-        records = [
-            {
-                "rule": record.ingredients.rule,
-                "inputs": dict(record.ingredients.inputs),
-                "params": dict(record.ingredients.params),
-                "outputs": dict(record.outputs),
-                "notes": dict(record.notes),
-            }
-            for record in self.records
-        ]
+        records = [record.as_data() for record in self.records]
         named = {"dlm_id": self.dlm_id, "name": self.name, "document": self.document}
         return {"pack": VERSION, **named, "records": records, "objects": dict(self.objects)}
 

@@ -43,6 +43,16 @@ class Record:
     notes: Mapping[str, Any] = field(default_factory=dict)
     """Counts and pins worth knowing that do not decide the result. Never a time, a path or a host."""
 
+    def as_data(self) -> dict[str, Any]:
+        made_from = self.ingredients
+        return {
+            "rule": made_from.rule,
+            "inputs": dict(made_from.inputs),
+            "params": dict(made_from.params),
+            "outputs": dict(self.outputs),
+            "notes": dict(self.notes),
+        }
+
 
 class Records:
     """The record folder of one home, and folders with further records, which are only read."""
@@ -75,15 +85,7 @@ class Records:
         return filter(None, map(self.load, keys))
 
     def save(self, record: Record) -> None:
-        made_from = record.ingredients
-        key = made_from.key
-        data = {
-            "rule": made_from.rule,
-            "inputs": dict(made_from.inputs),
-            "params": dict(made_from.params),
-            "outputs": dict(record.outputs),
-            "notes": dict(record.notes),
-        }
+        key, data = record.ingredients.key, record.as_data()
         # The check guards the half that the key does not cover against a damaged disk (not against an attacker).
         data["check"] = sha256_json([key, data["outputs"], data["notes"]])
         write_atomic(self._roots[0] / key[:2] / f"{key}.json", readable_json(data))
