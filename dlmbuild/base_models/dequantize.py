@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from dlmbuild.base_models.decoder import Decoder, Weight, compare_tensors, to_hf_rows
 from dlmbuild.base_models.llama import llama_of_header
-from dlmbuild.base_models.pretokenizers import ignores_merges, pre_tokenizer_json
+from dlmbuild.base_models.pretokenizers import known
 from dlmbuild.errors import BaseModelError, Where
 from dlmbuild.io.atomic import write_atomic
 from dlmbuild.io.digest import canonical_json, readable_json
@@ -134,7 +134,7 @@ class _Vocabulary:
         if kind != "gpt2":
             raise self.refused(f"the tokenizer is of the kind {kind!r}", "only 'gpt2' (byte-level BPE) is converted")
         self.pre = str(metadata.get("tokenizer.ggml.pre"))
-        pre_tokenizer_json(self.pre)
+        self.cuts = known(self.pre)
         self.tokens = self.texts("tokenizer.ggml.tokens")
         self.merges = [self.merge(text) for text in self.texts("tokenizer.ggml.merges")]
         self.types = metadata.get("tokenizer.ggml.token_type", [_NORMAL] * len(self.tokens))
@@ -196,7 +196,7 @@ class _Vocabulary:
             "padding": None,
             "added_tokens": added,
             "normalizer": None,
-            "pre_tokenizer": pre_tokenizer_json(self.pre),
+            "pre_tokenizer": self.cuts.json,
             "post_processor": self.post_processor(),
             "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
             "model": {
@@ -207,7 +207,7 @@ class _Vocabulary:
                 "end_of_word_suffix": None,
                 "fuse_unk": False,
                 "byte_fallback": False,
-                "ignore_merges": ignores_merges(self.pre),
+                "ignore_merges": self.cuts.ignore_merges,
                 "vocab": self.ids,
                 "merges": [list(merge) for merge in self.merges],
             },

@@ -52,6 +52,7 @@ class PreTokenizer:
     """One way of cutting."""
 
     json: dict[str, Any]
+    """The `pre_tokenizer` of a tokenizer.json."""
     ignore_merges: bool = False
     """Whether a piece that is a token as a whole is taken whole; llama.cpp ties this to the name."""
     normal_form: bool = False
@@ -74,17 +75,11 @@ _WITH_PREFIX = {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend
 _BEFORE = {"type": "Split", "pattern": {"String": _SPACE}, "behavior": "MergedWithPrevious", "invert": False}
 
 
-def pre_tokenizer_json(name: str) -> dict[str, Any]:
-    """The `pre_tokenizer` of a tokenizer.json that cuts as llama.cpp does under `name`.
-
-    Raises BaseModelError for a name that is not in the table.
-    """
-    return _known(name).json
-
-
-def ignores_merges(name: str) -> bool:
-    """The `model.ignore_merges` that belongs to `name`."""
-    return _known(name).ignore_merges
+def known(name: str) -> PreTokenizer:
+    """How llama.cpp cuts under `name`. Raises BaseModelError for a name that is not in the table."""
+    if name not in PRETOKENIZERS:
+        raise _refused(f"the pre-tokenizer {name!r} is not known", f"known are: {', '.join(PRETOKENIZERS)}")
+    return PRETOKENIZERS[name]
 
 
 def space_in_front(tokenizer_json: Mapping[str, Any]) -> bool | None:
@@ -125,9 +120,9 @@ def pre_name(tokenizer_json: Mapping[str, Any], vouched: str = "") -> str:
             raise _refused(f"the tokenizer's {key} is {model[key]!r}", "llama.cpp does not know it")
     normalizer, ignore_merges = tokenizer_json.get("normalizer"), bool(model.get("ignore_merges", False))
     found = _essence(tokenizer_json.get("pre_tokenizer"))
-    for name, known in PRETOKENIZERS.items():
-        normal_form = {"type": "NFC"} if known.normal_form else None
-        if (_essence(known.json), known.ignore_merges) == (found, ignore_merges) and normalizer in (None, normal_form):
+    for name, one in PRETOKENIZERS.items():
+        normal_form = {"type": "NFC"} if one.normal_form else None
+        if (_essence(one.json), one.ignore_merges) == (found, ignore_merges) and normalizer in (None, normal_form):
             return name
     if name := vouched_name(tokenizer_json, vouched):
         return name
@@ -171,12 +166,6 @@ def _vouched(text: str) -> dict[str, str]:
             )
         names[match[1]] = match[2]
     return names
-
-
-def _known(name: str) -> PreTokenizer:
-    if name not in PRETOKENIZERS:
-        raise _refused(f"the pre-tokenizer {name!r} is not known", f"known are: {', '.join(PRETOKENIZERS)}")
-    return PRETOKENIZERS[name]
 
 
 def _refused(what: str, why: str, advice: str = "") -> BaseModelError:

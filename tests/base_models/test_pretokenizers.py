@@ -5,13 +5,7 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from dlmbuild.base_models.pretokenizers import (
-    PRETOKENIZERS,
-    ignores_merges,
-    pre_name,
-    pre_tokenizer_json,
-    space_in_front,
-)
+from dlmbuild.base_models.pretokenizers import PRETOKENIZERS, known, pre_name, space_in_front
 from dlmbuild.errors import BaseModelError
 
 REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}
@@ -21,9 +15,9 @@ METASPACE = {"type": "Metaspace", "replacement": "\u2581", "split": False}
 
 
 def tokenizer_json(name: str) -> dict[str, Any]:
-    model = {"type": "BPE", "vocab": {}, "merges": [], "ignore_merges": ignores_merges(name)}
-    normalizer = {"type": "NFC"} if PRETOKENIZERS[name].normal_form else None
-    return {"normalizer": normalizer, "pre_tokenizer": pre_tokenizer_json(name), "model": model}
+    model = {"type": "BPE", "vocab": {}, "merges": [], "ignore_merges": known(name).ignore_merges}
+    normalizer = {"type": "NFC"} if known(name).normal_form else None
+    return {"normalizer": normalizer, "pre_tokenizer": known(name).json, "model": model}
 
 
 @pytest.mark.parametrize("name", PRETOKENIZERS)
@@ -55,7 +49,7 @@ def test_the_structures_cut_as_llama_cpp_does(name: str, text: str, pieces: list
 
     tokenizer = Tokenizer(models.BPE())
     data = json.loads(tokenizer.to_str())
-    data["pre_tokenizer"] = pre_tokenizer_json(name)
+    data["pre_tokenizer"] = known(name).json
     cutter = Tokenizer.from_str(json.dumps(data)).pre_tokenizer
     assert isinstance(cutter, pre_tokenizers.PreTokenizer)
     assert [piece for piece, _ in cutter.pre_tokenize_str(text)] == pieces
@@ -86,7 +80,7 @@ def test_what_is_not_known_is_refused(path: tuple[str, ...], value: Any, what: s
     with pytest.raises(BaseModelError, match=what):
         pre_name(data)
     with pytest.raises(BaseModelError, match="known are: gpt-2, smollm, llama-bpe, dbrx"):
-        pre_tokenizer_json("viking")
+        known("viking")
 
 
 def test_a_split_may_be_written_as_the_removal_of_what_lies_between() -> None:
