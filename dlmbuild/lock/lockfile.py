@@ -22,41 +22,21 @@ Lock = Mapping[str, Any]
 """The lock of one document: base, retention, pins, hardware, determinism, recipe, plan, license."""
 
 
-def document_lock(
-    *,
-    base: Mapping[str, Any],
-    pins: Mapping[str, str],
-    machine: Mapping[str, Any],
-    determinism: Mapping[str, Any],
-    recipe: Mapping[str, Any],
-    plan: Mapping[str, Any],
-    license: Mapping[str, Any] | None,
-    retention: str | None = None,
-) -> dict[str, Any]:
-    """What a document's training ran under.
-
-    `base` is the base's identity: name, revision, source, files; `retention` the digest of what the base says by
-    itself, where the training was held to that.
-    """
-    named = {name: base[name] for name in ("name", "revision", "source")}
-    return {
-        "base": _sorted({**named, "files": base["files"]}),
-        **({"retention": {"sha256": retention}} if retention else {}),
-        "pins": _sorted(pins),
-        "hardware": _sorted(machine),
-        "determinism": _sorted(determinism),
-        "recipe": _sorted(recipe),
-        "plan": _sorted(plan),
-        "license": _sorted(license or {}),
-    }
-
-
 def training_lock(
     base: Mapping[str, Any], plan: Mapping[str, Any], notes: Mapping[str, Any], license: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """The lock that a training's record stands for; `notes` are the record's."""
-    named = {name: notes[name] for name in ("pins", "machine", "determinism", "recipe")}
-    return document_lock(base=base, plan=plan, license=license, retention=notes.get("retention"), **named)
+    """The lock that a training's record stands for; `base` is the base's identity, `notes` are the record's."""
+    retention = notes.get("retention")  # the digest of what the base says by itself, if the training was held to that
+    return {
+        "base": _sorted({name: base[name] for name in ("name", "revision", "source", "files")}),
+        **({"retention": {"sha256": retention}} if retention else {}),
+        "pins": _sorted(notes["pins"]),
+        "hardware": _sorted(notes["machine"]),
+        "determinism": _sorted(notes["determinism"]),
+        "recipe": _sorted(notes["recipe"]),
+        "plan": _sorted(plan),
+        "license": _sorted(license or {}),
+    }
 
 
 def write_store_lock(path: Path, lock: Lock) -> None:

@@ -8,28 +8,27 @@ import pytest
 
 from dlmbuild.errors import LockError
 from dlmbuild.lock.lockfile import (
-    document_lock,
     read_project_lock,
     read_store_lock,
+    training_lock,
     write_project_lock,
     write_store_lock,
 )
 
 ID = "01HZX3Q5J8K9M2N4P6R8T0V2W4"
 BASE = {"name": "org/base", "revision": "abc", "source": "hub", "files": {"b.json": "b" * 64, "a.json": "a" * 64}}
+MIT = {"spdx": "MIT", "url": None}
 
 
-def lock(**changes: Any) -> dict[str, Any]:
-    given: dict[str, Any] = {
-        "base": BASE,
+def lock(base: Any = BASE, license: Any = MIT, **notes: Any) -> dict[str, Any]:
+    made: dict[str, Any] = {
         "pins": {"torch": "2.9.1", "peft": "0.21.0"},
         "machine": {"tier": "cpu-avx2"},
         "determinism": {"class": "strong", "flags": {"use_deterministic_algorithms": True}},
         "recipe": {"num_epochs": 4, "learning_rate": 2e-3},
-        "plan": {"seed": 7, "device": "cpu", "target_modules": ["q_proj"], "nothing": None},
-        "license": {"spdx": "MIT", "url": None},
     }
-    return document_lock(**{**given, **changes})
+    plan = {"seed": 7, "device": "cpu", "target_modules": ["q_proj"], "nothing": None}
+    return training_lock(base, plan, {**made, **notes}, license)
 
 
 GOLDEN = f"""
