@@ -103,7 +103,7 @@ def begin_with(model: Any, weights: Path) -> None:
     set_peft_model_state_dict(model, held)
 
 
-def no_processing(pad_id: int) -> Any:
+def no_processing() -> Any:
     """A tokenizer for a trainer that insists on one: rows are tokens already, so it is never asked to encode."""
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast

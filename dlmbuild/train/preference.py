@@ -137,7 +137,7 @@ def _trainer(
         ),
         train_dataset=_table(rows),
         data_collator=collate,
-        processing_class=no_processing(pad_id),
+        processing_class=no_processing(),
     )
     # TRL keeps a frozen copy of the adapter to compare with. What the reference says is computed here, once.
     if method == "orpo" or plan["reference"] == "base":

@@ -113,7 +113,7 @@ def fit(
     if prefix:
         together = [[rows[at] for at in its] for its in numbers] + [[row] for row in held]
         prefix.take_over([*together, *(kept.groups if kept else ())], progress)
-    trainer = _trainer(model, rows, plan, pad_id, checkpoints, beside, packing, kept)
+    trainer = _trainer(model, rows, plan, checkpoints, beside, packing, kept)
     if parent:
         begin_with(trainer.model, parent)
     run = {
@@ -139,7 +139,6 @@ def _trainer(
     model: Any,
     rows: list[Row],
     plan: Mapping[str, Any],
-    pad_id: int,
     checkpoints: Path,
     beside: Any,
     packing: Packing,
@@ -216,7 +215,7 @@ def _trainer(
         args=config,
         train_dataset=Dataset.from_dict({"row": list(range(len(rows)))}),
         data_collator=batch_of,
-        processing_class=no_processing(pad_id),
+        processing_class=no_processing(),
         peft_config=lora_config(plan, layers),
     )
     assert not trainer.args.packing

@@ -109,7 +109,7 @@ def trls_loss(seed: int, reference: str, folder: Path) -> tuple[float, dict[str,
             report_to="none",
         ),
         train_dataset=Dataset.from_list(table),
-        processing_class=no_processing(0),
+        processing_class=no_processing(),
     )
     if reference == "base":
         trainer.model.delete_adapter("ref")
