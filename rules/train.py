@@ -152,7 +152,7 @@ def training_run(
         )
     if job == "train" and (replayed := read_json(trained.store.dataset).get("replayed")):
         run["replayed_rows"] = sum(replayed["rows"].values())
-    for path, _ in prune(project.archive.home.states, kept["max_bytes"], kept["prune_older_than_days"]):
+    for path in prune(project.archive.home.states, kept["max_bytes"], kept["prune_older_than_days"]):
         path.unlink(missing_ok=True)
     return {
         "run": run,

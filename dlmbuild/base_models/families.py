@@ -72,7 +72,8 @@ def decoder_of_config(config: dict[str, Any], where: Where, error: type[DlmError
     architectures = config.get("architectures")
     known = isinstance(architectures, list) and len(architectures) == 1 and architectures[0] in FAMILIES
     if not known:
-        raise error(f"the base has the architecture {architectures!r}", where=where, why=f"known: {_known()}")
+        why = f"known: {', '.join(sorted(FAMILIES))}"
+        raise error(f"the base has the architecture {architectures!r}", where=where, why=why)
     if config.get("quantization_config"):
         raise error("the base is quantised", where=where, why="weights in F32, F16 or BF16 are needed")
     architecture: str = architectures[0]  # type: ignore[index]
@@ -110,10 +111,6 @@ def checked(decoder: Decoder, where: Where, error: type[DlmError]) -> Decoder:
         measures = f"{decoder.heads} heads of {decoder.head_dim}, {decoder.kv_heads} of them for keys"
         raise error(f"the base has {measures}", where=where, why="these measures fit no model")
     return decoder
-
-
-def _known() -> str:
-    return ", ".join(sorted(FAMILIES))
 
 
 def _rope(read: Fields, attention: str) -> Fields:

@@ -16,7 +16,7 @@ from doit.exceptions import UnmetDependency
 
 from dlmbuild.build.checker import DEFAULT, is_ours
 from dlmbuild.build.uptodate import created, plain_words, write_note
-from dlmbuild.io.progress import Progress
+from dlmbuild.io.progress import Progress, silent
 from dlmbuild.io.streams import write_nowhere
 
 _EVERY_SECONDS = 15.0
@@ -222,10 +222,7 @@ class _Nobody:
         pass
 
     def progress(self, step: str) -> Progress:
-        def tell(what: str, done: float = 0, total: float = 0, **numbers: float) -> None:
-            pass
-
-        return tell
+        return silent
 
 
 _current: Reporter | _Nobody = _Nobody()

@@ -23,9 +23,6 @@ from dlmbuild.store.objects import Objects
 from dlmbuild.store.outputs import AdapterVersions
 from dlmbuild.store.records import Records
 
-KEPT_VERSIONS = 3
-"""Versions that stay of each adapter, the one in use among them."""
-
 _DAYS_OF_NOTES = 30
 """How long the note of a build that had nothing to do is kept."""
 
@@ -46,8 +43,11 @@ class Garbage:
     bytes: int
 
 
-def garbage(home: Home, objects: Objects, kept_versions: int = KEPT_VERSIONS) -> Iterator[Garbage]:
-    """Everything that may go. The caller holds every lock of the home if it is going to delete it."""
+def garbage(home: Home, objects: Objects, kept_versions: int) -> Iterator[Garbage]:
+    """Everything that may go. The caller holds every lock of the home if it is going to delete it.
+
+    Of each adapter `kept_versions` stay, the one in use among them.
+    """
     started = time.time()
     records = Records(home.records)
     live: set[str] = set()

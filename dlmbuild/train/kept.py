@@ -57,8 +57,8 @@ class Kept:
         return self._folder / name[:2] / name
 
 
-def prune(folder: Path, most_bytes: int, most_days: float) -> list[tuple[Path, int]]:
-    """The files that may go, with their sizes: those not used for so many days, and then the ones used longest ago."""
+def prune(folder: Path, most_bytes: int, most_days: float) -> list[Path]:
+    """The files that may go: those not used for so many days, and then the ones used longest ago."""
     files = sorted(((path, path.stat()) for path in folder.glob("*/*")), key=lambda file: file[1].st_mtime)
     left, oldest = sum(stat.st_size for _, stat in files), time.time() - most_days * 86_400
     found = []
@@ -66,5 +66,5 @@ def prune(folder: Path, most_bytes: int, most_days: float) -> list[tuple[Path, i
         if stat.st_mtime >= oldest and left <= most_bytes:
             break
         left -= stat.st_size
-        found.append((path, stat.st_size))
+        found.append(path)
     return found

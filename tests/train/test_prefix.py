@@ -85,7 +85,7 @@ def test_files_that_were_not_used_for_long_go_first(tmp_path: Path) -> None:
         path.parent.mkdir()
         path.write_bytes(b"12345")
         os.utime(path, (now - days * 86_400,) * 2)
-    assert [path.name for path, _ in prune(tmp_path, 100, 90)] == ["a"]
-    assert [path.name for path, _ in prune(tmp_path, 10, 90)] == ["a", "b"]
-    assert [path.name for path, _ in prune(tmp_path, 4, 90)] == ["a", "b", "c", "d"]
+    assert [path.name for path in prune(tmp_path, 100, 90)] == ["a"]
+    assert [path.name for path in prune(tmp_path, 10, 90)] == ["a", "b"]
+    assert [path.name for path in prune(tmp_path, 4, 90)] == ["a", "b", "c", "d"]
     assert prune(tmp_path / "nowhere", 1, 1) == []
