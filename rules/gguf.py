@@ -25,11 +25,10 @@ def _gguf(reference: Reference, folder: BaseFolder, project: Project) -> Step:
         from dlmbuild.lock.capture import pins
 
         facts = read_json(folder.facts)
-        converter = facts.get("converter")  # a base.json of before has none; the base is made anew then
-        made_by = ("transformers", "torch", "xllamacpp") if converter else ("gguf",)
+        made_by = ("transformers", "torch", "xllamacpp") if facts["converter"] else ("gguf",)
         named = {"name": facts["key"], "general": general(origin(facts, reference))}
-        pre = facts.get("pre_tokenizer", "")
-        return {"base": facts["files"], **named, "pre": pre, "converter": converter, "pins": pins(made_by)}
+        how = {"pre": facts["pre_tokenizer"], "converter": facts["converter"]}
+        return {"base": facts["files"], **named, **how, "pins": pins(made_by)}
 
     def work(place: Workplace) -> Mapping[str, Any]:
         from dlmbuild.jobs.local import require_extra, run_job

@@ -121,7 +121,8 @@ def test_what_else_lies_in_the_folder_stays(built: Workshop) -> None:
 def test_weights_that_not_everybody_may_pass_on_are_left_out(tmp_path: Path) -> None:
     base = {**of_hub("llama-3.2-1b"), "redistributable": False}
     lora = f"Llama-3.2-1B-Instruct-{ID}-v1.0-F32-LoRA.gguf"
-    manifest: dict[str, Any] = {"dlm_id": ID, "quant": "Q8_0", "smoke": {"agreement": 0.9}}
+    smoke = {"agreeing": 9, "positions": 10, "kl": {"mean": 0.01}}
+    manifest: dict[str, Any] = {"dlm_id": ID, "quant": "Q8_0", "smoke": smoke}
     manifest |= {"files": {"model.Q8_0.gguf": {}, "adapter.gguf": {}}}
     manifest |= {"ollama": {"template": None, "parameters": {"stop": ["<end>"]}, "system": None}}
     assert contents(base, manifest) == {lora: "adapter.gguf"}

@@ -97,13 +97,11 @@ def parent(base: Mapping[str, Any]) -> str:
 
 def agreement(smoke: Mapping[str, Any], *, imatrix: bool) -> str:
     """How near the merged file is to what was trained, and whether an importance matrix decided how it is rounded."""
-    share = f"{smoke['agreeing']} of {smoke['positions']}" if "agreeing" in smoke else f"{smoke['agreement']:.1%}"
-    told = f"At {share} compared positions the merged file chooses the token of the trained model."
-    if kl := smoke.get("kl"):  # a report of an earlier version has none
-        told += (
-            f" The KL divergence from its next token is at least {kl['mean']:.4f} nats on average, counted over the"
-            " likeliest tokens of both and one that stands for all others."
-        )
+    told = (
+        f"At {smoke['agreeing']} of {smoke['positions']} compared positions the merged file chooses the token of the"
+        f" trained model. The KL divergence from its next token is at least {smoke['kl']['mean']:.4f} nats on average,"
+        " counted over the likeliest tokens of both and one that stands for all others."
+    )
     if perplexity := smoke.get("perplexity"):
         told += (
             f" On {perplexity['tokens']} tokens that it was trained on the perplexity is {perplexity['file']:.2f}, that"

@@ -109,10 +109,8 @@ def compare(
 
 
 def in_words(numbers: Mapping[str, Any]) -> str:
-    """What `compare` found, on one line. Reports of earlier versions hold less."""
-    told = f"{numbers['agreement']:.1%} of choices are the trained model's"
-    if kl := numbers.get("kl"):
-        told += f", KL at least {kl['mean']:.4f}"
+    """What `compare` found, on one line."""
+    told = f"{numbers['agreement']:.1%} of choices are the trained model's, KL at least {numbers['kl']['mean']:.4f}"
     if perplexity := numbers.get("perplexity"):
         told += f", perplexity on its own rows {perplexity['file']:.2f} (trained {perplexity['trained']:.2f})"
     return told

@@ -21,7 +21,7 @@ def card(
     parts: bool = True,
 ) -> tuple[Any, str]:
     base = {"key": "small", "revision": "small-1.0", "license": license, "hub": hub}
-    smoke = {"agreeing": 9, "positions": 10, "agreement": 0.9}
+    smoke = {"agreeing": 9, "positions": 10, "kl": {"mean": 0.01}}
     made = model_card("01HZX3Q5J8K9M2N4P6R8T0V2W4", "Q8_0", base, smoke, ["<end>"], system, method=method, parts=parts)
     _, head, text = made.split("---\n", 2)
     return YAML(typ="safe").load(head), text

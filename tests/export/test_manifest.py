@@ -29,6 +29,7 @@ SETTINGS: dict[str, Any] = {
     "longest_row": 100,
     "draft": "",
 }
+SMOKE = {"agreeing": 9, "positions": 10, "kl": {"mean": 0.01}}
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ def export(checkpoint: Path, out: Path, **changes: Any) -> dict[str, Any]:
         checkpoint=checkpoint,
         digests=digests,
         parity={"agreement": 1.0},
-        smoke={"agreement": 0.9},
+        smoke=SMOKE,
         adds_bos=False,
         out=out,
     )
@@ -76,7 +77,7 @@ def test_what_it_was_made_of(checkpoint: Path, tmp_path: Path) -> None:
     assert manifest["dlm_id"] == SETTINGS["dlm_id"] and manifest["quant"] == "Q8_0"
     assert manifest["base"] == {name: BASE[name] for name in ("key", "revision", "source", "license", "hub")}
     assert manifest["adapter"] == {"adapter_model.safetensors": "a" * 64}
-    assert manifest["parity"] == {"agreement": 1.0} and manifest["smoke"] == {"agreement": 0.9}
+    assert manifest["parity"] == {"agreement": 1.0} and manifest["smoke"] == SMOKE
 
 
 def test_the_same_bytes_in_another_place(checkpoint: Path, tmp_path: Path) -> None:
