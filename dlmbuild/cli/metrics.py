@@ -13,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlmbuild.cli.words import as_json, tell_of_broken
+from dlmbuild.cli.words import as_json, documents_meant
 from dlmbuild.errors import MissingExtra, UsageError
 
 if TYPE_CHECKING:
@@ -44,22 +44,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from dlmbuild.build.project import find_document, project_of
-    from dlmbuild.store.disk import require_readable
     from dlmbuild.store.runs import refresh_database, runs
 
     words: list[str] = arguments.words
     what = words.pop(0) if words[:1] in (["show"], ["watch"]) else ""
     if len(words) > 1 + (what == "show") or (what and not words):
         raise UsageError(f"dlm metrics: these words fit nothing: {' '.join([what, *words])}", do="dlm metrics --help")
-    if words:
-        project, one = find_document(words[0], Path.cwd())
-        documents = [one]
-    else:
-        project = project_of(Path.cwd())
-        documents = project.documents
-        tell_of_broken(project)
-    require_readable(project.archive.home, *(document.store.root for document in documents))
+    _, documents = documents_meant(words[0] if words else None)
     if what == "watch":
         if arguments.tensorboard:
             raise UsageError("what runs is not written for TensorBoard", do=f"dlm metrics watch {words[0]} --csv")

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import textwrap
-from pathlib import Path
 from typing import Any
 
-from dlmbuild.cli.words import as_json, tell_of_broken
+from dlmbuild.cli.words import as_json, documents_meant
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,19 +18,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from dlmbuild.build.forecast import known_gate, known_vocabulary
     from dlmbuild.build.history import describe
-    from dlmbuild.build.project import find_document, project_of
     from dlmbuild.build.trained import adapters
-    from dlmbuild.store.disk import require_readable
     from dlmbuild.store.inspect import describe_store, disk_use
 
-    if arguments.document:
-        project, one = find_document(arguments.document, Path.cwd())
-        documents = [one]
-    else:
-        project = project_of(Path.cwd())
-        documents = project.documents
-        tell_of_broken(project)
-    require_readable(project.archive.home, *(document.store.root for document in documents))
+    project, documents = documents_meant(arguments.document)
     shown = {}
     for document in documents:
         facts: dict[str, Any] = {"document": str(document.path), "dlm_id": document.dlm_id, "base": document.base.text}

@@ -6,12 +6,13 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from dlmbuild.errors import UsageError
 
 if TYPE_CHECKING:
-    from dlmbuild.build.project import Project
+    from dlmbuild.build.project import Document, Project
 
 
 class Parser(argparse.ArgumentParser):
@@ -66,6 +67,22 @@ def real(allowed: str, fits: Callable[[float], bool]) -> Callable[[str], float]:
         return number
 
     return read
+
+
+def documents_meant(named: str | None) -> tuple[Project, list[Document]]:
+    """The document that is named, or all of the project here, whose stores can be read; and their project."""
+    from dlmbuild.build.project import find_document, project_of
+    from dlmbuild.store.disk import require_readable
+
+    if named:
+        project, one = find_document(named, Path.cwd())
+        documents = [one]
+    else:
+        project = project_of(Path.cwd())
+        documents = project.documents
+        tell_of_broken(project)
+    require_readable(project.archive.home, *(document.store.root for document in documents))
+    return project, documents
 
 
 def tell_of_broken(project: Project) -> None:
