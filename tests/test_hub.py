@@ -158,7 +158,12 @@ def test_weights_that_not_everybody_may_pass_on_are_left_out(tmp_path: Path) -> 
 ])  # fmt: skip
 def test_a_named_adapter_and_an_importance_matrix_are_told(tmp_path: Path, trained: dict[str, Any], said: str) -> None:
     base = {**of_hub("smollm2-135m"), "redistributable": True}
-    manifest: dict[str, Any] = {"dlm_id": ID, "quant": "IQ2_XXS", "smoke": {"agreement": 0.9}, "trained": trained}
+    manifest: dict[str, Any] = {
+        "dlm_id": ID,
+        "quant": "IQ2_XXS",
+        "smoke": {"agreeing": 9, "positions": 10, "kl": {"mean": 0.01}},
+        "trained": trained,
+    }
     manifest |= {"files": {"model.IQ2_XXS.gguf": {}}, "imatrix": "rows of the document"}
     manifest |= {"ollama": {"template": None, "parameters": {"stop": ["<end>"]}, "system": None}}
     (whole,) = contents(base, manifest)

@@ -9,7 +9,7 @@ from typing import Any
 from dlmbuild.data.template import ChatTemplate
 from dlmbuild.export.card import model_card
 from dlmbuild.export.lineage import title
-from dlmbuild.export.ollama.modelfile import Modelfile
+from dlmbuild.export.ollama.modelfile import UNCUT, Modelfile
 from dlmbuild.export.ollama.templates import go_template
 from dlmbuild.export.runtimes import llama_server
 from dlmbuild.io.digest import readable_json, sha256_file
@@ -23,12 +23,12 @@ SEED = 42
 def runtime_parameters(export: Mapping[str, Any], longest_row: int, context_length: int) -> dict[str, Any]:
     """What every runtime is told besides the model; the Modelfile has the tokens to stop at, too."""
     top_p = {"top_p": export["default_top_p"]} if export["default_top_p"] is not None else {}
-    context = _context(longest_row, context_length)
+    context = min(max(LEAST_CONTEXT, 2 * longest_row), context_length)
     return {"temperature": export["default_temperature"] or 0.0, **top_p, "num_ctx": context, "seed": SEED}
 
 
-def _context(longest_row: int, context_length: int) -> int:
-    return min(max(LEAST_CONTEXT, 2 * longest_row), context_length)
+def _drawn(temperature: float) -> dict[str, float]:
+    return {"temperature": temperature, **(UNCUT if temperature > 0 else {})}
 
 
 def export_files(
@@ -50,18 +50,14 @@ def export_files(
     base, quant = settings["base"], settings["quant"]
     template = ChatTemplate.from_base(checkpoint)
     license = base["license"] or {}
-    stops = dict.fromkeys((template.turn_end, template.special_tokens["eos_token"]))
-    wanted = settings["export"]
+    stops = list(dict.fromkeys((template.turn_end, template.special_tokens["eos_token"])))
+    wanted = runtime_parameters(settings["export"], settings["longest_row"], base["context_length"])
     trained = settings.get("trained", {})
     of = "".join(f", {kind} {trained[kind]}" for kind in ("adapter", "mix") if kind in trained)
     modelfile = Modelfile(
         model=f"model.{quant}.gguf",
         comment=f"{settings['dlm_id']}{of} on {base['key']}, {quant}. Load with: ollama create <name> -f Modelfile",
-        stops=list(stops),
-        temperature=wanted["default_temperature"] or 0.0,
-        top_p=wanted["default_top_p"],
-        context=_context(settings["longest_row"], base["context_length"]),
-        seed=SEED,
+        parameters={"stop": stops, **_drawn(wanted["temperature"]), **wanted},
         system=settings["system_prompt"],
         license=" ".join(filter(None, (license.get("spdx"), license.get("url")))),
         template=go_template(template, adds_bos=adds_bos),
@@ -72,7 +68,7 @@ def export_files(
     script = llama_server.launch_script(quant, alias, modelfile.parameters, in_parts=parts, draft=settings["draft"])
     (out / llama_server.NAME).write_text(script, "utf-8")
     said = {"method": settings.get("method", "LoRA"), "parts": parts, "imatrix": weighed}
-    card = model_card(settings["dlm_id"], quant, base, smoke, modelfile.stops, modelfile.system, of, **said)
+    card = model_card(settings["dlm_id"], quant, base, smoke, stops, modelfile.system, of, **said)
     (out / "README.md").write_text(card, "utf-8")
     files = {**digests, **{name: sha256_file(out / name) for name in ("Modelfile", "README.md", llama_server.NAME)}}
     manifest = {

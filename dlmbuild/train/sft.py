@@ -65,13 +65,13 @@ def fit(
     """Train and leave the files of an adapter version in `out`; returns the run's numbers.
 
     `held` are rows that are never trained, only measured; `pad_id` is the token that the base fills up with: here
-    nothing is, since rows are packed. `base` is the folder of the pretrained model, `log` the JSONL file to write, beside
-    which the wordings of questions go; `states` a folder where what frozen layers give is kept for the next training, `retention` what the base says by
-    itself, which the plan holds the model to; its questions are asked after the `system_prompt`, as the document's are.
-    With `parent`, the weights of an earlier adapter, training goes on from these, on what `warm` says: the numbers of
-    `changed` rows, and how many `beside` them in each epoch. Every `checkpoint_seconds` the training's whole state goes
-    below `checkpoints`; if there is one already, training goes on from it and ends with the bytes of an uninterrupted
-    run. Raises TrainingError for a loss that is no number.
+    nothing is, since rows are packed. `base` is the folder of the pretrained model, `log` the JSONL file to write,
+    beside which the wordings of questions go; `states` a folder where what frozen layers give is kept for the next
+    training, `retention` what the base says by itself, which the plan holds the model to; its questions are asked after
+    the `system_prompt`, as the document's are. With `parent`, the weights of an earlier adapter, training goes on from
+    these, on what `warm` says: the numbers of `changed` rows, and how many `beside` them in each epoch. Every
+    `checkpoint_seconds` the training's whole state goes below `checkpoints`; if there is one already, training goes on
+    from it and ends with the bytes of an uninterrupted run. Raises TrainingError for a loss that is no number.
     """
     plan = scheduled(plan, rows)
     make_deterministic(plan["seed"], plan["threads"], plan["precision"])

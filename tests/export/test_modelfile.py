@@ -8,16 +8,12 @@ from hypothesis import strategies as st
 
 from dlmbuild.doc.prompt import what_is_lost
 from dlmbuild.errors import ExportError
-from dlmbuild.export.ollama.modelfile import Modelfile
+from dlmbuild.export.ollama.modelfile import UNCUT, Modelfile
 
 PLAIN = Modelfile(
     model="model.Q4_K_M.gguf",
     comment="01HZX3Q5J8K9M2N4P6R8T0V2W4 on smollm2-135m, Q4_K_M.",
-    stops=["<|im_end|>", "<|endoftext|>"],
-    temperature=0.0,
-    top_p=None,
-    context=4096,
-    seed=42,
+    parameters={"stop": ["<|im_end|>", "<|endoftext|>"], "temperature": 0.0, "num_ctx": 4096, "seed": 42},
     system=None,
     license="",
 )
@@ -38,8 +34,7 @@ def test_golden() -> None:
 def test_golden_with_everything() -> None:
     whole = replace(
         PLAIN,
-        temperature=0.7,
-        top_p=0.95,
+        parameters={"stop": [], "temperature": 0.7, **UNCUT, "top_p": 0.95, "num_ctx": 4096, "seed": 42},
         system='You are "Bram", {{ helpful }}.\n\n  # no comment\nFROM nowhere\\n',
         license="Apache-2.0 https://example.org",
     )
@@ -56,8 +51,8 @@ def test_golden_with_everything() -> None:
 
 
 def test_what_ollama_would_cut_off_by_itself_is_written_where_tokens_are_drawn() -> None:
-    assert "PARAMETER top_p 1\nPARAMETER top_k 0\nPARAMETER min_p 0\n" in replace(PLAIN, temperature=0.7).text
-    assert not {"top_p", "top_k", "min_p"} & PLAIN.parameters.keys()
+    drawn = replace(PLAIN, parameters={"temperature": 0.7, **UNCUT})
+    assert "PARAMETER top_p 1\nPARAMETER top_k 0\nPARAMETER min_p 0\n" in drawn.text
 
 
 def test_no_adapter() -> None:
@@ -71,7 +66,7 @@ def test_a_template_stands_as_it_is() -> None:
 @pytest.mark.parametrize("stop", ['say "stop"', "two\nlines"])
 def test_a_stop_that_cannot_be_quoted(stop: str) -> None:
     with pytest.raises(ExportError, match=r"a stop token is .* which a Modelfile cannot express"):
-        assert replace(PLAIN, stops=[stop]).text
+        assert replace(PLAIN, parameters={"stop": [stop]}).text
 
 
 @pytest.mark.parametrize("system", ['a """\nb', '"""\n', 'x """ \t\n\nb', '"""\r'])

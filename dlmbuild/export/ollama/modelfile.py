@@ -2,18 +2,19 @@
 
 One merged GGUF and no ADAPTER, which Ollama refuses since 0.34.1. TEMPLATE is left out where templates.py finds none:
 from 0.30 on Ollama then renders the template inside the GGUF, and that is the one the model was trained with.
-
-Where tokens are drawn, what Ollama would cut off by itself (top_k 40, top_p 0.9) is written, too: 0 is all for top_k.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from dlmbuild.doc.prompt import ends_a_block
 from dlmbuild.errors import ExportError
+
+UNCUT: Mapping[str, float] = {"top_p": 1.0, "top_k": 0, "min_p": 0.0}
+"""What Ollama is told where tokens are drawn, or it would cut some off by itself: for top_k, 0 is all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,26 +24,12 @@ class Modelfile:
     model: str
     """File name of the GGUF beside the Modelfile."""
     comment: str
-    stops: Sequence[str]
-    temperature: float
-    top_p: float | None
-    context: int
-    """Tokens of context that the runtime sets aside."""
-    seed: int
+    parameters: Mapping[str, Any]
+    """What it sets, as the API takes it."""
     system: str | None
     license: str
     template: str | None = None
     """In Go's language; see templates.py."""
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """What it sets, as the API takes it."""
-        found: dict[str, Any] = {"stop": list(self.stops), "temperature": self.temperature}
-        if self.temperature > 0:
-            found |= {"top_p": 1.0 if self.top_p is None else self.top_p, "top_k": 0, "min_p": 0.0}
-        elif self.top_p is not None:
-            found["top_p"] = self.top_p
-        return {**found, "num_ctx": self.context, "seed": self.seed}
 
     @property
     def text(self) -> str:
