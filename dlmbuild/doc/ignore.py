@@ -48,8 +48,8 @@ _SET = re.compile(r"\\.|\[\^?\]?(\\.|[^\]\\])*\]", re.DOTALL)
 """An escaped character of a regular expression, or a set of characters."""
 
 _SPACES = re.compile(r"\A((?:[^\\]|\\.)*?) +\Z", re.DOTALL)
-_WHITE = re.compile(r"\A((?:[^\\]|\\.)*?)\\?([\t\v\f\x1c-\x1f])\Z", re.DOTALL)
-"""Patterns that end in spaces without a backslash, or in other white space."""
+_WHITE = re.compile(r"\A((?:\[[!^]?+\]?+(?:\\.|[^\]\\])*\]|\\.|[^\\\[])*?)\\?([\t\v\f\x1c-\x1f])\Z", re.DOTALL)
+"""Patterns that end in spaces without a backslash, or in other white space that is in no set."""
 _STARS = re.compile(r"(\\.|\[[^]]*\])|\*+")
 
 NEVER = frozenset((".git", ".hg", ".svn", ".dlm"))

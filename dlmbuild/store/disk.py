@@ -46,9 +46,10 @@ def disk_error(error: BaseException, home: Home) -> StoreError | None:
             f"{error.filename or home.root} cannot be written: {error.strerror}",
             do=f"make {home.root} writable, or set DLM_HOME to another folder",
         )
-    if error.errno in _IN_THE_WAY and _lies_in(home, error.filename):
+    place = error.filename2 or error.filename  # of a renaming, what it was to become
+    if error.errno in _IN_THE_WAY and _lies_in(home, place):
         return StoreError(
-            f"{error.filename} cannot be written: {error.strerror}",
+            f"{place} cannot be written: {error.strerror}",
             why="something else lies where a folder or file of the store belongs",
             do="move it away, or set DLM_HOME to another folder",
         )

@@ -782,6 +782,9 @@ PATTERN = st.lists(st.sampled_from(PIECES), min_size=1, max_size=5).map("".join)
 @example(["/\\b  ", "/e/a/\\ "])
 @example(["b\\\\ "])
 @example(["a\u00a0"])
+@example(["[a\t"])
+@example(["[a"])
+@example(["b[a]\t"])
 def test_ignore_files_mean_what_git_takes_them_to_mean(project: Project, patterns: list[str]) -> None:
     for name in (
         "ab",

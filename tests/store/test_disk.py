@@ -71,3 +71,12 @@ def test_what_is_forbidden_at_home_and_elsewhere(tmp_path: Path, number: int) ->
         needed = "written" if number == errno.EROFS else "read, written or run"
         assert told is not None and told.what == f"{place} cannot be {needed}: {os.strerror(number)}"
         assert told.do == "check the path and its permissions"
+
+
+def test_something_in_the_place_of_an_output(tmp_path: Path) -> None:
+    (tmp_path / "adapter.gguf").mkdir()
+    (tmp_path / ".adapter.gguf.staging").touch()
+    with pytest.raises(OSError) as found:
+        (tmp_path / ".adapter.gguf.staging").replace(tmp_path / "adapter.gguf")
+    told = disk_error(found.value, Home(tmp_path))
+    assert told is not None and told.what == f"{tmp_path}/adapter.gguf cannot be written: Is a directory"
