@@ -27,6 +27,7 @@ import dlmbuild.jobs.local as local
 from dlmbuild.base_models.resolve import fetch_base
 from dlmbuild.io.progress import silent
 
+SAME = {"agreement": 1.0, "agreeing": 1, "positions": 1, "kl": {"mean": 0.0}}
 VERSION = ("adapter_config.json", "adapter_model.safetensors", "training_state.pt", "training_state.pt.sha256",
            "training_run.json", "pinned_versions.json", "adapter.json")
 
@@ -53,7 +54,7 @@ def run_job(name, *, inputs, params, out, log, file="", progress=silent, threads
     if name == "reference":
         (out / "reference.json").write_text(made)
     elif name == "compare":
-        (out / params["report"]).write_text(json.dumps({"agreement": 1.0, "made": made}))
+        (out / params["report"]).write_text(json.dumps({**SAME, "made": made}))
     elif file.endswith(".gguf"):
         entry = string_entry("general.name", made)
         (out / file).write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + entry)
