@@ -26,8 +26,9 @@ INDENT = rf"[{INVISIBLE}]*+(?:[^\S\n][{INVISIBLE}]*+){{0,3}}"
 """What may stand before a fence, which is then badly written. Behind four spaces a line is code, as in CommonMark."""
 _SPELT = rf"{INDENT}::[A-Za-z]"
 _COLON = f"[{COLONS}]"
+# No group is possessive: Python before 3.11.5 goes on behind a turn that failed (python/cpython#106052).
 _NEARLY = re.compile(
-    r"""(:(?:\s*+:)*+) \s*+ ([^\s:"=\#]++) \s*+ (\#[^\s:]*+)? \s*+ ((?:\w++\s*+=\s*+"[^"]*"\s*+)*+) ([:\s]*)""",
+    r"""(:(?:\s*+:)*) \s*+ ([^\s:"=\#]++) \s*+ (\#[^\s:]*+)? \s*+ ((?:\w++\s*+=\s*+"[^"]*"\s*+)*) ([:\s]*)""",
     re.VERBOSE,
 )
 _NAME = re.compile(r"[^\W\d_][\w-]*")
@@ -35,7 +36,7 @@ _TYPE = re.compile(r"[A-Za-z0-9_-]+")
 _ADAPTER = re.compile(r"[a-z][a-z0-9_]{0,31}")
 _WORD = re.compile(r"[^\s:]*")
 _SPACE = re.compile(r"\s*")
-_REST = re.compile(r'((?:#[a-z][a-z0-9_]{0,31})?+(?: [A-Za-z_][A-Za-z0-9_]*="[^"]*")*+)\s*+:*+\s*+')
+_REST = re.compile(r'((?:#[a-z][a-z0-9_]{0,31})?(?: [A-Za-z_][A-Za-z0-9_]*="[^"]*")*)\s*+:*+\s*+')
 """What may follow the type of a fence up to the end of its line, closed or not."""
 _ATTRIBUTE = re.compile(r'([A-Za-z_][A-Za-z0-9_]*)="([^"]*)"')
 

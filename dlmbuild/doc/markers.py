@@ -74,7 +74,7 @@ KINDS: dict[str, tuple[tuple[str, ...], dict[str, _Check]]] = {
 """Kind → the section types it may mark, and its attributes, all of which must be there."""
 
 LIKE_A_MARKER = re.compile(r"\s{0,3}<!--\s{0,3}dlm-auto-")
-_MARKER = re.compile(r"<!-- dlm-auto-([a-z]+):((?: [^\s=\"]+=\"[^\"]*\")*+) -->")
+_MARKER = re.compile(r"<!-- dlm-auto-([a-z]+):((?: [^\s=\"]++=\"[^\"]*+\")*) -->")
 _ATTRIBUTE = re.compile(r' ([^\s="]+)="([^"]*)"')
 
 
