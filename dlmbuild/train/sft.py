@@ -33,14 +33,14 @@ from dlmbuild.train.watch import not_finite, run_to_end, watch, watched
 from dlmbuild.train.wordings import as_data, with_wordings
 
 
-def train(*, dataset: Path, progress: Progress, **how: Any) -> dict[str, Any]:
+def train(*, dataset: Path, out: Path, progress: Progress, **how: Any) -> dict[str, Any]:
     """`fit` for the rows that the dataset.json at `dataset` names; `how` is the rest of what `fit` is told."""
     progress("loading torch and the base")
     rows = list(read_rows(dataset))
     held = list(read_rows(dataset, held=True))
     index = json.loads(dataset.read_bytes())
     prompt = index.get("system_prompt")
-    return fit(rows, index["pad_id"], system_prompt=prompt, held=held, progress=progress, **how)
+    return fit(rows, index["pad_id"], system_prompt=prompt, held=held, out=out, progress=progress, **how)
 
 
 def fit(
