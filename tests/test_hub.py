@@ -118,6 +118,18 @@ def test_what_else_lies_in_the_folder_stays(built: Workshop) -> None:
     assert built.doit(TASK).steps == [TASK]
 
 
+def written(folder: Path, base: dict[str, Any], manifest: dict[str, Any], placed: str) -> tuple[Path, dict[str, str]]:
+    """A folder for a hub beside the file `placed` of an export, and what is left out of it."""
+    make_tiny_base(folder / "base", hidden=8, layers=1)
+    make_tiny_adapter(folder / "adapter", folder / "base")
+    out = folder / "out"
+    out.mkdir()
+    (out / placed).write_bytes(b"a GGUF")
+    settings = {"dlm_id": ID, "quant": manifest["quant"], "base": base}
+    given = {"manifest": manifest, "placed": {placed: "0" * 64}, "out": out}
+    return out, write_hub_files(settings, adapter=folder / "adapter", **given)
+
+
 def test_weights_that_not_everybody_may_pass_on_are_left_out(tmp_path: Path) -> None:
     base = {**of_hub("llama-3.2-1b"), "redistributable": False}
     lora = f"Llama-3.2-1B-Instruct-{ID}-v1.0-F32-LoRA.gguf"
@@ -126,15 +138,7 @@ def test_weights_that_not_everybody_may_pass_on_are_left_out(tmp_path: Path) -> 
     manifest |= {"files": {"model.Q8_0.gguf": {}, "adapter.gguf": {}}}
     manifest |= {"ollama": {"template": None, "parameters": {"stop": ["<end>"]}, "system": None}}
     assert contents(base, manifest) == {lora: "adapter.gguf"}
-    make_tiny_base(tmp_path / "base", hidden=8, layers=1)
-    make_tiny_adapter(tmp_path / "adapter", tmp_path / "base")
-    out = tmp_path / "out"
-    out.mkdir()
-    (out / lora).write_bytes(b"lora")
-    settings = {"dlm_id": ID, "quant": "Q8_0", "base": base}
-    left_out = write_hub_files(
-        settings, adapter=tmp_path / "adapter", manifest=manifest, placed={lora: "0" * 64}, out=out
-    )
+    out, left_out = written(tmp_path, base, manifest, lora)
     assert "LicenseRef-Llama-3.2" in left_out["the whole model"]
     assert names(out) == sorted(
         [".gitattributes", "Q8_0.json", "README.md", "adapter_config.json", "adapter_model.safetensors", lora]
@@ -169,13 +173,6 @@ def test_a_named_adapter_and_an_importance_matrix_are_told(tmp_path: Path, train
     (whole,) = contents(base, manifest)
     name = said.rpartition(" ")[2].replace("_", "-")
     assert whole == f"SmolLM2-135M-Instruct-{ID}-{name}-v1.0-IQ2_XXS.gguf" and re.fullmatch(CONVENTION, whole)
-    make_tiny_base(tmp_path / "base", hidden=8, layers=1)
-    make_tiny_adapter(tmp_path / "adapter", tmp_path / "base")
-    out = tmp_path / "out"
-    out.mkdir()
-    (out / whole).write_bytes(b"model")
-    settings = {"dlm_id": ID, "quant": "IQ2_XXS", "base": base}
-    placed = {whole: "0" * 64}
-    write_hub_files(settings, adapter=tmp_path / "adapter", manifest=manifest, placed=placed, out=out)
+    out, _ = written(tmp_path, base, manifest, whole)
     card = (out / "README.md").read_text()
     assert f"on the document `{ID}`{said}. Made by dlmbuild." in card and "rounded by an importance matrix" in card

@@ -118,8 +118,8 @@ def _check(path: Path, compat: bool, earlier: _Earlier) -> _Checked:
     errors = [*reading.errors, *earlier.clashes(path, reading)]
     sources: Sequence[Found] = []
     try:
-        sources, empty = _sources(reading, path)
-        errors += [empty] if empty else []
+        sources = _sources(reading, path)
+        errors += _empty(reading, sources, path)
     except InvalidDocument as error:
         errors += error.errors
     except OSError as error:
@@ -132,17 +132,23 @@ def _check(path: Path, compat: bool, earlier: _Earlier) -> _Checked:
     return _Checked(path, reading, _in_order(errors, path), sources, elsewhere)
 
 
-def _sources(reading: Reading, path: Path) -> tuple[list[Found], DocumentError | None]:
-    """The sources, and what is wrong where they and the document give no text."""
+def _sources(reading: Reading, path: Path) -> list[Found]:
     if reading.head is None or not reading.head.sources:
-        return [], None
-    from dlmbuild.doc.sources import sources_of, without_text
+        return []
+    from dlmbuild.doc.sources import sources_of
     from dlmbuild.store.layout import Home
 
-    found = sources_of(reading.head, str(path), path, Home.default().sources)
-    if reading.errors or reading.body.sections:
-        return found, None
-    return found, without_text(found, Where(str(path), *reading.head.marks["training", "sources"].value))
+    return sources_of(reading.head, str(path), path, Home.default().sources)
+
+
+def _empty(reading: Reading, sources: Sequence[Found], path: Path) -> Iterator[DocumentError]:
+    """What is wrong where neither a document nor its sources give any text."""
+    if reading.head is None or not sources or reading.errors or reading.body.sections:
+        return
+    from dlmbuild.doc.sources import without_text
+
+    if error := without_text(sources, Where(str(path), *reading.head.marks["training", "sources"].value)):
+        yield error
 
 
 def _in_order(errors: list[DlmError], path: Path) -> list[DlmError]:

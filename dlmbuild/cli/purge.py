@@ -89,7 +89,7 @@ def _is_of(dlm_id: str, pack: Path) -> bool:
 
     try:
         return read_header(pack).dlm_id == dlm_id
-    except (PackError, OSError, ValueError, TypeError, RecursionError, OverflowError):
+    except (PackError, OSError):
         return False
 
 

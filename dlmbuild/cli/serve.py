@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     from dlmbuild.build.project import find_document
     from dlmbuild.build.reading import read_json
     from dlmbuild.build.trained import chosen
-    from dlmbuild.export.lineage import title
+    from dlmbuild.export.lineage import title_of
     from dlmbuild.hardware.detect import this_machine
     from dlmbuild.jobs.local import require_extra, run_job
 
@@ -71,11 +71,11 @@ def run(arguments: argparse.Namespace) -> int:
     _require_free(arguments.host, arguments.port)
     with as_built(manifest, project, task):
         told = read_json(manifest)
-        system, parameters, of = told["ollama"]["system"], told["ollama"]["parameters"], told.get("trained", {})
+        system, parameters = told["ollama"]["system"], told["ollama"]["parameters"]
         params = {
             "host": arguments.host,
             "port": arguments.port,
-            "alias": title(told["base"]["key"], told["dlm_id"], of.get("adapter", of.get("mix", ""))),
+            "alias": title_of(told),
             "context": int(parameters["num_ctx"]),
             "sampling": {
                 "temperature": float(parameters["temperature"]),

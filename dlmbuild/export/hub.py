@@ -16,7 +16,7 @@ from typing import Any
 from dlmbuild.errors import ExportError
 from dlmbuild.export.adapter_gguf import CONFIG, WEIGHTS
 from dlmbuild.export.card import agreement, ending, metadata, parent
-from dlmbuild.export.lineage import file_name
+from dlmbuild.export.lineage import file_name, of_which, which
 from dlmbuild.io.digest import readable_json, sha256_file
 from dlmbuild.io.json_file import read_json_object
 from dlmbuild.io.safetensors_file import copy_safetensors
@@ -30,18 +30,12 @@ def contents(base: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str, 
     `base` is what `lineage.origin` says, and as `redistributable` whether the licence lets its weights be passed on.
     """
     found = {}
-    dlm_id, quant, (_, adapter) = manifest["dlm_id"], manifest["quant"], _which(manifest)
+    dlm_id, quant, (_, adapter) = manifest["dlm_id"], manifest["quant"], which(manifest)
     if base["redistributable"]:
         found[file_name(base, dlm_id, quant, adapter=adapter)] = f"model.{quant}.gguf"
     if base["hub"] and "adapter.gguf" in manifest["files"]:
         found[file_name(base, dlm_id, "F32", "LoRA", adapter)] = "adapter.gguf"
     return found
-
-
-def _which(manifest: Mapping[str, Any]) -> tuple[str, str]:
-    """Of a document that names adapters which one this is: ("adapter" or "mix", its name); nothing of another."""
-    trained = manifest.get("trained", {})
-    return next(((kind, trained[kind]) for kind in ("adapter", "mix") if kind in trained), ("", ""))
 
 
 def write_hub_files(
@@ -116,8 +110,7 @@ def _card(
     names: list[str],
     left_out: Mapping[str, str],
 ) -> str:
-    base, quant = settings["base"], settings["quant"]
-    of = f", {' '.join(which)}" if all(which := _which(manifest)) else ""
+    base, quant, of = settings["base"], settings["quant"], of_which(manifest)
     whole = next((name for name in names if name.endswith(".gguf") and not name.endswith("-LoRA.gguf")), None)
     kind = ("adapter", "peft") if base["hub"] else ("finetune", "gguf")
     lines = [

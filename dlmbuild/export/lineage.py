@@ -76,6 +76,25 @@ def counted(parameters: int) -> str:
     return f"{scaled:.{1 if round(scaled) < 10 else 0}f}{letter}"
 
 
+def which(export: Mapping[str, Any]) -> tuple[str, str]:
+    """Of a document that names adapters which one an export is of, as its settings and its manifest say.
+
+    ("adapter" or "mix", its name); both are empty for another document.
+    """
+    trained = export.get("trained", {})
+    return next(((kind, trained[kind]) for kind in ("adapter", "mix") if kind in trained), ("", ""))
+
+
+def of_which(export: Mapping[str, Any]) -> str:
+    """`which`, behind what a text says of the document."""
+    return f", {' '.join(which(export))}" if all(which(export)) else ""
+
+
+def title_of(export: Mapping[str, Any]) -> str:
+    """The title of what an export holds, by its settings or its manifest."""
+    return title(export["base"]["key"], export["dlm_id"], which(export)[1])
+
+
 def file_name(base: Mapping[str, Any], dlm_id: str, encoding: str, kind: str = "", adapter: str = "") -> str:
     """The name of a GGUF made of `base` by a document, by GGUF's convention; `kind` is `LoRA` for an adapter.
 

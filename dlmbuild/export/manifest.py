@@ -8,8 +8,8 @@ from typing import Any
 
 from dlmbuild.data.template import ChatTemplate
 from dlmbuild.export.card import model_card
-from dlmbuild.export.lineage import title
-from dlmbuild.export.ollama.modelfile import UNCUT, Modelfile
+from dlmbuild.export.lineage import of_which, title_of
+from dlmbuild.export.ollama.modelfile import DRAWN, Modelfile
 from dlmbuild.export.ollama.templates import go_template
 from dlmbuild.export.runtimes import llama_server
 from dlmbuild.io.digest import readable_json, sha256_file
@@ -28,7 +28,7 @@ def runtime_parameters(export: Mapping[str, Any], longest_row: int, context_leng
 
 
 def _drawn(temperature: float) -> dict[str, float]:
-    return {"temperature": temperature, **(UNCUT if temperature > 0 else {})}
+    return {"temperature": temperature, **(DRAWN if temperature > 0 else {})}
 
 
 def export_files(
@@ -53,7 +53,7 @@ def export_files(
     stops = list(dict.fromkeys((template.turn_end, template.special_tokens["eos_token"])))
     wanted = runtime_parameters(settings["export"], settings["longest_row"], base["context_length"])
     trained = settings.get("trained", {})
-    of = "".join(f", {kind} {trained[kind]}" for kind in ("adapter", "mix") if kind in trained)
+    of = of_which(settings)
     modelfile = Modelfile(
         model=f"model.{quant}.gguf",
         comment=f"{settings['dlm_id']}{of} on {base['key']}, {quant}. Load with: ollama create <name> -f Modelfile",
@@ -63,8 +63,8 @@ def export_files(
         template=go_template(template, adds_bos=adds_bos),
     )
     (out / "Modelfile").write_text(modelfile.text, "utf-8")
-    alias = title(base["key"], settings["dlm_id"], trained.get("adapter", trained.get("mix", "")))
     parts, weighed = "adapter.gguf" in digests, bool(settings.get("imatrix"))
+    alias = title_of(settings)
     script = llama_server.launch_script(quant, alias, modelfile.parameters, in_parts=parts, draft=settings["draft"])
     (out / llama_server.NAME).write_text(script, "utf-8")
     said = {"method": settings.get("method", "LoRA"), "parts": parts, "imatrix": weighed}

@@ -29,7 +29,7 @@ CONTEXT = 4096
 """Tokens that a server reads at once, if nothing more is asked of it."""
 _PATIENCE = 600
 """Seconds that an answer may take."""
-_UNCUT: dict[str, int] = {"top_k": 0, "min_p": 0}
+UNCUT: Mapping[str, float] = {"top_k": 0, "min_p": 0.0}
 """llama.cpp takes the likeliest 40 tokens, and of these none 20 times less likely than the first, unless it is told
 not to. The document's temperature and top_p are all that the trained model is sampled with."""
 _CONTROL = (2, 3)
@@ -67,7 +67,7 @@ def start_server(
         params.sampling.temp = sampling["temperature"]
         params.sampling.top_p = sampling["top_p"]
         params.sampling.seed = int(sampling["seed"])
-        params.sampling.top_k, params.sampling.min_p = _UNCUT["top_k"], _UNCUT["min_p"]
+        params.sampling.top_k, params.sampling.min_p = UNCUT["top_k"], UNCUT["min_p"]
     # With a cache as small as a sliding window, what is kept between questions comes back wrong (Gemma, OLMo 3).
     params.swa_full = True
     params.cpuparams_batch.n_threads = cores = int(os.environ.get("OMP_NUM_THREADS", "1"))
@@ -146,7 +146,7 @@ class LlamaCpp:
         self, ids: Sequence[int], *, max_tokens: int, temperature: float, seed: int, top_p: float = 1.0
     ) -> tuple[str, bool]:
         """The answer to a conversation as `question` gives it, of at most `max_tokens`, and whether it ended itself."""
-        sampling = {"n_predict": max_tokens, "temperature": temperature, "top_p": top_p, **_UNCUT, "seed": seed}
+        sampling = {"n_predict": max_tokens, "temperature": temperature, "top_p": top_p, **UNCUT, "seed": seed}
         reply = self._post("/completion", {"prompt": list(ids), **sampling, "n_probs": 1, "cache_prompt": False})
         self._shown(reply)
         return str(reply["content"]), reply["stop_type"] == "eos"

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import tarfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -92,7 +93,7 @@ def read_pack(path: Path, into: Path | None, home: Home) -> tuple[Header, Mappin
     beginning. Raises PackError for whatever is not as this module's text says, to the byte, and for an adapter that
     does not suit its base, if that is in the `home`.
     """
-    try:
+    with _in_words(path):
         with path.open("rb") as pack:
             header = _header(_first(pack))
             most = dict.fromkeys((record.outputs[WEIGHTS] for record in header.records), _MOST_HEADER_BYTES)
@@ -101,6 +102,20 @@ def read_pack(path: Path, into: Path | None, home: Home) -> tuple[Header, Mappin
             if pack.read(len(_END) + 1) != _END:
                 raise PackError("the pack does not end where its header says")
         _check_adapters(header, small, home)
+    return header, small
+
+
+def read_header(path: Path) -> Header:
+    """What a pack says of itself; whether its objects are there is not looked at. Raises PackError, as `read_pack`."""
+    with _in_words(path), path.open("rb") as pack:
+        return _header(_first(pack))
+
+
+@contextmanager
+def _in_words(path: Path) -> Iterator[None]:
+    """For the block, whatever is wrong with the pack at `path` is a PackError that says where."""
+    try:
+        yield
     except PackError as error:
         error.where = Where(str(path))
         raise
@@ -110,13 +125,6 @@ def read_pack(path: Path, into: Path | None, home: Home) -> tuple[Header, Mappin
     except (ValueError, TypeError, RecursionError, OverflowError) as error:  # what no honest packer writes
         why = f"{type(error).__name__}: {error}"
         raise PackError("the pack cannot be understood", where=Where(str(path)), why=why) from None
-    return header, small
-
-
-def read_header(path: Path) -> Header:
-    """What a pack says of itself; whether its objects are there is not looked at. Raises PackError and OSError."""
-    with path.open("rb") as pack:
-        return _header(_first(pack))
 
 
 def _member(name: str, size: int) -> bytes:

@@ -37,6 +37,7 @@ class History:
         """`folder` is `Store.replay`; it need not be there. Raises StoreError for an index that is damaged."""
         self._folder, self._finished = folder, finished
         self._corpus, self.index_file = folder / "corpus.zst", folder / "index.json"
+        self._new = folder / "corpus.new"
         self._index = self._read()
 
     # -- asking ------------------------------------------------------------------------------------------------
@@ -77,7 +78,7 @@ class History:
     def is_whole(self) -> bool:
         """Whether the corpus holds what the index says and no more; what a kill left behind it nobody would find."""
         size = self._corpus.stat().st_size if self._corpus.exists() else 0
-        return size <= self._index["size"] and not self._corpus.with_suffix(".new").exists()
+        return size <= self._index["size"] and not self._new.exists()
 
     # -- writing -----------------------------------------------------------------------------------------------
 
@@ -107,7 +108,7 @@ class History:
             state["deleted"] = {name: last for name, last in state["deleted"].items() if name not in names}
         kept = {name: at for name, at in self._index["sections"].items() if name not in names}
         data = self._corpus.read_bytes() if self._corpus.exists() else b""
-        with create_atomic(self._corpus.with_suffix(".new")) as corpus:
+        with create_atomic(self._new) as corpus:
             for at in kept.values():
                 frame = data[at["at"] : at["at"] + at["bytes"]]
                 at["at"] = corpus.tell()
@@ -115,7 +116,7 @@ class History:
             self._index |= {"sections": kept, "size": corpus.tell()}
         # A kill in between leaves an index that finds nothing in the corpus: both go first, then come back.
         self.index_file.unlink(missing_ok=True)
-        self._corpus.with_suffix(".new").replace(self._corpus)
+        self._new.replace(self._corpus)
         self._write()
 
     # -- files -------------------------------------------------------------------------------------------------

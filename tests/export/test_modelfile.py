@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from dlmbuild.doc.prompt import what_is_lost
 from dlmbuild.errors import ExportError
-from dlmbuild.export.ollama.modelfile import UNCUT, Modelfile
+from dlmbuild.export.ollama.modelfile import DRAWN, Modelfile
 
 PLAIN = Modelfile(
     model="model.Q4_K_M.gguf",
@@ -34,7 +34,7 @@ def test_golden() -> None:
 def test_golden_with_everything() -> None:
     whole = replace(
         PLAIN,
-        parameters={"stop": [], "temperature": 0.7, **UNCUT, "top_p": 0.95, "num_ctx": 4096, "seed": 42},
+        parameters={"stop": [], "temperature": 0.7, **DRAWN, "top_p": 0.95, "num_ctx": 4096, "seed": 42},
         system='You are "Bram", {{ helpful }}.\n\n  # no comment\nFROM nowhere\\n',
         license="Apache-2.0 https://example.org",
     )
@@ -51,7 +51,7 @@ def test_golden_with_everything() -> None:
 
 
 def test_what_ollama_would_cut_off_by_itself_is_written_where_tokens_are_drawn() -> None:
-    drawn = replace(PLAIN, parameters={"temperature": 0.7, **UNCUT})
+    drawn = replace(PLAIN, parameters={"temperature": 0.7, **DRAWN})
     assert "PARAMETER top_p 1\nPARAMETER top_k 0\nPARAMETER min_p 0\n" in drawn.text
 
 

@@ -12,8 +12,9 @@ from typing import Any
 
 from dlmbuild.doc.prompt import ends_a_block
 from dlmbuild.errors import ExportError
+from dlmbuild.inference.llama_cpp import UNCUT
 
-UNCUT: Mapping[str, float] = {"top_p": 1.0, "top_k": 0, "min_p": 0.0}
+DRAWN: Mapping[str, float] = {"top_p": 1.0, **UNCUT}
 """What Ollama is told where tokens are drawn, or it would cut some off by itself: for top_k, 0 is all."""
 
 
