@@ -101,15 +101,13 @@ def _before(
 ) -> float:
     """What all rows take before the first step, from when the phases of some told what was done.
 
-    Questions take alike, but for what the first one shows the base, and rows what their tokens take.
-    The texts of the retention set are as many in any training.
+    Questions take alike, but for what the first one shows the base, which counts in each here, and rows what their
+    tokens take. The texts of the retention set are as many in any training.
     """
     seconds = 0.0
     if times := told.get(PARAPHRASING):
-        each = [times[at + 1] - times[at] for at, row in enumerate(some) if wordings(row.kind, plan) > 1]
-        alike = each[1:] or each
-        more = sum(wordings(row.kind, plan) > 1 for row in rows) - len(each)
-        seconds += sum(each) + more * sum(alike) / max(len(alike), 1)
+        each = (times[max(times)] - times[0]) / max(times)
+        seconds += each * sum(wordings(row.kind, plan) > 1 for row in rows)
     if times := told.get(FREEZING):
         trained = sum(wordings(row.kind, plan) for row in some)
         own = max(at for done, at in times.items() if done <= trained) - times[0]

@@ -17,20 +17,25 @@ _SMALL = 1024
 
 
 @contextmanager
-def few_tokens(model: Any) -> Iterator[None]:
-    """For the block, `model` computes what it is given as is best for few tokens; gradients are not wanted."""
+def few_tokens(model: Any) -> Iterator[int]:
+    """For the block, `model` computes what it is given as is best for few tokens; gradients are not wanted.
+
+    Gives how many threads of Python may ask it at once.
+    """
     import torch
 
     threads = torch.get_num_threads()
+    at_once = 1
     if model.config.get_text_config().hidden_size <= _SMALL:
-        torch.set_num_threads(1)  # two take longer than one, and more of the processor
+        torch.set_num_threads(1)  # two take longer than one for a product, and more of the processor
+        at_once = threads if model.device.type == "cpu" else 1
     turned = []
     if model.device.type == "cpu" and model.dtype == torch.bfloat16:
         turned = [module for module in model.modules() if type(module) is torch.nn.Linear]
     for module in turned:
         module.forward = partial(_weights_first, module.weight, module.bias)
     try:
-        yield
+        yield at_once
     finally:
         for module in turned:
             del module.forward

@@ -6,14 +6,18 @@ On SmolLM2-135M that teaches as much as what is sorted by sense, and many wordin
 (Allen-Zhu and Li 2023, arXiv 2309.14316, section 5).
 
 What the base says to a question is a function of both alone: it is kept, and no question shares a batch with another.
-The several answers are branches of one sequence, as packed rows are (packing.py).
+The several answers are branches of one sequence, as packed rows are (packing.py). On a CPU a small base is asked
+several questions at once, each by a thread: a product of few tokens is too little work for two.
 """
 
 from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
+from threading import Lock
 from typing import Any
 
 from dlmbuild.data.rows import Row
@@ -66,24 +70,28 @@ class Paraphrases:
             _SEED,
         ]
         self._shown = tokenizer.encode("".join(f"{_ASKED.format(one)} {other}\n" for one, other in _SHOWN))
-        self._past: Any = None
+        self._past: Any = None  # what a model keeps of that
+        self._beginning = Lock()
         forward = inspect.signature(type(model).forward).parameters
         self._as = "cache" if "cache" in forward else "past_key_values"  # what it was called before
 
-    def of(self, row: Row) -> list[list[int]]:
-        """The tokens of a row's question in other words, each way once; none for a question that is not one short line.
+    def of(self, rows: Iterable[Row]) -> Iterator[list[list[int]]]:
+        """The tokens of each row's question in other words, each way once.
 
-        None either where the model takes no mask of a tree of tokens, or the tokens of the question are not those of
-        its text.
+        None for a question that is not one short line, where the model takes no mask of a tree of tokens, or where the
+        tokens of the question are not those of its text.
         """
+        with few_tokens(self._model) as at_once, ThreadPoolExecutor(at_once) as pool:
+            yield from pool.map(self._of, rows)
+
+    def _of(self, row: Row) -> list[list[int]]:
         asked = list(row.ids[row.words[0] : row.words[-1]]) if row.words and self._packing.shares else []
         text = self._tokenizer.decode(asked).strip()
         if not 0 < len(asked) <= _LONGEST or "\n" in text or self._tokenizer.encode(text) != asked:
             return []
         name = sha256_json([self._how, asked])
         if (found := self._kept.used(name)) is None:
-            with few_tokens(self._model):
-                found = json.dumps(self._said(text)).encode()
+            found = json.dumps(self._said(text)).encode()
             self._kept.put(name, found)
         ways = [self._tokenizer.encode(way) for way in dict.fromkeys(json.loads(found)) if way != text]
         return [way for way in ways if way]
@@ -102,7 +110,8 @@ class Paraphrases:
         sees = torch.ones(_BRANCHES, begun, dtype=torch.bool)
         positions = list(range(begun))
         with torch.no_grad():
-            logits = self._begin(given).expand(_BRANCHES, -1)
+            past = self._begun()
+            logits = self._next(past, given, list(range(len(self._shown), begun)))[-1:].expand(_BRANCHES, -1)
             for step in range(len(given) + _MORE):
                 for branch, token in zip(going, _drawn(logits, chance), strict=True):
                     said[branch].append(token)
@@ -117,8 +126,7 @@ class Paraphrases:
                 here = [begun + step] * len(going)
                 positions += here
                 mask = self._packing.masks(sees[going], here, positions)
-                logits = self._next([said[branch][-1] for branch in going], here, mask)
-        self._past.crop(len(self._shown) - self._past.get_seq_length())
+                logits = self._next(past, [said[branch][-1] for branch in going], here, mask)
         lines = [texts[branch].split("\n")[0].strip() for branch in range(_BRANCHES) if branch not in going]
         if not end:
             return lines
@@ -127,16 +135,17 @@ class Paraphrases:
     def _ends(self, token: int, text: str, end: str) -> bool:
         return token in self._tokenizer.stop_ids or "\n" in text or (bool(end) and end in text)
 
-    def _begin(self, given: list[int]) -> Any:
-        """Logits of what comes after what is shown, computed once for all questions, and `given`."""
+    def _begun(self) -> Any:
+        """What the model keeps of what is shown, computed once for all questions."""
         from transformers import DynamicCache
 
-        if self._past is None:
-            self._past = DynamicCache()  # without the model's own windows: see `masks`
-            self._next(self._shown, list(range(len(self._shown))))
-        return self._next(given, list(range(len(self._shown), len(self._shown) + len(given))))[-1:]
+        with self._beginning:
+            if self._past is None:
+                self._past = DynamicCache()  # without the model's own windows: see `masks`
+                self._next(self._past, self._shown, list(range(len(self._shown))))
+        return deepcopy(self._past)
 
-    def _next(self, ids: list[int], positions: list[int], mask: Any = None) -> Any:
+    def _next(self, past: Any, ids: list[int], positions: list[int], mask: Any = None) -> Any:
         import torch
 
         device = self._model.device
@@ -144,7 +153,7 @@ class Paraphrases:
             input_ids=torch.tensor([ids], device=device),
             position_ids=torch.tensor([positions], device=device),
             attention_mask=mask,
-            **{self._as: self._past},
+            **{self._as: past},
             use_cache=True,
         ).logits[0]
 

@@ -21,7 +21,7 @@ from dlmbuild.io.progress import Progress
 from dlmbuild.train.paraphrases import Paraphrases
 
 PARAPHRASING = "putting questions in other words"
-"""Told of each row when it begins."""
+"""Told with how many questions are done."""
 PARAPHRASED = 2 / 3
 """Of the wordings of a question, where the base has so many for it."""
 
@@ -60,19 +60,26 @@ def with_wordings(
     """The wordings of all rows. `embeddings` is the base's matrix of (vocabulary, width)."""
     asked = {row.ids[at] for row in rows for at, end in _words(row) if end == at + 1}
     near = neighbours(sorted(asked), tokenizer.whole_words, embeddings)
+    counts = [wordings(row.kind, plan) for row in rows]
+    questions = [row for row, count in zip(rows, counts, strict=True) if count > 1]
+    said: list[list[list[int]]] = []
+    if questions:
+        progress(PARAPHRASING, 0, len(questions))
+    for ways in paraphrases.of(questions):
+        said.append(ways)
+        progress(PARAPHRASING, len(said), len(questions))
     found: list[Row] = []
     numbers = []
     paraphrased = 0
-    for at, row in enumerate(rows):
-        progress(PARAPHRASING, at, len(rows))
+    answers = iter(said)
+    for row, count in zip(rows, counts, strict=True):
         own = [row]
-        if (count := wordings(row.kind, plan)) > 1:
-            own = [asked_as(row, way) for way in paraphrases.of(row)[: int(PARAPHRASED * count)]]
+        if count > 1:
+            own = [asked_as(row, way) for way in next(answers)[: int(PARAPHRASED * count)]]
             paraphrased += len(own)
             own += [wording(row, number, near) for number in range(count - len(own))]
         numbers.append(list(range(len(found), len(found) + len(own))))
         found += own
-    progress(PARAPHRASING, len(rows), len(rows))
     return Wordings(found, numbers, paraphrased)
 
 

@@ -106,12 +106,10 @@ def test_what_comes_before_the_first_step_is_in_the_time_of_a_first_training(wor
 def test_what_a_sample_took_before_its_first_step_is_that_of_as_many_questions_and_tokens() -> None:
     prose, asked = Row("prose", tuple(range(30)), 0), Row("instruction", tuple(range(10)), 5)
     some, rows, plan = [prose, asked, asked], [prose] * 2 + [asked] * 12, {"wordings": 3}
-    # Two for each, and one more for what the first shows the base; prose takes none.
-    questions = {wordings.PARAPHRASING: {0: 10.0, 1: 10.0, 2: 13.0, 3: 15.0}}
+    questions = {wordings.PARAPHRASING: {0: 10.0, 1: 13.0, 2: 15.0}}
     # Seven rows, of 90 tokens together, in nine seconds, then the retention set in four.
     states = {prefix.FREEZING: {0: 20.0, 1: 22.0, 4: 25.0, 7: 29.0, 15: 31.0, 23: 33.0}}
-    assert calibrate._before(questions, some, rows, plan) == 1 + 12 * 2
+    assert calibrate._before(questions, some, rows, plan) == 12 * (3 + 2) / 2
     assert calibrate._before(states, some, rows, plan) == 9 * (2 * 30 + 12 * 30) / (30 + 2 * 30) + 4
-    assert calibrate._before({**questions, **states}, some, rows, plan) == 25 + 46
+    assert calibrate._before({**questions, **states}, some, rows, plan) == 30 + 46
     assert calibrate._before({"training": {0: 1.0, 1: 2.0}}, some, rows, plan) == 0
-    assert calibrate._before(questions, [prose], rows, plan) == 0  # none of the questions was asked

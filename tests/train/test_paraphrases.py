@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from threading import Barrier, get_ident
 from typing import Any
 
 import pytest
@@ -72,17 +73,17 @@ def test_what_was_said_is_kept_and_does_not_depend_on_what_was_asked_before(
     monkeypatch.setattr(paraphrases, "_MORE", 40)  # a model that knows nothing ends no sentence soon
     rows = [shop.row("Who has the keys?"), shop.row("In which town is the workshop?")]
     together, kept = shop.says(), Kept(tmp_path / "kept")
-    first = [together.of(row) for row in rows]
-    assert [shop.says(kept).of(row) for row in reversed(rows)] == first[::-1]
+    first = [*together.of(rows)]
+    assert [*shop.says(kept).of(reversed(rows))] == first[::-1]
     again = shop.says(kept)
     monkeypatch.setattr(again, "_said", None)
-    assert [again.of(row) for row in rows] == first
+    assert [*again.of(rows)] == first
     for row, ways in zip(rows, first, strict=True):
         assert len({tuple(way) for way in ways}) == len(ways)
         assert list(row.ids[row.words[0] : row.words[-1]]) not in ways
     for damaged in (tmp_path / "kept").glob("*/*"):
         damaged.write_bytes(b"[]")
-    assert [shop.says(kept).of(row) for row in rows] == first
+    assert [*shop.says(kept).of(rows)] == first
 
 
 @pytest.mark.parametrize("question", ["One line\nand another?", "long " * 60 + "?"])
@@ -90,10 +91,41 @@ def test_a_question_of_several_lines_or_many_words_is_left_as_it_is(question: st
     shop = Shop(tmp_path)
     says = shop.says()
     says._said = None  # type: ignore[method-assign,assignment]
-    assert says.of(shop.row(question)) == says.of(Row("instruction", (1, 2, 3), 2)) == []
+    assert [*says.of([shop.row(question), Row("instruction", (1, 2, 3), 2)])] == [[], []]
 
 
 def test_a_model_that_takes_no_mask_of_a_tree_is_not_asked(tmp_path: Path) -> None:
     shop = Shop(tmp_path)
     shop.packing.shares = False
-    assert shop.says().of(shop.row("Who has the keys?")) == []
+    assert [*shop.says().of([shop.row("Who has the keys?")])] == [[]]
+
+
+def test_several_threads_ask_at_once_and_hear_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    shop = Shop(tmp_path)
+    monkeypatch.setattr(paraphrases, "_MORE", 40)
+    rows = [shop.row(f"{word} has the keys?") for word in ("Who", "Which person", "Does anyone", "Why he who")]
+    heard, asking, together = [], set(), Barrier(2, timeout=60)
+
+    def waits(said: Any) -> Any:
+        def asked(question: str) -> Any:
+            asking.add(get_ident())
+            together.wait()
+            return said(question)
+
+        return asked
+
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            says = shop.says()
+            if count == 2:
+                monkeypatch.setattr(says, "_said", waits(says._said))
+            heard.append([*says.of(rows)])
+            assert torch.get_num_threads() == count
+    finally:
+        torch.set_num_threads(threads)
+    assert heard[0] == heard[1] and any(heard[0])
+    assert len(asking) == 2
