@@ -60,7 +60,7 @@ def _imatrix(trained: Trained, project: Project) -> Step:
     return Step(
         name=f"imatrix:{trained.title}",
         doc=f"which inputs of the weights of {trained.title} matter",
-        rule="imatrix/3",
+        rule="imatrix/4",
         inputs={"adapter": store.adapter / "adapter.json", "f16": f16, **datasets},
         reads=(base.facts,),
         outputs=Files({NAME: store.cache / NAME}),

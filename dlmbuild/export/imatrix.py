@@ -19,6 +19,7 @@ from dlmbuild.errors import ExportError, Where
 from dlmbuild.inference.numbers import no_numbers
 from dlmbuild.io.gguf_file import Header, Planned, create_gguf, read_header, string_entry, strings_entry, u32_entry
 from dlmbuild.io.progress import Progress
+from dlmbuild.train.packing import Packed, Packing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,8 +37,8 @@ def importance_matrix(
 
     `f16` is the base's GGUF, whose names and shapes the matrix has. Weights whose inputs are not seen are named as
     "without", by their kind; of the "experts" of all layers, "unseen" ones are chosen for no token. `datasets` are
-    paths of dataset.json files. Rows are taken whole, in the order of their digests, until there are 8,192 tokens.
-    Raises SmokeError for inputs that are no numbers.
+    paths of dataset.json files. Rows are taken whole, in the order of their digests, until there are 8,192 tokens, and
+    packed as in training: what they begin with alike counts once. Raises SmokeError for inputs that are no numbers.
     """
     import torch
 
@@ -48,6 +49,7 @@ def importance_matrix(
     named = gguf_names(header)
     progress("loading torch, the base and the adapter")
     model = load_model(base, adapter)
+    packing = Packing(model)  # which tries the model: nothing is watched yet
     watched = {name: _Inputs(shape) for name, shape in weights.items()}
     for module_name, module in model.named_modules():
         path = module_name.removeprefix("base_model.model.")
@@ -60,10 +62,15 @@ def importance_matrix(
         elif weights.get(name := f"{named(path)}.weight") == getattr(module, "weight", torch.empty(0)).shape:
             module.register_forward_pre_hook(watched[name].hook)
     rows = list(_rows(datasets.values()))
+    tokens: list[int] = []
+    done = 0
     with torch.no_grad():
-        for number, row in enumerate(rows):
-            progress("measuring which inputs matter", number, len(rows))
-            model(torch.tensor([row.ids]), logits_to_keep=1)
+        for group in packing.groups(rows):
+            progress("measuring which inputs matter", done, len(rows))
+            packed = Packed.of([rows[at].ids for at in group])
+            model(**packing.inputs(packed), logits_to_keep=1)
+            done += len(group)
+            tokens.append(len(packed.ids))
     seen = {name: inputs for name, inputs in sorted(watched.items()) if inputs.counts.any()}
     if not all(torch.isfinite(inputs.squares).all() for inputs in seen.values()):
         raise no_numbers("the trained model")
@@ -75,8 +82,8 @@ def importance_matrix(
     entries = [
         string_entry("general.type", "imatrix"),
         strings_entry("imatrix.datasets", ["rows of the document"]),
-        u32_entry("imatrix.chunk_count", len(rows)),
-        u32_entry("imatrix.chunk_size", max(len(row.ids) for row in rows)),
+        u32_entry("imatrix.chunk_count", len(tokens)),
+        u32_entry("imatrix.chunk_size", max(tokens)),
     ]
     with create_gguf(out, entries, plan) as sink:
         for name, numbers in parts.items():
@@ -84,7 +91,7 @@ def importance_matrix(
     experts = {name.split(".")[1]: inputs.counts for name, inputs in seen.items() if len(inputs.counts) > 1}
     return {
         "rows": len(rows),
-        "tokens": sum(len(row.ids) for row in rows),
+        "tokens": sum(tokens),
         "weights": len(seen),
         "without": sorted({name.split(".")[2] for name in weights if name not in seen}),
         "experts": sum(len(counts) for counts in experts.values()),
@@ -102,7 +109,7 @@ class _Inputs:
         self.counts = torch.zeros(len(self.squares))
 
     def add(self, inputs: Any, expert: int = 0) -> None:
-        self.squares[expert] += inputs.square().sum(0, dtype=self.squares.dtype)
+        self.squares[expert] += inputs.square().sum(0)
         self.counts[expert] += len(inputs)
 
     def hook(self, _: Any, given: tuple[Any, ...]) -> None:
