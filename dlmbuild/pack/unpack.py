@@ -131,6 +131,6 @@ def _make_room(header: Header, goal: Path, text: bytes, path: Path, *, force: bo
 
 def _id_of(document: Path) -> str:
     try:
-        return read_header(document.read_bytes(), document.name).dlm_id
+        return str(read_header(document.read_bytes(), document.name)["dlm_id"])
     except (DlmError, OSError):
         return ""
