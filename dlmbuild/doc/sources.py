@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlmbuild.doc import ignore
+from dlmbuild.doc import block, ignore
 from dlmbuild.doc.ignore import NEVER
 from dlmbuild.doc.mistakes import shown
 from dlmbuild.doc.source_file import MAX_BYTES, shown_name
@@ -26,13 +26,11 @@ from dlmbuild.io.digest import sha256_json
 if TYPE_CHECKING:
     from dlmbuild.doc.frontmatter import Head
 
-Key = tuple[str | int, ...]
-
 
 class SourceError(DocumentError):
     """A source that cannot be read as its document asks; `key` is the place in the frontmatter."""
 
-    def __init__(self, key: Key, what: str, *, why: str = "", do: str = "") -> None:
+    def __init__(self, key: block.Path, what: str, *, why: str = "", do: str = "") -> None:
         self.key = key
         super().__init__(what, why=why, do=do)
 
@@ -49,8 +47,6 @@ class Found:
     """Name, with `/` between folders → SHA-256."""
     weights: Mapping[str, float]
     """Of the files that are not trained once."""
-    linked: Mapping[str, str]
-    """Name → where a link of this name leads."""
     skipped: Mapping[str, int]
     """Why → how many."""
     bytes: int
@@ -198,11 +194,8 @@ def _found(path: str, named: str, tree: Tree, files: Mapping[str, str]) -> Found
     sizes = tree.sizes
     if len(files) < len(tree.files):
         sizes = [size for name, size in zip(tree.files, tree.sizes, strict=True) if name in files]
-    linked = {name: target for name, target in tree.linked.items() if name in files}
     looked_at = [*sorted(tree.folders), *tree.seen]
-    return Found(
-        path, tree.root, files, weights, linked, dict(sorted(tree.skipped.items())), sum(sizes), named, looked_at
-    )
+    return Found(path, tree.root, files, weights, dict(sorted(tree.skipped.items())), sum(sizes), named, looked_at)
 
 
 def _root(at: int, path: str, policy: str, anchor: Path) -> str:
