@@ -42,7 +42,7 @@ def read_header(data: bytes, path: str) -> dict[str, Any]:
         mistakes.stop()
     training, export = values.training, values.export
     named = list(training.adapters or ())
-    kinds = {name: one.adapter for name, one in (training.adapters or {"": training}).items()}
+    kinds = {name: one.adapter for name, one in (training.adapters or {}).items()} or {"": training.adapter}
     preferring = _preferring(text, head, named) if training.preference.enabled is not False else set()
     header: dict[str, Any] = {
         "prefers": bool(preferring),

@@ -16,6 +16,8 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.fields import FieldInfo
 
+from dlmbuild.doc.block import Path
+from dlmbuild.doc.ignore import MAX_PATTERNS
 from dlmbuild.doc.mistakes import nearest
 from dlmbuild.doc.names import WEIGHED, Quantisation
 from dlmbuild.doc.versions import NEWEST_VERSION, TO_HAVE_IT, VALUES_SINCE
@@ -168,6 +170,30 @@ class Source(Block):
     max_files: Positive | None = None
 
 
+def _no_blank(pattern: str) -> str:
+    if not pattern.strip():
+        raise ValueError
+    return pattern
+
+
+Patterns = Annotated[tuple[Annotated[str, AfterValidator(_no_blank)], ...], Field(max_length=MAX_PATTERNS)]
+_VALUES = "keys of metadata, each with values and a number from 0 to 100 for each"
+
+
+class SourceConfig(Block):
+    """A training.yaml, which a folder of sources has; see source_config.py."""
+
+    dlm_training_version: Annotated[int, Field(ge=1, le=1, description="1")] = 1
+    include: Annotated[Patterns | None, Field(description="a list of patterns")] = None
+    exclude: Annotated[Patterns | None, Field(description="a list of patterns")] = None
+    exclude_defaults: Annotated[bool, Field(description="true or false")] = True
+    metadata: Annotated[dict[str, str] | None, Field(description="keys, each with a text")] = None
+    weights: Annotated[
+        dict[str, dict[str, Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]] | None] | None,
+        Field(description=_VALUES),
+    ] = None
+
+
 def _layers(text: str) -> str:
     if not re.fullmatch(r"auto|all|last [1-9][0-9]{0,3}", text):
         raise ValueError
@@ -258,8 +284,6 @@ class Frontmatter(Block):
     evaluate: OrNull[Evaluate] = Evaluate.model_construct()
     system_prompt: Annotated[str | None, AfterValidator(_outer_lines_trimmed)] = None
 
-
-Path = tuple[str | int, ...]
 
 _PLUGINS = "PYDANTIC_DISABLE_PLUGINS"
 """pydantic's own variable for the plugins that it is to leave out."""

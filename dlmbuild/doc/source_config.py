@@ -7,24 +7,14 @@ in part: what it was to keep out would be trained.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from dlmbuild.doc import ignore
 from dlmbuild.doc.block import Block, Path, UnreadableError, spelled
-from dlmbuild.doc.frontmatter import MAX_CHARACTERS
-from dlmbuild.doc.mistakes import Mistakes, nearest, shown
+from dlmbuild.doc.frontmatter import MAX_CHARACTERS, written_path
+from dlmbuild.doc.mistakes import Mistakes, shown
 from dlmbuild.errors import DlmError, DocumentError, InvalidDocument
 from dlmbuild.io.text import decode_text
-
-_KEYS = {
-    "dlm_training_version": "1",
-    "include": "a list of patterns",
-    "exclude": "a list of patterns",
-    "exclude_defaults": "true or false",
-    "metadata": "keys, each with a text",
-    "weights": "keys of metadata, each with values and a number from 0 to 100 for each",
-}
-_MAX_WEIGHT = 100
 
 
 class Config(NamedTuple):
@@ -82,91 +72,37 @@ def _text(data: bytes, mistakes: Mistakes) -> str:
 
 
 def _training(text: str, mistakes: Mistakes) -> Config:
+    from pydantic import ValidationError
+
+    from dlmbuild.doc.schema import SourceConfig
+
     try:
         block = Block(text, 1, mistakes, lambda path: path[0] in ("include", "exclude", "metadata"))
     except UnreadableError:
         return Config()
-    for key in block.value:
-        if key not in _KEYS:
-            guess = nearest(key, _KEYS)
-            do = f'did you mean "{guess}"?' if guess else f"the keys are {', '.join(_KEYS)}"
-            mistakes.add(*block.marks[(key,)].key, f"unknown key {shown(key)}", why="it would change nothing", do=do)
-    given = {key: value for key, value in block.value.items() if key in _KEYS and (key,) not in block.spoilt}
-    checked = _Checked(given, block, mistakes)
-    checked.version()
-    return Config(
-        checked.patterns("include"),
-        checked.patterns("exclude"),
-        checked.flag("exclude_defaults"),
-        checked.metadata(),
-        checked.weights(),
-    )
+    for key in ("include", "exclude"):
+        given = block.value.get(key)
+        for at, pattern in enumerate(given if isinstance(given, tuple) else ()):
+            if isinstance(pattern, str) and pattern.strip() and (bad := ignore.refusal(pattern)):
+                mistakes.add(*block.marks[(key, at)].value, bad.what, why=bad.why, do=bad.do)
+    try:
+        found = SourceConfig.model_validate(block.value)
+    except ValidationError as error:
+        wrong = {written_path(one["loc"], block): one["type"] for one in error.errors()}
+        for path, kind in wrong.items():
+            if kind == "extra_forbidden":
+                block.refuse_key(path, SourceConfig.model_fields)
+            elif not block.is_spoilt(path):
+                _refuse_value(path, block, mistakes)
+        return Config()
+    weights = {key: values or {} for key, values in (found.weights or {}).items()}
+    return Config(found.include or (), found.exclude or (), found.exclude_defaults, found.metadata or {}, weights)
 
 
-class _Checked:
-    """The values of a training.yaml; what is wrong with them is noted."""
+def _refuse_value(path: Path, block: Block, mistakes: Mistakes) -> None:
+    from dlmbuild.doc.schema import SourceConfig, expectation
 
-    def __init__(self, given: Mapping[str, Any], block: Block, mistakes: Mistakes) -> None:
-        self._given, self._block, self._mistakes = given, block, mistakes
-
-    def version(self) -> None:
-        version = self._given.get("dlm_training_version", 1)
-        if type(version) is not int or version != 1:
-            self._refuse(("dlm_training_version",), version)
-
-    def patterns(self, key: Literal["include", "exclude"]) -> tuple[str, ...]:
-        value = self._given.get(key)
-        if value is None:
-            return ()
-        if not isinstance(value, tuple) or len(value) > ignore.MAX_PATTERNS:
-            self._refuse((key,), value)
-            return ()
-        for at, pattern in enumerate(value):
-            if not isinstance(pattern, str) or not pattern.strip():
-                self._refuse((key, at), pattern)
-            elif wrong := ignore.refusal(pattern):
-                place = self._block.marks[(key, at)].value
-                self._mistakes.add(*place, wrong.what, why=wrong.why, do=wrong.do)
-        return value
-
-    def flag(self, key: str) -> bool:
-        value = self._given.get(key, True)
-        if not isinstance(value, bool):
-            self._refuse((key,), value)
-        return value is not False
-
-    def metadata(self) -> dict[str, str]:
-        return {key: value for key, value in self._mapping(("metadata",)).items() if self._is_text(("metadata", key))}
-
-    def weights(self) -> dict[str, dict[str, float]]:
-        found: dict[str, dict[str, float]] = {}
-        for key in self._mapping(("weights",)):
-            found[key] = {}
-            for value, weight in self._mapping(("weights", key)).items():
-                if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight <= _MAX_WEIGHT:
-                    self._refuse(("weights", key, value), weight)
-                else:
-                    found[key][value] = float(weight)
-        return found
-
-    def _mapping(self, path: Path) -> dict[str, Any]:
-        value: Any = self._given
-        for key in path:
-            value = value.get(key)
-        if value is not None and not isinstance(value, dict):
-            self._refuse(path, value)
-        return value if isinstance(value, dict) else {}
-
-    def _is_text(self, path: Path) -> bool:
-        value = self._given[str(path[0])][path[1]]
-        if not isinstance(value, str):
-            self._refuse(path, value)
-        return isinstance(value, str)
-
-    def _refuse(self, path: Path, value: Any) -> None:
-        if any(path[:length] in self._block.spoilt for length in range(len(path) + 1)):
-            return
-        key, name = str(path[0]), spelled(path)
-        do = "put quotes around it" if key == "metadata" and len(path) > 1 else "mend it, or delete it"
-        why = f"{key} holds {_KEYS[key]}"
-        self._mistakes.add(*self._block.marks[path].value, f"{name} is {shown(value)}", why=why, do=do)
+    key, value = str(path[0]), block.value_at(path)
+    do = "put quotes around it" if key == "metadata" and len(path) > 1 else "mend it, or delete it"
+    why = f"{key} holds {expectation(SourceConfig.model_fields[key])}"
+    mistakes.add(*block.marks[path].value, f"{spelled(path)} is {shown(value)}", why=why, do=do)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from dlmbuild.doc.block import Block, Path
-from dlmbuild.doc.mistakes import Mistakes, nearest, shown
+from dlmbuild.doc.mistakes import Mistakes
 
 NEWEST_VERSION = 16
 """The newest version of the format that this program reads; it reads all older ones as well."""
@@ -73,10 +73,7 @@ def upgrade(block: Block, mistakes: Mistakes) -> None:
     for key, value in given.items():
         place = _DPO.get(key)
         if place is None:
-            guess = nearest(key, _DPO)
-            do = f'did you mean "{guess}"?' if guess else f"the keys are {', '.join(_DPO)}"
-            at = block.marks[(*old, key)].key
-            mistakes.add(*at, f"unknown key {shown(key)} in training.dpo", why="it would change nothing", do=do)
+            block.refuse_key((*old, key), _DPO)
             continue
         home = preference
         for part in place[:-1]:
