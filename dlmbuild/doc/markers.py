@@ -22,10 +22,6 @@ class Marker(NamedTuple):
     line: int
 
 
-def _any(value: str) -> bool:
-    return bool(value.strip())
-
-
 def _score(value: str) -> bool:
     number = re.fullmatch(r"[-+]?(\d{1,40}\.?\d{0,40}|\.\d{1,40})([eE][-+]?\d{1,3})?", value, re.ASCII)
     return number is not None and math.isfinite(float(value))
@@ -39,16 +35,10 @@ def _time(value: str) -> bool:
     return True
 
 
-def _run(value: str) -> bool:
-    return re.fullmatch(r"0*+[1-9][0-9]{0,17}", value) is not None
-
-
-def _id(value: str) -> bool:
-    return re.fullmatch(r"[0-9a-f]{16}", value) is not None
-
-
-_Check = tuple[Callable[[str], bool], str]
-_ANY, _SCORE, _TIME = (_any, "text"), (_score, "a number"), (_time, "a time such as 2026-01-31T12:00:00Z")
+_Check = tuple[Callable[[str], object], str]
+_ANY, _SCORE, _TIME = (str.strip, "text"), (_score, "a number"), (_time, "a time such as 2026-01-31T12:00:00Z")
+_RUN = re.compile("0*[1-9][0-9]{0,17}").fullmatch, "a whole number from 1"
+_ID = re.compile("[0-9a-f]{16}").fullmatch, "the id of a section: 16 digits and small letters from a to f"
 KINDS: dict[str, tuple[tuple[str, ...], dict[str, _Check]]] = {
     "harvest": (("instruction", "preference"), {"source": _ANY}),
     "mined": (
@@ -58,7 +48,7 @@ KINDS: dict[str, tuple[tuple[str, ...], dict[str, _Check]]] = {
             "judge_score_chosen": _SCORE,
             "judge_score_rejected": _SCORE,
             "mined_at": _TIME,
-            "mined_run_id": (_run, "a whole number from 1"),
+            "mined_run_id": _RUN,
         },
     ),
     "synth": (
@@ -67,7 +57,7 @@ KINDS: dict[str, tuple[tuple[str, ...], dict[str, _Check]]] = {
             "synth_teacher": _ANY,
             "synth_strategy": _ANY,
             "synth_at": _TIME,
-            "source_section_id": (_id, "the id of a section: 16 digits and small letters from a to f"),
+            "source_section_id": _ID,
         },
     ),
 }
