@@ -64,7 +64,7 @@ def read_head(text: str, mistakes: Mistakes) -> Head:
     version = version if type(version) is int else NEWEST_VERSION
     for path, since in SINCE.items():
         if version < since and path in block.marks:
-            what, why = f"{'.'.join(map(str, path))} in version {version}", f"version {since} has it first"
+            what, why = f"{spelled(path)} in version {version}", f"version {since} has it first"
             mistakes.add(*block.marks[path].key, what, why=why, do=TO_HAVE_IT)
     base = "" if ("base_model",) in block.spoilt else block.value.get("base_model")
     upgrade(block, mistakes)

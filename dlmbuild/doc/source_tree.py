@@ -213,14 +213,20 @@ class Tree:
             self.sizes += sizes
             return known
         for path, size, result in zip(paths, sizes, known.results, strict=True):
-            if len(result) == 64:
-                self.files[path] = result
-                self.sizes.append(size)
-                if weight != 1.0:
-                    self.weights[path] = weight
-            elif result:
-                self.skipped[result] += 1
+            self._counts(path, size, result, weight)
         return known
+
+    def _counts(self, path: str, size: int, result: str, weight: float) -> bool:
+        """Count a file by what `_examine` said of its content; whether it is one of the source's."""
+        if len(result) != 64:
+            if result:
+                self.skipped[result] += 1
+            return False
+        self.files[path] = result
+        self.sizes.append(size)
+        if weight != 1.0:
+            self.weights[path] = weight
+        return True
 
     def _examine(self, name: str, found: os.stat_result, fd: int | None, path: str) -> tuple[str, str]:
         """A file's signature, "" for none to rely on, and its digest or why it does not count; "" if it is gone."""
@@ -270,13 +276,8 @@ class Tree:
         result = "not a plain file"
         if stat.S_ISREG(found.st_mode):
             result = self._examine(target, found, None, path)[1] or "a link"
-        if len(result) == 64:
-            self.files[path], self.linked[path] = result, target
-            self.sizes.append(found.st_size)
-            if rules.weight != 1.0:
-                self.weights[path] = rules.weight
-        else:
-            self.skipped[result] += 1
+        if self._counts(path, found.st_size, result, rules.weight):
+            self.linked[path] = target
 
     def _configured(self, fd: int, prefix: str, rules: Rules) -> Rules:
         """The rules with those of the folder's own `.dlm`, if nothing is wrong with that."""
