@@ -7,6 +7,8 @@ a folder that is left out nothing is looked at.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from dlmbuild.doc.ignore import NEVER, compiled, excluded_by_default
@@ -34,8 +36,8 @@ class Rules(NamedTuple):
     exclude: tuple[Layer, ...]
     ignore: tuple[Layer, ...] = ()
     defaults: bool = True
-    metadata: tuple[tuple[str, str], ...] = ()
-    weights: tuple[tuple[str, tuple[tuple[str, float], ...]], ...] = ()
+    metadata: Mapping[str, str] = {}
+    weights: Mapping[str, Mapping[str, float]] = {}
 
     @classmethod
     def of_document(cls, include: tuple[str, ...], exclude: tuple[str, ...]) -> Rules:
@@ -44,7 +46,7 @@ class Rules(NamedTuple):
 
     def below(self, config: Config, digest: str, cut: int) -> Rules:
         """Those of a folder with a configuration of its own; `digest` names what it says."""
-        weights = {key: dict(values) for key, values in self.weights}
+        weights = dict(self.weights)
         for key, values in config.weights.items():
             weights[key] = {**weights.get(key, {}), **values}
         return Rules(
@@ -53,18 +55,14 @@ class Rules(NamedTuple):
             (*self.exclude, Layer(config.exclude, cut)) if config.exclude else self.exclude,
             (*self.ignore, Layer(config.ignore, cut)) if config.ignore else self.ignore,
             self.defaults if config.exclude_defaults is None else config.exclude_defaults,
-            tuple({**dict(self.metadata), **config.metadata}.items()),
-            tuple((key, tuple(values.items())) for key, values in weights.items()),
+            {**self.metadata, **config.metadata},
+            weights,
         )
 
     @property
     def weight(self) -> float:
         """How often a file here is trained: the product of the weights of the folder's metadata."""
-        product = 1.0
-        known = {key: dict(values) for key, values in self.weights}
-        for key, value in self.metadata:
-            product *= known.get(key, {}).get(value, 1.0)
-        return product
+        return math.prod((self.weights.get(key, {}).get(value, 1.0) for key, value in self.metadata.items()), start=1.0)
 
     def why_not(self, name: str, path: str, *, folder: bool) -> str:
         """Why a file or folder does not count; "" if it does. `path` begins below the root, a folder's ends in /."""

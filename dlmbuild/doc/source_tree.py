@@ -273,9 +273,7 @@ class Tree:
         except OSError:
             self.skipped["a link"] += 1
             return
-        result = "not a plain file"
-        if stat.S_ISREG(found.st_mode):
-            result = self._examine(target, found, None, path)[1] or "a link"
+        result = self._examine(target, found, None, path)[1] or "a link"
         if self._counts(path, found.st_size, result, rules.weight):
             self.linked[path] = target
 
