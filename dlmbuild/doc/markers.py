@@ -19,7 +19,6 @@ class Marker(NamedTuple):
 
     kind: str
     attributes: Mapping[str, str]
-    line: int
 
 
 def _score(value: str) -> bool:
@@ -105,4 +104,4 @@ def read_marker(line: int, text: str, section: str, mistakes: Mistakes) -> Marke
     missing = [key for key in known if key not in attributes]
     if missing and attributes.keys() <= known.keys():  # else one of them is misspelt
         mistakes.add(line, found.end(2) + 1, f"a {kind} marker without {', '.join(missing)}", do="add what is missing")
-    return Marker(kind, attributes, line) if len(mistakes) == before else None
+    return Marker(kind, attributes) if len(mistakes) == before else None
