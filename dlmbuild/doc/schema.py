@@ -150,7 +150,7 @@ class Audio(Block):
 
 
 class Adapter(Block):
-    """An adapter of a name of its own."""
+    """What each adapter has for itself, where the document names several."""
 
     adapter: Literal["lora", "qlora", "dora"] = "lora"
     lora_r: Auto | Rank = "auto"
@@ -203,20 +203,14 @@ def _layers(text: str) -> str:
 _LAYERS = '"auto", "all", or "last N" for the adapter to change the last N layers only'
 
 
-class Training(Block):
+class Training(Adapter):
     """How the adapter is trained."""
 
-    adapter: Literal["lora", "qlora", "dora"] = "lora"
-    lora_r: Auto | Rank = "auto"
-    lora_alpha: Auto | Alpha = "auto"
-    lora_dropout: Auto | Fraction = "auto"
     rslora: bool = False
-    target_modules: Auto | Texts = "auto"
     layers: Annotated[str, AfterValidator(_layers), Field(description=_LAYERS)] = "auto"
     sequence_len: Auto | Annotated[int, Field(ge=64, le=MAX_SEQUENCE_LEN)] = "auto"
     micro_batch_size: Auto | Batch = "auto"
     grad_accum: Auto | Batch = "auto"
-    learning_rate: Auto | Rate = "auto"
     num_epochs: Auto | Epochs = "auto"
     optimizer: Literal[
         "adamw_torch", "adamw_bnb_8bit", "paged_adamw_8bit", "galore_adamw", "galore_adamw_8bit"

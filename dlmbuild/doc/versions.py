@@ -48,8 +48,6 @@ _DPO = {
 """Key of version 1's `training.dpo` → its place in `training.preference`."""
 HYPERPARAMS = frozenset(key for key, place in _DPO.items() if len(place) > 1)
 """The keys of `training.dpo` that have a block of their own in `training.preference`."""
-REFERENCES = {"pre_dpo_adapter": "pre_adapter"}
-"""Value of `training.dpo.reference` → what it is called in `training.preference`."""
 
 
 def upgrade(block: Block, mistakes: Mistakes) -> None:
@@ -79,7 +77,7 @@ def upgrade(block: Block, mistakes: Mistakes) -> None:
         for part in place[:-1]:
             home = home.setdefault(part, {})
             block.marks.setdefault((*new, part), block.marks[(*old, key)])
-        home[place[-1]] = REFERENCES.get(value, value) if isinstance(value, str) else value
+        home[place[-1]] = "pre_adapter" if value == "pre_dpo_adapter" else value
         block.marks[(*new, *place)] = block.marks[(*old, key)]
         if (*old, key) in block.spoilt:
             block.spoilt.add((*new, *place))
