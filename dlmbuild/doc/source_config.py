@@ -6,8 +6,7 @@ in part: what it was to keep out would be trained.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from dlmbuild.doc import ignore
 from dlmbuild.doc.block import Block, Path, UnreadableError, spelled
@@ -17,42 +16,26 @@ from dlmbuild.errors import DlmError, DocumentError, InvalidDocument
 from dlmbuild.io.text import decode_text
 
 
-class Config(NamedTuple):
-    """Both files of one folder."""
+def read_config(yaml: bytes | None, patterns: bytes | None, folder: str) -> dict[str, Any]:
+    """Read the content of both files as JSON data; None for one that is not there. `folder` is how errors name theirs.
 
-    include: tuple[str, ...] = ()
-    """Empty where the folder does not say: then the one above decides."""
-    exclude: tuple[str, ...] = ()
-    exclude_defaults: bool | None = None
-    """None where there is no training.yaml."""
-    metadata: Mapping[str, str] = {}
-    weights: Mapping[str, Mapping[str, float]] = {}
-    ignore: tuple[str, ...] = ()
-
-    def as_data(self) -> dict[str, Any]:
-        return self._asdict()
-
-    @classmethod
-    def from_data(cls, data: Mapping[str, Any]) -> Config:
-        """The inverse of `as_data`, with lists for tuples as JSON has them."""
-        lists = {name: tuple(data[name]) for name in ("include", "exclude", "ignore")}
-        return cls(**{**data, **lists})
-
-
-def read_config(yaml: bytes | None, patterns: bytes | None, folder: str) -> Config:
-    """Read the content of both files; None for one that is not there. `folder` is how errors name their folder.
+    include, exclude, ignore    patterns; without any of `include` the folder above decides
+    exclude_defaults            null where there is no training.yaml
+    metadata                    key → text
+    weights                     key of metadata → its values → how often such a file is trained
 
     Raises InvalidDocument with all mistakes of both.
     """
-    config, errors = Config(), list[DlmError]()
+    config: dict[str, Any] = {"include": [], "exclude": [], "exclude_defaults": None, "metadata": {}, "weights": {}}
+    errors = list[DlmError]()
     for name, data in (("training.yaml", yaml), ("ignore", patterns)):
         mistakes = Mistakes(f"{folder}/{name}")
         try:
             text = "" if data is None else _text(data, mistakes)
             if name == "ignore":
-                config = config._replace(ignore=tuple(ignore.read_ignore(text, mistakes)))
+                config["ignore"] = ignore.read_ignore(text, mistakes)
             elif data is not None:
-                config = _training(text, mistakes)
+                config |= _training(text, mistakes)
             errors += mistakes
         except InvalidDocument as error:
             errors += error.errors
@@ -71,7 +54,8 @@ def _text(data: bytes, mistakes: Mistakes) -> str:
         raise InvalidDocument([error]) from None
 
 
-def _training(text: str, mistakes: Mistakes) -> Config:
+def _training(text: str, mistakes: Mistakes) -> dict[str, Any]:
+    """What a training.yaml says; whatever was found of it where it has mistakes."""
     from pydantic import ValidationError
 
     from dlmbuild.doc.schema import SourceConfig
@@ -79,7 +63,7 @@ def _training(text: str, mistakes: Mistakes) -> Config:
     try:
         block = Block(text, 1, mistakes, lambda path: path[0] in ("include", "exclude", "metadata"))
     except UnreadableError:
-        return Config()
+        return {}
     for key in ("include", "exclude"):
         given = block.value.get(key)
         for at, pattern in enumerate(given if isinstance(given, tuple) else ()):
@@ -94,9 +78,15 @@ def _training(text: str, mistakes: Mistakes) -> Config:
                 block.refuse_key(path, SourceConfig.model_fields)
             elif not block.is_spoilt(path):
                 _refuse_value(path, block, mistakes)
-        return Config()
+        return {}
     weights = {key: values or {} for key, values in (found.weights or {}).items()}
-    return Config(found.include or (), found.exclude or (), found.exclude_defaults, found.metadata or {}, weights)
+    return {
+        "include": list(found.include or ()),
+        "exclude": list(found.exclude or ()),
+        "exclude_defaults": found.exclude_defaults,
+        "metadata": found.metadata or {},
+        "weights": weights,
+    }
 
 
 def _refuse_value(path: Path, block: Block, mistakes: Mistakes) -> None:

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from dlmbuild.doc.ignore import NEVER, compiled, excluded_by_default
-from dlmbuild.doc.source_config import Config
 from dlmbuild.io.digest import sha256_json
 
 EXCLUDED, BY_DEFAULT, NOT_INCLUDED = "excluded", "excluded by default", "not included"
@@ -44,18 +43,18 @@ class Rules(NamedTuple):
         """Those of a source's root, as its document has them."""
         return cls(sha256_json([_JUDGED, include, exclude]), Layer(include, 0), (Layer(exclude, 0),) if exclude else ())
 
-    def below(self, config: Config, digest: str, cut: int) -> Rules:
-        """Those of a folder with a configuration of its own; `digest` names what it says."""
+    def below(self, config: Mapping[str, Any], digest: str, cut: int) -> Rules:
+        """Those of a folder with a configuration of its own, as `read_config` gives it; `digest` names what it says."""
         weights = dict(self.weights)
-        for key, values in config.weights.items():
+        for key, values in config["weights"].items():
             weights[key] = {**weights.get(key, {}), **values}
         return Rules(
             sha256_json([self.id, digest, cut]),
-            Layer(config.include, cut) if config.include else self.include,
-            (*self.exclude, Layer(config.exclude, cut)) if config.exclude else self.exclude,
-            (*self.ignore, Layer(config.ignore, cut)) if config.ignore else self.ignore,
-            self.defaults if config.exclude_defaults is None else config.exclude_defaults,
-            {**self.metadata, **config.metadata},
+            Layer(tuple(config["include"]), cut) if config["include"] else self.include,
+            (*self.exclude, Layer(tuple(config["exclude"]), cut)) if config["exclude"] else self.exclude,
+            (*self.ignore, Layer(tuple(config["ignore"]), cut)) if config["ignore"] else self.ignore,
+            self.defaults if config["exclude_defaults"] is None else config["exclude_defaults"],
+            {**self.metadata, **config["metadata"]},
             weights,
         )
 

@@ -16,7 +16,7 @@ from operator import attrgetter
 
 from dlmbuild.doc.frontmatter import MAX_CHARACTERS
 from dlmbuild.doc.ignore import excluded_by_default
-from dlmbuild.doc.source_config import Config, read_config
+from dlmbuild.doc.source_config import read_config
 from dlmbuild.doc.source_file import ChangedError, examine, shown_name
 from dlmbuild.doc.source_memory import Folder, Memory, looks_of, settled, signature
 from dlmbuild.doc.source_rules import BY_DEFAULT, Rules
@@ -298,11 +298,11 @@ class Tree:
             yaml, patterns = (
                 _config_file(name, fd, shown) if at else None for name, at in zip(_CONFIG, stats, strict=True)
             )
-            data = read_config(yaml, patterns, shown).as_data()
+            data = read_config(yaml, patterns, shown)
             known = [signatures, sha256_json(data), data]
             if all(found is None or settled(found) for found in stats):
                 self._memory.note_config(prefix, known)
-        return rules.below(Config.from_data(known[2]), known[1], len(prefix))
+        return rules.below(known[2], known[1], len(prefix))
 
 
 def _config_stat(name: str, fd: int, folder: str) -> os.stat_result | None:
