@@ -13,6 +13,7 @@ import stat
 from collections import Counter
 from collections.abc import Callable, Sequence
 from operator import attrgetter
+from pathlib import Path
 
 from dlmbuild.doc.frontmatter import MAX_CHARACTERS
 from dlmbuild.doc.ignore import excluded_by_default
@@ -22,6 +23,7 @@ from dlmbuild.doc.source_memory import Folder, Memory, looks_of, settled, signat
 from dlmbuild.doc.source_rules import BY_DEFAULT, Rules
 from dlmbuild.errors import DlmError, DocumentError, InvalidDocument, Where
 from dlmbuild.io.digest import sha256_json
+from dlmbuild.io.text import unreadable
 
 MAX_DEPTH = 64
 """Folders within folders."""
@@ -244,7 +246,7 @@ class Tree:
                 if error.errno in _FORBIDDEN:
                     return "", "not readable"
                 if error.errno not in _GONE:
-                    raise _unreadable(error, f"{self._shown}/{shown_name(path)}") from None
+                    raise unreadable(Path(f"{self._shown}/{shown_name(path)}"), error) from None
             try:
                 found = os.stat(name, dir_fd=fd, follow_symlinks=False)
             except OSError:
@@ -318,7 +320,7 @@ def _config_stat(name: str, fd: int, folder: str) -> os.stat_result | None:
                     what = "'.dlm' is no folder, or a link that leads nowhere"
                     raise DocumentError(what, where=Where(folder), do="delete it, or rename it") from None
                 return None
-        raise _unreadable(error, f"{folder}/{name}") from None
+        raise unreadable(Path(f"{folder}/{name}"), error) from None
     if not stat.S_ISREG(found.st_mode):
         raise DocumentError("not a plain file", where=Where(f"{folder}/{name}"), do="write a text file, or delete it")
     return found
@@ -342,18 +344,11 @@ def _config_file(name: str, fd: int, folder: str) -> bytes:
         with open(os.open(f".dlm/{name}", flags, dir_fd=fd), "rb") as file:  # noqa: PTH123 - in an open folder
             return file.read(4 * MAX_CHARACTERS)
     except OSError as error:
-        raise _unreadable(error, f"{folder}/{name}") from None
-
-
-def _unreadable(error: OSError, path: str) -> DocumentError:
-    why, do = error.strerror or str(error), "check the path and its permissions"
-    return DocumentError("the file cannot be read", where=Where(path), why=why, do=do)
+        raise unreadable(Path(f"{folder}/{name}"), error) from None
 
 
 def _bad_name(name: str) -> str:
     """Why a name cannot be written down in a document's data; "" if it can."""
-    if name.isascii():
-        return ""
     try:
         name.encode()
     except UnicodeEncodeError:
