@@ -79,14 +79,7 @@ def _training(text: str, mistakes: Mistakes) -> dict[str, Any]:
             elif not block.is_spoilt(path):
                 _refuse_value(path, block, mistakes)
         return {}
-    weights = {key: values or {} for key, values in (found.weights or {}).items()}
-    return {
-        "include": list(found.include or ()),
-        "exclude": list(found.exclude or ()),
-        "exclude_defaults": found.exclude_defaults,
-        "metadata": found.metadata or {},
-        "weights": weights,
-    }
+    return found.model_dump(mode="json", exclude={"dlm_training_version"})
 
 
 def _refuse_value(path: Path, block: Block, mistakes: Mistakes) -> None:
