@@ -137,7 +137,7 @@ def _evaluate(trained: Trained, project: Project) -> Step:
     step = Step(
         name=name,
         doc=f"the report on {trained.title}, held to what it asks for",
-        rule="evaluate/4",
+        rule="evaluate/5",
         inputs={**measured, "general": _GENERAL},
         params=params,
         reads=(store.document, store.plan),

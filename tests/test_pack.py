@@ -260,6 +260,10 @@ def record(**changes: object) -> Edit:
     return edit
 
 
+def noted(**changes: object) -> Edit:
+    return lambda m: record(notes={**json.loads(m[0][1])["records"][0]["notes"], **changes})(m)
+
+
 def replaced(at: int, *new: tuple[tarfile.TarInfo, bytes]) -> Edit:
     def edit(members: list[tuple[tarfile.TarInfo, bytes]]) -> None:
         members[at : at + 1] = list(new)
@@ -287,10 +291,8 @@ HOSTILE: dict[str, tuple[Edit, str]] = {
         ),
         "not sound JSON",
     ),
-    "notes that no lock can hold": (
-        lambda m: record(notes={**json.loads(m[0][1])["records"][0]["notes"], "machine": {"isa": [None]}})(m),
-        "cannot be understood",
-    ),
+    "notes that no lock can hold": (noted(machine={"isa": [None]}), "cannot be understood"),
+    "a training that went on from nobody knows what": (noted(run={"warm": {"x": 1}}), "cannot be understood"),
     "an output that is missing": (
         lambda m: record(outputs=dict(list(json.loads(m[0][1])["records"][0]["outputs"].items())[1:]))(m),
         "not those",

@@ -77,7 +77,7 @@ def keep_to_lock(
         machine = this_machine()
         exactness = determinism_here(project.archive.home, machine)
         more = {"pins": pins(TRAINING_PINS), "tier": machine.tier, "determinism": exactness, "retention": retention}
-    mismatches = list(compare(lock, base=base, **more))
+    mismatches = list(compare(lock, base, **more))
     if not mismatches:
         return []
     accept = f"dlm --update-lock train:{document.name}"

@@ -221,31 +221,8 @@ class Project:
                 return remembered
         from dlmbuild.doc.header import read_header
 
-        found = read_header((self.folder / path).read_bytes(), str(path))
-        header: dict[str, Any] = {
-            "dlm_id": found.dlm_id,
-            "base_model": found.base_model,
-            "default_quant": found.default_quant,
-        }
-        reference = parse_reference(found.base_model, (self.folder / path).parent)
-        if found.prefers:
-            header["prefers"] = True
-        if found.evaluates:
-            header["evaluates"] = True
-        if found.retention is not None:
-            header["retention"] = found.retention
-        if found.whole:
-            header["whole"] = list(found.whole)
-        if found.sources:
-            header["sources"] = {"given": found.sources, "policy": found.sources_policy}
-        if found.adapters:
-            header["adapters"] = list(found.adapters.items())  # their order decides, and JSON's keys are sorted
-        if found.mixes:
-            header["mixes"] = found.mixes
-        if found.gated:
-            header["gated"] = True
-        if not found.imatrix:
-            header["imatrix"] = False
+        header = read_header((self.folder / path).read_bytes(), str(path))
+        reference = parse_reference(header["base_model"], (self.folder / path).parent)
         if reference.path is None:  # what lies on this disk is named by a path, which is not the document's
             header["reference"] = reference.as_data()
         if self.archive.home.root.is_dir():  # who only looks makes no home

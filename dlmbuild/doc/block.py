@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any, NamedTuple
 
-from dlmbuild.doc.mistakes import Mistakes, shortened, shown
+from dlmbuild.doc.mistakes import Mistakes, nearest, shortened, shown
 
 Event = Any
 """Of ruamel.yaml, whose event classes declare too little to be typed."""
@@ -76,6 +76,26 @@ class Block:
     def written(self, path: Path) -> str:
         """A scalar as it stands in the file."""
         return self._source[self._offset(self.marks[path].value) : self._offset(self.marks[path].end)]
+
+    def value_at(self, path: Path) -> Any:
+        """The value that a path leads to."""
+        value: Any = self.value
+        for key in path:
+            value = value[key]
+        return value
+
+    def is_spoilt(self, path: Path) -> bool:
+        """Whether a value, or a block that it is in, has a mistake already."""
+        return any(path[:length] in self.spoilt for length in range(len(path) + 1))
+
+    def refuse_key(self, path: Path, known: Collection[str], do: str = "") -> None:
+        """Note a key that is none of those `known`; without `do` the nearest of them is what was meant."""
+        *outer, key = path
+        guess = nearest(str(key), known)
+        do = do or (f'did you mean "{guess}"?' if guess else f"the keys are {', '.join(known)}")
+        place = f" in {spelled(outer)}" if outer else ""
+        what, why = f"unknown key {shown(key)}{place}", "it would change nothing"
+        self._mistakes.add(*self.marks[path].key, what, why=why, do=do)
 
     def _read(self, events: Iterator[Event]) -> None:
         ended = False

@@ -9,10 +9,10 @@ import re
 from collections.abc import Iterator
 from operator import attrgetter
 
-from dlmbuild.doc.block import Mark, Path
+from dlmbuild.doc.block import Mark, Path, spelled
 from dlmbuild.doc.document import Reading
 from dlmbuild.doc.schema import block_in, field_of
-from dlmbuild.doc.sections import Instruction, Preference, Section
+from dlmbuild.doc.sections import Instruction, Preference
 from dlmbuild.errors import DocumentError, Where
 
 PUBLIC_VERSION = 15
@@ -21,11 +21,12 @@ PUBLIC_VERSION = 15
 _NUMBERS_THERE = ("lora_r", "lora_alpha", "lora_dropout", "sequence_len", "learning_rate", "num_epochs", "warmup_ratio")
 """Keys of `training` that are `auto` here where nothing is written, and have one value for all bases there."""
 _QUANTISATIONS_THERE = ("Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0")
-_NO_AUTO_THERE = (
-    ("training", "lr_scheduler"),
-    ("training", "preference", "hyperparams", "learning_rate"),
-    ("training", "preference", "hyperparams", "num_epochs"),
-)
+_NO_AUTO_THERE: dict[tuple[str, ...], str] = {
+    **{("training", key): "it wants a number" for key in _NUMBERS_THERE},
+    ("training", "lr_scheduler"): "it does not know auto here",
+    ("training", "preference", "hyperparams", "learning_rate"): "it does not know auto here",
+    ("training", "preference", "hyperparams", "num_epochs"): "it does not know auto here",
+}
 _HEADERS = frozenset(("### Q", "### Q !probe", "### A", "### Prompt", "### Chosen", "### Rejected"))
 _FENCE = re.compile(r'::[A-Za-z0-9_#-]+::|::[a-z][a-z0-9_]*( [a-z][a-z0-9_]*="[^"]*")+::')
 _OTHER_ENDS = re.compile(r"[\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
@@ -67,34 +68,27 @@ def _frontmatter(found: Reading) -> Iterator[Note]:
         word = lines[line - 1][col - 1 : mark.end[1] - 1] if mark.end[0] == line else ""
         if _YAML_1_1.fullmatch(word) and path != ("dlm_id",):
             why = "it reads YAML 1.1, in which this is something else"
-            yield line, col, f"{'.'.join(map(str, path))}: {word}", why
+            yield line, col, f"{spelled(path)}: {word}", why
         if _is_null(path, mark, word):
-            yield *mark.key, f"nothing is written under {'.'.join(map(str, path))}", "it refuses a block without keys"
+            yield *mark.key, f"nothing is written under {spelled(path)}", "it refuses a block without keys"
     if values is None:
         return
-    if ("training", "preference", "enabled") in marks and values.training.preference.enabled is None:
-        yield (
-            *marks["training", "preference", "enabled"].value,
-            "training.preference.enabled: null",
-            "it wants true or false",
-        )
-    for key in _NUMBERS_THERE:
-        if getattr(values.training, key) == "auto" and ("training", key) in marks:
-            yield *marks["training", key].value, f"training.{key}: auto", "it wants a number"
-    for path in _NO_AUTO_THERE:
-        name = ".".join(path)
-        if path in marks and attrgetter(name)(values) == "auto":
-            yield *marks[path].value, f"{name}: auto", "it does not know auto here"
+    training, export = values.training, values.export
+    quant, base = export.default_quant, values.base_model
+    differing = [
+        (("training", "preference", "enabled"), "null", training.preference.enabled is None, "it wants true or false"),
+        (("base_model",), base, ":" in base and not base.startswith("hf:"), "it knows registry names and hf: only"),
+        (("export", "default_quant"), quant, quant not in _QUANTISATIONS_THERE, f"it refuses {quant} here"),
+        (("export", "default_temperature"), "0", export.default_temperature == 0, "it must be above 0 there"),
+        *((path, "auto", attrgetter(spelled(path))(values) == "auto", why) for path, why in _NO_AUTO_THERE.items()),
+    ]
+    for path, value, differs, why in differing:
+        if differs and path in marks:
+            yield *marks[path].value, f"{spelled(path)}: {value}", why
     left_out = [key for key in _NUMBERS_THERE if ("training", key) not in marks]
     if left_out:
         why = "it takes the same values for all bases where this program takes measured ones"
         yield 1, 1, f"nothing is written for {', '.join(left_out)}", why
-    if ":" in values.base_model and not values.base_model.startswith("hf:"):
-        yield *marks["base_model",].value, f"base_model: {values.base_model}", "it knows registry names and hf: only"
-    if (quant := values.export.default_quant) not in _QUANTISATIONS_THERE:
-        yield *marks["export", "default_quant"].value, f"export.default_quant: {quant}", f"it refuses {quant} here"
-    if values.export.default_temperature == 0:
-        yield *marks["export", "default_temperature"].value, "export.default_temperature: 0", "it must be above 0 there"
 
 
 def _is_null(path: Path, mark: Mark, word: str) -> bool:
@@ -137,7 +131,8 @@ def _sections(found: Reading) -> Iterator[Note]:
         start, end = found.body.spans[number]
         row += text.count("\n", counted, start)
         counted = start
-        headers = set(_header_lines(section))
+        groups = section.pairs if isinstance(section, Instruction) else section.triples
+        headers = {line for group in groups for line in group if type(line) is int}  # nothing else there is a number
         for at, line in enumerate(text[start:end].split("\n"), row):
             there, here = line.strip() in _HEADERS, at in headers
             if there != here:
@@ -148,12 +143,3 @@ def _sections(found: Reading) -> Iterator[Note]:
             other = _OTHER_ENDS.search(line)
             if other:
                 yield at, other.start() + 1, f"the character U+{ord(other[0]):04X}", "it ends a line with it"
-
-
-def _header_lines(section: Section) -> Iterator[int]:
-    if isinstance(section, Instruction):
-        for pair in section.pairs:
-            yield from (pair.line, pair.answer_line)
-    elif isinstance(section, Preference):
-        for triple in section.triples:
-            yield from (triple.line, triple.chosen_line, triple.rejected_line)

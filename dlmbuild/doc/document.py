@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from dlmbuild.doc import block
 from dlmbuild.doc.body import read_sections
 from dlmbuild.doc.frontmatter import Head, read_head
-from dlmbuild.doc.media import blob_sha256
-from dlmbuild.doc.mistakes import Mistakes, nearest
+from dlmbuild.doc.mistakes import Mistakes, nearest, shown
 from dlmbuild.doc.names import check_name
 from dlmbuild.doc.routing import trains
 from dlmbuild.doc.sections import Body, Instruction, Media, Preference, Prose, Section, kind_of
 from dlmbuild.doc.versions import ESCAPES_SINCE
 from dlmbuild.errors import DlmError, DocumentError, InvalidDocument, Where
+from dlmbuild.io.digest import sha256_file
 from dlmbuild.io.text import decode_text, read_bytes
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Reading(NamedTuple):
                 data["markers"] = [{"kind": marker.kind, **marker.attributes} for marker in section.markers]
             if isinstance(section, Media):
                 with suppress(DocumentError):  # which is among the mistakes
-                    data["sha256"] = blob_sha256(section.path, folder)
+                    data["sha256"] = _blob_sha256(section.path, folder)
             outline.append({"id": self.body.section_id(number, data.get("sha256", "")), **data})
         return outline
 
@@ -184,12 +184,24 @@ def _refuse_unbuilt(number: int, section: Section, body: Body, folder: Path | No
         mistakes.add(section.line, 1, f"an ::{section.kind}:: section", why=why, do=do)
         try:
             if folder and section.path:  # else the fence itself is wrong, which is told
-                blob_sha256(section.path, folder)
+                _blob_sha256(section.path, folder)
         except DocumentError as error:
             below = body.spans[number][0]
             fence = body.text.rfind("\n", 0, below - 1) + 1
             col = max(body.text.find('path="', fence, below) - fence, 0) + 7
             mistakes.add(section.line, col, error.what, why=error.why, do=error.do)
+
+
+def _blob_sha256(path: str, folder: Path) -> str:
+    """Digest of the file of an image or a recording; `path` as the document has it. Raises DocumentError."""
+    what, do = f"the file {shown(path)} cannot be read", "mend the path, which begins at the document's folder"
+    file = folder / path
+    try:
+        if not file.is_file():
+            raise DocumentError(what, why="it is no file" if file.exists() else "there is none", do=do)
+        return sha256_file(file)
+    except OSError as error:
+        raise DocumentError(what, why=error.strerror or str(error), do=do) from None
 
 
 def _refuse_unnamed(section: Section, named: Sequence[str], mistakes: Mistakes) -> None:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from dlmbuild.io.text import one_newline
 
-_NO_NEWLINE = "\\ No newline at end of file"
+_NO_NEWLINE = "\n\\ No newline at end of file\n"
 _CONTEXT = 3
 
 
@@ -54,29 +54,23 @@ def unified_diff(text: str, edits: Iterable[Edit], name: str) -> str:
     """The edits of a text as `diff -u` shows them; time is linear however large the text is."""
     starts = _line_starts("\n", text)
     last = len(starts) - 1
-
-    def line_at(row: int) -> str:
-        return text[starts[row] : starts[row + 1] - 1 if row < last else len(text)]
-
     changed: dict[int, list[Edit]] = {}
-    for edit in sorted(edits):
+    for edit in sorted(edits, reverse=True):
         changed.setdefault(bisect_right(starts, edit.start) - 1, []).append(edit)
-    out = []
+    out = [f"--- {name}\n", f"+++ {name}\n"]
     shift = 0
     for rows in _hunks(sorted(changed), last + (starts[last] < len(text))):
         shown = []
         for row in rows:
-            before = line_at(row)
-            after = _after(before, changed.get(row, ()), starts[row])
-            ends = [_NO_NEWLINE] if row == last else []
-            if after == [before]:
-                shown += [f" {before}", *ends]
-            else:
-                shown += [f"-{before}", *ends, *(f"+{line}" for line in after), *ends]
-        added = sum(not line.startswith(("-", "\\")) for line in shown)
-        out += [f"@@ -{rows.start + 1},{len(rows)} +{rows.start + 1 + shift},{added} @@", *shown]
+            start = starts[row]
+            before = after = text[start : starts[row + 1] if row < last else len(text)]
+            for edit in changed.get(row, ()):
+                after = after[: edit.start - start] + edit.new + after[edit.end - start :]
+            shown += [f" {before}"] if after == before else [f"-{before}", *([f"+{after}"] if after else [])]
+        added = sum(not line.startswith("-") for line in shown)
+        out += [f"@@ -{rows.start + 1},{len(rows)} +{rows.start + 1 + shift},{added} @@\n", *shown]
         shift += added - len(rows)
-    return "\n".join([f"--- {name}", f"+++ {name}", *out]) + "\n"
+    return "".join(line if line.endswith("\n") else line + _NO_NEWLINE for line in out)
 
 
 def _hunks(rows: list[int], total: int) -> list[range]:
@@ -87,11 +81,3 @@ def _hunks(rows: list[int], total: int) -> list[range]:
             start = hunks.pop().start
         hunks.append(range(start, stop))
     return hunks
-
-
-def _after(line: str, edits: Iterable[Edit], start: int) -> list[str]:
-    """What a line becomes: itself, another line, or none."""
-    whole = line + "\n"
-    for edit in reversed(list(edits)):
-        whole = whole[: edit.start - start] + edit.new + whole[edit.end - start :]
-    return [whole.removesuffix("\n")] if whole else []

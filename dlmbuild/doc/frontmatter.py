@@ -8,7 +8,7 @@ from math import isinf
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from dlmbuild.doc.block import NUMBER, Block, Mark, Path, Position, UnreadableError, spelled
-from dlmbuild.doc.mistakes import Mistakes, nearest, shortened, shown
+from dlmbuild.doc.mistakes import Mistakes, shortened, shown
 from dlmbuild.doc.prompt import ends_a_block, what_is_lost
 from dlmbuild.doc.versions import NEWEST_VERSION, SINCE, TO_HAVE_IT, upgrade
 
@@ -64,7 +64,7 @@ def read_head(text: str, mistakes: Mistakes) -> Head:
     version = version if type(version) is int else NEWEST_VERSION
     for path, since in SINCE.items():
         if version < since and path in block.marks:
-            what, why = f"{'.'.join(map(str, path))} in version {version}", f"version {since} has it first"
+            what, why = f"{spelled(path)} in version {version}", f"version {since} has it first"
             mistakes.add(*block.marks[path].key, what, why=why, do=TO_HAVE_IT)
     base = "" if ("base_model",) in block.spoilt else block.value.get("base_model")
     upgrade(block, mistakes)
@@ -136,7 +136,7 @@ def _validated(block: Block, mistakes: Mistakes) -> Frontmatter | None:
         _check_prompt(values.system_prompt or "", block, mistakes)
         excluded = list(contradictions(values))
     for path, why, do in [*unbuilt(block.value, Frontmatter), *excluded]:
-        if not _spoilt(path, block) and not any(key[: len(path)] == path for key in wrong):
+        if not block.is_spoilt(path) and not any(key[: len(path)] == path for key in wrong):
             _refuse_value(path, block.marks[path].value, block, mistakes, why=why, do=do)
     return values
 
@@ -166,17 +166,14 @@ def _refuse(error: ValidationError, block: Block, mistakes: Mistakes) -> set[Pat
     # Each branch of a union reports for itself, with its label in `loc`; the longest path names an item of a list.
     wrong: dict[Path, tuple[Path, str]] = {}
     for detail in error.errors(include_url=False):
-        path: Path = ()
-        for part in detail["loc"]:
-            if (*path, part) in block.marks:
-                path = (*path, part)
+        path = written_path(detail["loc"], block)
         if detail["type"] == "missing":
             path = (*path, detail["loc"][-1])
         key = path if detail["type"] in ("missing", "extra_forbidden") else field_of(path)[0]
         if key not in wrong or len(path) > len(wrong[key][0]):
             wrong[key] = path, detail["type"]
     for key, (path, kind) in wrong.items():
-        if _spoilt(path, block):
+        if block.is_spoilt(path):
             continue
         if kind == "missing":
             line, col = block.marks[key[:-1]].value if len(key) > 1 else (1, 1)
@@ -184,7 +181,7 @@ def _refuse(error: ValidationError, block: Block, mistakes: Mistakes) -> set[Pat
             do = _HOW_TO_HAVE.get(str(key[-1]), f"write `{key[-1]}: …`")
             mistakes.add(line, col, f"missing key {shown(key[-1])}", why=why, do=do)
         elif kind == "extra_forbidden":
-            _refuse_key(key, block, mistakes)
+            _refuse_key(key, block)
         elif kind == "string_pattern_mismatch":
             what, name = f"{shown(path[-1])} is no name", spelled(key)
             why = f"{name} must be {expectation(field_of(key)[1])}"
@@ -194,8 +191,13 @@ def _refuse(error: ValidationError, block: Block, mistakes: Mistakes) -> set[Pat
     return set(wrong)
 
 
-def _spoilt(path: Path, block: Block) -> bool:
-    return any(path[:length] in block.spoilt for length in range(len(path) + 1))
+def written_path(loc: Path, block: Block) -> Path:
+    """The path of what pydantic complains of at `loc`, in which there are names of branches as well."""
+    path: Path = ()
+    for part in loc:
+        if (*path, part) in block.marks:
+            path = (*path, part)
+    return path
 
 
 def _check_prompt(prompt: str, block: Block, mistakes: Mistakes) -> None:
@@ -206,32 +208,24 @@ def _check_prompt(prompt: str, block: Block, mistakes: Mistakes) -> None:
         mistakes.add(*block.marks["system_prompt",].value, what, why=why, do=do)
 
 
-def _refuse_key(path: Path, block: Block, mistakes: Mistakes) -> None:
+def _refuse_key(path: Path, block: Block) -> None:
     from dlmbuild.doc.schema import block_at, homes
 
     *outer, key = path
-    home = spelled(outer)
-    known = list(block_at(tuple(outer)).model_fields)
     elsewhere = next((name for name, model in homes() if key in model.model_fields), None)
-    guess = nearest(str(key), known)
+    do = ""
     if path == ("training", "dpo"):
         do = "from version 2 on it is training.preference"
     elif elsewhere is not None:
         do = f"it belongs under {elsewhere}:" if elsewhere else "it belongs at the top, not indented"
-    else:
-        do = f'did you mean "{guess}"?' if guess else f"the keys are {', '.join(known)}"
-    place = f" in {home}" if home else ""
-    line, col = block.marks[path].key
-    mistakes.add(line, col, f"unknown key {shown(key)}{place}", why="it would change nothing", do=do)
+    block.refuse_key(path, block_at(tuple(outer)).model_fields, do)
 
 
 def _refuse_value(path: Path, at: Position, block: Block, mistakes: Mistakes, *, why: str = "", do: str = "") -> None:
     from dlmbuild.doc.schema import block_in, expectation, field_of
 
     name = spelled(path)
-    whole: Any = block.value
-    for key in path:
-        whole = whole[key]
+    whole = block.value_at(path)
     declared = field_of(path)[1]
     wanted = f"it must be {expectation(declared)}"
     usual = declared.default

@@ -63,17 +63,8 @@ class _Header(NamedTuple):
     match: re.Match[str]
     """From the end of the line in front of it to its own end."""
     well_written: bool
-
-
-class _Field(NamedTuple):
-    """A header and the text below it."""
-
-    name: str
-    probe: bool
-    line: int
-    col: int
-    text: str
-    well_written: bool
+    text: str = ""
+    """What stands below it."""
 
 
 class Spans:
@@ -200,10 +191,10 @@ def refuse_headers(block: Block, mistakes: Mistakes, *, escapes: bool) -> None:
             mistakes.add(header.line, header.col, what, why=why, do=do)
 
 
-def _groups(grammar: _Grammar, block: Block, mistakes: Mistakes) -> Iterator[tuple[_Field, ...]]:
+def _groups(grammar: _Grammar, block: Block, mistakes: Mistakes) -> Iterator[tuple[_Header, ...]]:
     """The fields of a section in complete groups: (Q, A) or (Prompt, Chosen, Rejected)."""
     names = grammar.names
-    group: list[_Field] = []
+    group: list[_Header] = []
     lost = False  # after a mistake, until the next group begins
     for field in _fields(grammar, block, mistakes):
         if field.name != names[len(group)]:
@@ -223,13 +214,13 @@ def _groups(grammar: _Grammar, block: Block, mistakes: Mistakes) -> Iterator[tup
         _refuse_incomplete(group, grammar, mistakes)
 
 
-def _refuse_incomplete(group: list[_Field], grammar: _Grammar, mistakes: Mistakes) -> None:
+def _refuse_incomplete(group: list[_Header], grammar: _Grammar, mistakes: Mistakes) -> None:
     last, following = group[-1], grammar.names[len(group)]
     what = f"### {last.name} without a ### {following} after it"
     mistakes.add(last.line, last.col, what, why=f"the order is {grammar.order}", do=f"add ### {following}")
 
 
-def _fields(grammar: _Grammar, block: Block, mistakes: Mistakes) -> Iterator[_Field]:
+def _fields(grammar: _Grammar, block: Block, mistakes: Mistakes) -> Iterator[_Header]:
     """Each header with its text, in the order of the lines."""
     headers = list(_headers(grammar, block, block.headings()))
     starts = [max(header.match.start(), block.start) for header in headers] + [block.end]
@@ -247,7 +238,7 @@ def _fields(grammar: _Grammar, block: Block, mistakes: Mistakes) -> Iterator[_Fi
         elif not text:
             why, do = "nothing can be learned from it", "write its text below it"
             mistakes.add(header.line, header.col, f"### {header.name} is empty", why=why, do=do)
-        yield _Field(header.name, header.probe, header.line, header.col, text, header.well_written)
+        yield header._replace(text=text)
 
 
 def _headers(grammar: _Grammar, block: Block, headings: Iterable[re.Match[str]]) -> Iterator[_Header]:

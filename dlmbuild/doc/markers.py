@@ -19,11 +19,6 @@ class Marker(NamedTuple):
 
     kind: str
     attributes: Mapping[str, str]
-    line: int
-
-
-def _any(value: str) -> bool:
-    return bool(value.strip())
 
 
 def _score(value: str) -> bool:
@@ -39,16 +34,10 @@ def _time(value: str) -> bool:
     return True
 
 
-def _run(value: str) -> bool:
-    return re.fullmatch(r"0*+[1-9][0-9]{0,17}", value) is not None
-
-
-def _id(value: str) -> bool:
-    return re.fullmatch(r"[0-9a-f]{16}", value) is not None
-
-
-_Check = tuple[Callable[[str], bool], str]
-_ANY, _SCORE, _TIME = (_any, "text"), (_score, "a number"), (_time, "a time such as 2026-01-31T12:00:00Z")
+_Check = tuple[Callable[[str], object], str]
+_ANY, _SCORE, _TIME = (str.strip, "text"), (_score, "a number"), (_time, "a time such as 2026-01-31T12:00:00Z")
+_RUN = re.compile("0*[1-9][0-9]{0,17}").fullmatch, "a whole number from 1"
+_ID = re.compile("[0-9a-f]{16}").fullmatch, "the id of a section: 16 digits and small letters from a to f"
 KINDS: dict[str, tuple[tuple[str, ...], dict[str, _Check]]] = {
     "harvest": (("instruction", "preference"), {"source": _ANY}),
     "mined": (
@@ -58,7 +47,7 @@ KINDS: dict[str, tuple[tuple[str, ...], dict[str, _Check]]] = {
             "judge_score_chosen": _SCORE,
             "judge_score_rejected": _SCORE,
             "mined_at": _TIME,
-            "mined_run_id": (_run, "a whole number from 1"),
+            "mined_run_id": _RUN,
         },
     ),
     "synth": (
@@ -67,7 +56,7 @@ KINDS: dict[str, tuple[tuple[str, ...], dict[str, _Check]]] = {
             "synth_teacher": _ANY,
             "synth_strategy": _ANY,
             "synth_at": _TIME,
-            "source_section_id": (_id, "the id of a section: 16 digits and small letters from a to f"),
+            "source_section_id": _ID,
         },
     ),
 }
@@ -115,4 +104,4 @@ def read_marker(line: int, text: str, section: str, mistakes: Mistakes) -> Marke
     missing = [key for key in known if key not in attributes]
     if missing and attributes.keys() <= known.keys():  # else one of them is misspelt
         mistakes.add(line, found.end(2) + 1, f"a {kind} marker without {', '.join(missing)}", do="add what is missing")
-    return Marker(kind, attributes, line) if len(mistakes) == before else None
+    return Marker(kind, attributes) if len(mistakes) == before else None

@@ -7,7 +7,7 @@ import operator
 import re
 from collections.abc import Iterator, Mapping
 
-from dlmbuild.doc.block import Mark, Path, Position
+from dlmbuild.doc.block import Path, Position
 from dlmbuild.doc.body import has_escapes, read_sections
 from dlmbuild.doc.document import Reading, as_data, document_of, prefers, read, section_as_data
 from dlmbuild.doc.edits import Edit, edited
@@ -30,7 +30,9 @@ def migration(data: bytes, path: str) -> list[Edit]:
         raise InvalidDocument(found.errors)
     if found.head.version == NEWEST_VERSION:
         return []
-    edits = [*_version(found), *_preference(found, path), *_escapes(found)]
+    spans = _spans(found)
+    _, start, end = spans["dlm_version",]
+    edits = [Edit(start, end, str(NEWEST_VERSION)), *_preference(found, spans, path), *_escapes(found)]
     after = read(edited(data, edits), path)
     if after.errors or not _say_the_same(found, after, path):
         raise DocumentError(
@@ -61,29 +63,15 @@ def _same_section(one: Section, other: Section) -> bool:
     return one == other or section_as_data(one) == section_as_data(other)
 
 
-class _Places:
-    """Offsets of the marks of a frontmatter."""
+def _spans(found: Reading) -> dict[Path, tuple[int, int, int]]:
+    """Path of a key → where it begins in the text, where its value does, and where that ends."""
+    assert found.head is not None
+    starts = [0, *(match.end() for match in re.finditer("\n", found.body.text[: found.head.body]))]
 
-    def __init__(self, found: Reading) -> None:
-        self.text = found.body.text
-        self.marks: Mapping[Path, Mark] = found.head.marks if found.head else {}
-        head = self.text[: found.head.body] if found.head else ""
-        self._lines = [0, *(match.end() for match in re.finditer("\n", head))]
+    def offset(at: Position) -> int:
+        return starts[at[0] - 1] + at[1] - 1
 
-    def offset(self, at: Position) -> int:
-        line, col = at
-        return self._lines[line - 1] + col - 1
-
-    def value(self, path: Path) -> tuple[int, int]:
-        return self.offset(self.marks[path].value), self.offset(self.marks[path].end)
-
-    def entry(self, path: Path) -> tuple[int, int]:
-        """From the beginning of the key to the end of the value."""
-        return self.offset(self.marks[path].key), self.offset(self.marks[path].end)
-
-
-def _version(found: Reading) -> Iterator[Edit]:
-    yield Edit(*_Places(found).value(("dlm_version",)), str(NEWEST_VERSION))
+    return {path: (offset(mark.key), offset(mark.value), offset(mark.end)) for path, mark in found.head.marks.items()}
 
 
 def _escapes(found: Reading) -> Iterator[Edit]:
@@ -94,31 +82,29 @@ def _escapes(found: Reading) -> Iterator[Edit]:
             yield Edit(at, at, "\\")
 
 
-def _preference(found: Reading, path: str) -> Iterator[Edit]:
+def _preference(found: Reading, spans: Mapping[Path, tuple[int, int, int]], path: str) -> Iterator[Edit]:
     """Version 1's `training.dpo` under its later name, with three of its keys in a block of their own."""
-    places, old = _Places(found), ("training", "dpo")
-    if old not in places.marks or not found.head or found.head.version != 1:
+    text, old = found.body.text, ("training", "dpo")
+    if old not in spans or not found.head or not found.head.values:
         return
-    at = places.offset(places.marks[old].key)
-    start = places.text.find("dpo", at, at + 5)  # there may be a quotation mark first
+    at = spans[old][0]
+    start = text.find("dpo", at, at + 5)  # there may be a quotation mark first
     if start < 0:
-        where, do = Where(path, *places.marks[old].key), "write dpo, and migrate it then"
+        where, do = Where(path, *found.head.marks[old].key), "write dpo, and migrate it then"
         raise DocumentError("training.dpo is spelled with escapes", where=where, why="its name changes", do=do)
     yield Edit(start, start + len("dpo"), "preference")
-    moved = [key for key in places.marks if key[:2] == old and len(key) == 3 and key[2] in HYPERPARAMS]
-    if moved:
-        inner = ", ".join(f"{key[2]}: {places.text[slice(*places.value(key))]}" for key in moved)
-        yield Edit(*places.entry(moved[0]), f"hyperparams: {{{inner}}}")
+    moved = {key[2]: spans[key] for key in spans if key[:2] == old and len(key) == 3 and key[2] in HYPERPARAMS}
+    inner = ", ".join(f"{key}: {text[value:end]}" for key, (_, value, end) in moved.items())
     done = 0
-    for entry in moved[1:]:
-        edit = _removal(places.text, *places.entry(entry))
+    for number, (key, _, end) in enumerate(moved.values()):
+        edit = _removal(text, key, end) if number else Edit(key, end, f"hyperparams: {{{inner}}}")
         yield edit._replace(start=max(edit.start, done))  # two may be neighbours
         done = edit.end
     reference = (*old, "reference")
-    if reference in places.marks and found.head.values:
-        start, end = places.value(reference)
+    if reference in spans:
+        _, start, end = spans[reference]
         value = found.head.values.training.preference.reference
-        if places.text[start:end].strip("\"'") != value:
+        if text[start:end].strip("\"'") != value:
             yield Edit(start, end, value)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from operator import attrgetter
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
@@ -16,6 +16,8 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.fields import FieldInfo
 
+from dlmbuild.doc.block import Path
+from dlmbuild.doc.ignore import MAX_PATTERNS
 from dlmbuild.doc.mistakes import nearest
 from dlmbuild.doc.names import WEIGHED, Quantisation
 from dlmbuild.doc.versions import NEWEST_VERSION, TO_HAVE_IT, VALUES_SINCE
@@ -67,16 +69,19 @@ AdapterName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
 Weight = Annotated[float, Field(gt=0, le=10)]
 
 
-def _ulid(text: str) -> str:
-    if not is_ulid(text):
-        raise ValueError
-    return text
+def _if(check: Callable[[str], object]) -> AfterValidator:
+    """A validator that takes the texts for which `check` gives something, and refuses the others."""
+
+    def checked(text: str) -> str:
+        if not check(text):
+            raise ValueError
+        return text
+
+    return AfterValidator(checked)
 
 
-def _one_line(text: str) -> str:
-    if not text or text != text.strip() or "\n" in text:
-        raise ValueError
-    return text
+def _one_line(text: str) -> bool:
+    return text != "" and text == text.strip() and "\n" not in text
 
 
 def _outer_lines_trimmed(text: str | None) -> str | None:
@@ -90,7 +95,7 @@ class Block(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", defer_build=True)
 
 
-B = TypeVar("B", bound=Block)
+B = TypeVar("B", bound=Block | dict[str, Any])
 OrNull = Annotated[B, BeforeValidator(lambda block: {} if block is None else block)]
 """A block may be there with all its keys commented out, which YAML reads as null."""
 
@@ -148,7 +153,7 @@ class Audio(Block):
 
 
 class Adapter(Block):
-    """An adapter of a name of its own."""
+    """What each adapter has for itself, where the document names several."""
 
     adapter: Literal["lora", "qlora", "dora"] = "lora"
     lora_r: Auto | Rank = "auto"
@@ -168,29 +173,38 @@ class Source(Block):
     max_files: Positive | None = None
 
 
-def _layers(text: str) -> str:
-    if not re.fullmatch(r"auto|all|last [1-9][0-9]{0,3}", text):
-        raise ValueError
-    return text
+Patterns = Annotated[
+    tuple[Annotated[str, _if(str.strip)], ...],
+    Field(max_length=MAX_PATTERNS, description="a list of patterns"),
+    BeforeValidator(lambda patterns: () if patterns is None else patterns),
+]
+SourceWeight = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
+_VALUES = "keys of metadata, each with values and a number from 0 to 100 for each"
 
 
-_LAYERS = '"auto", "all", or "last N" for the adapter to change the last N layers only'
+class SourceConfig(Block):
+    """A training.yaml, which a folder of sources has; see source_config.py."""
+
+    dlm_training_version: Annotated[int, Field(ge=1, le=1, description="1")] = 1
+    include: Patterns = ()
+    exclude: Patterns = ()
+    exclude_defaults: Annotated[bool, Field(description="true or false")] = True
+    metadata: Annotated[OrNull[dict[str, str]], Field(description="keys, each with a text")] = {}
+    weights: Annotated[OrNull[dict[str, OrNull[dict[str, SourceWeight]]]], Field(description=_VALUES)] = {}
 
 
-class Training(Block):
+_LAYERS = re.compile(r"auto|all|last [1-9][0-9]{0,3}")
+_LAYERS_IN_WORDS = '"auto", "all", or "last N" for the adapter to change the last N layers only'
+
+
+class Training(Adapter):
     """How the adapter is trained."""
 
-    adapter: Literal["lora", "qlora", "dora"] = "lora"
-    lora_r: Auto | Rank = "auto"
-    lora_alpha: Auto | Alpha = "auto"
-    lora_dropout: Auto | Fraction = "auto"
     rslora: bool = False
-    target_modules: Auto | Texts = "auto"
-    layers: Annotated[str, AfterValidator(_layers), Field(description=_LAYERS)] = "auto"
+    layers: Annotated[str, _if(_LAYERS.fullmatch), Field(description=_LAYERS_IN_WORDS)] = "auto"
     sequence_len: Auto | Annotated[int, Field(ge=64, le=MAX_SEQUENCE_LEN)] = "auto"
     micro_batch_size: Auto | Batch = "auto"
     grad_accum: Auto | Batch = "auto"
-    learning_rate: Auto | Rate = "auto"
     num_epochs: Auto | Epochs = "auto"
     optimizer: Literal[
         "adamw_torch", "adamw_bnb_8bit", "paged_adamw_8bit", "galore_adamw", "galore_adamw_8bit"
@@ -250,16 +264,14 @@ _ULID = "a ULID: 26 digits and upper-case letters without I, L, O and U, the fir
 class Frontmatter(Block):
     """The whole `---` block."""
 
-    dlm_id: Annotated[str, AfterValidator(_ulid), Field(description=_ULID)]
+    dlm_id: Annotated[str, _if(is_ulid), Field(description=_ULID)]
     dlm_version: Annotated[int, Field(ge=1, le=NEWEST_VERSION)]
-    base_model: Annotated[str, AfterValidator(_one_line), Field(description="the name of a base on one line")]
+    base_model: Annotated[str, _if(_one_line), Field(description="the name of a base on one line")]
     training: OrNull[Training] = Training.model_construct()
     export: OrNull[Export] = Export.model_construct()
     evaluate: OrNull[Evaluate] = Evaluate.model_construct()
     system_prompt: Annotated[str | None, AfterValidator(_outer_lines_trimmed)] = None
 
-
-Path = tuple[str | int, ...]
 
 _PLUGINS = "PYDANTIC_DISABLE_PLUGINS"
 """pydantic's own variable for the plugins that it is to leave out."""

@@ -10,6 +10,7 @@ import codecs
 import hashlib
 import os
 import stat
+from operator import attrgetter
 
 from dlmbuild.errors import DocumentError, StoreError
 from dlmbuild.io.digest import sha256_bytes
@@ -20,6 +21,7 @@ MAX_BYTES = 64 << 20
 
 BINARY, NOT_UTF8, EMPTY, TOO_LARGE = "binary", "not UTF-8", "empty", "too large"
 _BLOCK = 1 << 20
+_IDENTITY = attrgetter("st_ino", "st_dev", "st_mode", "st_size", "st_mtime_ns", "st_ctime_ns")
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
@@ -38,10 +40,10 @@ def examine(name: str, found: os.stat_result, limit: int, *, dir_fd: int | None 
         return EMPTY  # or a file of the system, which may have no end
     fd = os.open(name, _FLAGS, dir_fd=dir_fd)
     try:
-        if not _same(os.fstat(fd), found):
+        if _IDENTITY(os.fstat(fd)) != _IDENTITY(found):
             raise ChangedError
         result = _digest(fd, limit)
-        if not _same(os.fstat(fd), found):
+        if _IDENTITY(os.fstat(fd)) != _IDENTITY(found):
             raise ChangedError
         return result
     finally:
@@ -65,17 +67,6 @@ def source_text(path: str, sha256: str) -> str:
 def shown_name(name: str) -> str:
     """A file's name on one line."""
     return name if name.isprintable() else ascii(name)[1:-1]
-
-
-def _same(one: os.stat_result, other: os.stat_result) -> bool:
-    return (one.st_ino, one.st_dev, one.st_mode, one.st_size, one.st_mtime_ns, one.st_ctime_ns) == (
-        other.st_ino,
-        other.st_dev,
-        other.st_mode,
-        other.st_size,
-        other.st_mtime_ns,
-        other.st_ctime_ns,
-    )
 
 
 def _digest(fd: int, limit: int) -> str:

@@ -84,15 +84,7 @@ class Memory:
 
     def note_folder(self, path: str, known: Folder) -> None:
         # Three texts are read from a file ten times as fast as lists of numbers.
-        packed = [
-            known.rules,
-            known.own,
-            known.names,
-            "/".join(known.files),
-            "/".join(known.results),
-            known.stats,
-            known.looks,
-        ]
+        packed = [*known[:3], "/".join(known.files), "/".join(known.results), known.stats, known.looks]
         if self._folders.get(path) != packed:
             self._folders[path] = packed
             self._changed.add(path)

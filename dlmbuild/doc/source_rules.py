@@ -7,10 +7,11 @@ a folder that is left out nothing is looked at.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from dlmbuild.doc.ignore import NEVER, compiled, excluded_by_default
-from dlmbuild.doc.source_config import Config
 from dlmbuild.io.digest import sha256_json
 
 EXCLUDED, BY_DEFAULT, NOT_INCLUDED = "excluded", "excluded by default", "not included"
@@ -34,37 +35,33 @@ class Rules(NamedTuple):
     exclude: tuple[Layer, ...]
     ignore: tuple[Layer, ...] = ()
     defaults: bool = True
-    metadata: tuple[tuple[str, str], ...] = ()
-    weights: tuple[tuple[str, tuple[tuple[str, float], ...]], ...] = ()
+    metadata: Mapping[str, str] = {}
+    weights: Mapping[str, Mapping[str, float]] = {}
 
     @classmethod
     def of_document(cls, include: tuple[str, ...], exclude: tuple[str, ...]) -> Rules:
         """Those of a source's root, as its document has them."""
         return cls(sha256_json([_JUDGED, include, exclude]), Layer(include, 0), (Layer(exclude, 0),) if exclude else ())
 
-    def below(self, config: Config, digest: str, cut: int) -> Rules:
-        """Those of a folder with a configuration of its own; `digest` names what it says."""
-        weights = {key: dict(values) for key, values in self.weights}
-        for key, values in config.weights.items():
+    def below(self, config: Mapping[str, Any], digest: str, cut: int) -> Rules:
+        """Those of a folder with a configuration of its own, as `read_config` gives it; `digest` names what it says."""
+        weights = dict(self.weights)
+        for key, values in config["weights"].items():
             weights[key] = {**weights.get(key, {}), **values}
         return Rules(
             sha256_json([self.id, digest, cut]),
-            Layer(config.include, cut) if config.include else self.include,
-            (*self.exclude, Layer(config.exclude, cut)) if config.exclude else self.exclude,
-            (*self.ignore, Layer(config.ignore, cut)) if config.ignore else self.ignore,
-            self.defaults if config.exclude_defaults is None else config.exclude_defaults,
-            tuple({**dict(self.metadata), **config.metadata}.items()),
-            tuple((key, tuple(values.items())) for key, values in weights.items()),
+            Layer(tuple(config["include"]), cut) if config["include"] else self.include,
+            (*self.exclude, Layer(tuple(config["exclude"]), cut)) if config["exclude"] else self.exclude,
+            (*self.ignore, Layer(tuple(config["ignore"]), cut)) if config["ignore"] else self.ignore,
+            self.defaults if config["exclude_defaults"] is None else config["exclude_defaults"],
+            {**self.metadata, **config["metadata"]},
+            weights,
         )
 
     @property
     def weight(self) -> float:
         """How often a file here is trained: the product of the weights of the folder's metadata."""
-        product = 1.0
-        known = {key: dict(values) for key, values in self.weights}
-        for key, value in self.metadata:
-            product *= known.get(key, {}).get(value, 1.0)
-        return product
+        return math.prod((self.weights.get(key, {}).get(value, 1.0) for key, value in self.metadata.items()), start=1.0)
 
     def why_not(self, name: str, path: str, *, folder: bool) -> str:
         """Why a file or folder does not count; "" if it does. `path` begins below the root, a folder's ends in /."""

@@ -13,15 +13,17 @@ import stat
 from collections import Counter
 from collections.abc import Callable, Sequence
 from operator import attrgetter
+from pathlib import Path
 
 from dlmbuild.doc.frontmatter import MAX_CHARACTERS
 from dlmbuild.doc.ignore import excluded_by_default
-from dlmbuild.doc.source_config import Config, read_config
+from dlmbuild.doc.source_config import read_config
 from dlmbuild.doc.source_file import ChangedError, examine, shown_name
 from dlmbuild.doc.source_memory import Folder, Memory, looks_of, settled, signature
 from dlmbuild.doc.source_rules import BY_DEFAULT, Rules
 from dlmbuild.errors import DlmError, DocumentError, InvalidDocument, Where
 from dlmbuild.io.digest import sha256_json
+from dlmbuild.io.text import unreadable
 
 MAX_DEPTH = 64
 """Folders within folders."""
@@ -213,14 +215,20 @@ class Tree:
             self.sizes += sizes
             return known
         for path, size, result in zip(paths, sizes, known.results, strict=True):
-            if len(result) == 64:
-                self.files[path] = result
-                self.sizes.append(size)
-                if weight != 1.0:
-                    self.weights[path] = weight
-            elif result:
-                self.skipped[result] += 1
+            self._counts(path, size, result, weight)
         return known
+
+    def _counts(self, path: str, size: int, result: str, weight: float) -> bool:
+        """Count a file by what `_examine` said of its content; whether it is one of the source's."""
+        if len(result) != 64:
+            if result:
+                self.skipped[result] += 1
+            return False
+        self.files[path] = result
+        self.sizes.append(size)
+        if weight != 1.0:
+            self.weights[path] = weight
+        return True
 
     def _examine(self, name: str, found: os.stat_result, fd: int | None, path: str) -> tuple[str, str]:
         """A file's signature, "" for none to rely on, and its digest or why it does not count; "" if it is gone."""
@@ -238,7 +246,7 @@ class Tree:
                 if error.errno in _FORBIDDEN:
                     return "", "not readable"
                 if error.errno not in _GONE:
-                    raise _unreadable(error, f"{self._shown}/{shown_name(path)}") from None
+                    raise unreadable(Path(f"{self._shown}/{shown_name(path)}"), error) from None
             try:
                 found = os.stat(name, dir_fd=fd, follow_symlinks=False)
             except OSError:
@@ -267,16 +275,9 @@ class Tree:
         except OSError:
             self.skipped["a link"] += 1
             return
-        result = "not a plain file"
-        if stat.S_ISREG(found.st_mode):
-            result = self._examine(target, found, None, path)[1] or "a link"
-        if len(result) == 64:
-            self.files[path], self.linked[path] = result, target
-            self.sizes.append(found.st_size)
-            if rules.weight != 1.0:
-                self.weights[path] = rules.weight
-        else:
-            self.skipped[result] += 1
+        result = self._examine(target, found, None, path)[1] or "a link"
+        if self._counts(path, found.st_size, result, rules.weight):
+            self.linked[path] = target
 
     def _configured(self, fd: int, prefix: str, rules: Rules) -> Rules:
         """The rules with those of the folder's own `.dlm`, if nothing is wrong with that."""
@@ -299,11 +300,11 @@ class Tree:
             yaml, patterns = (
                 _config_file(name, fd, shown) if at else None for name, at in zip(_CONFIG, stats, strict=True)
             )
-            data = read_config(yaml, patterns, shown).as_data()
+            data = read_config(yaml, patterns, shown)
             known = [signatures, sha256_json(data), data]
             if all(found is None or settled(found) for found in stats):
                 self._memory.note_config(prefix, known)
-        return rules.below(Config.from_data(known[2]), known[1], len(prefix))
+        return rules.below(known[2], known[1], len(prefix))
 
 
 def _config_stat(name: str, fd: int, folder: str) -> os.stat_result | None:
@@ -319,7 +320,7 @@ def _config_stat(name: str, fd: int, folder: str) -> os.stat_result | None:
                     what = "'.dlm' is no folder, or a link that leads nowhere"
                     raise DocumentError(what, where=Where(folder), do="delete it, or rename it") from None
                 return None
-        raise _unreadable(error, f"{folder}/{name}") from None
+        raise unreadable(Path(f"{folder}/{name}"), error) from None
     if not stat.S_ISREG(found.st_mode):
         raise DocumentError("not a plain file", where=Where(f"{folder}/{name}"), do="write a text file, or delete it")
     return found
@@ -343,18 +344,11 @@ def _config_file(name: str, fd: int, folder: str) -> bytes:
         with open(os.open(f".dlm/{name}", flags, dir_fd=fd), "rb") as file:  # noqa: PTH123 - in an open folder
             return file.read(4 * MAX_CHARACTERS)
     except OSError as error:
-        raise _unreadable(error, f"{folder}/{name}") from None
-
-
-def _unreadable(error: OSError, path: str) -> DocumentError:
-    why, do = error.strerror or str(error), "check the path and its permissions"
-    return DocumentError("the file cannot be read", where=Where(path), why=why, do=do)
+        raise unreadable(Path(f"{folder}/{name}"), error) from None
 
 
 def _bad_name(name: str) -> str:
     """Why a name cannot be written down in a document's data; "" if it can."""
-    if name.isascii():
-        return ""
     try:
         name.encode()
     except UnicodeEncodeError:

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlmbuild.doc import ignore
+from dlmbuild.doc.block import Path as Key
+from dlmbuild.doc.block import spelled
 from dlmbuild.doc.ignore import NEVER
 from dlmbuild.doc.mistakes import shown
 from dlmbuild.doc.source_file import MAX_BYTES, shown_name
@@ -25,8 +27,6 @@ from dlmbuild.io.digest import sha256_json
 
 if TYPE_CHECKING:
     from dlmbuild.doc.frontmatter import Head
-
-Key = tuple[str | int, ...]
 
 
 class SourceError(DocumentError):
@@ -49,8 +49,6 @@ class Found:
     """Name, with `/` between folders → SHA-256."""
     weights: Mapping[str, float]
     """Of the files that are not trained once."""
-    linked: Mapping[str, str]
-    """Name → where a link of this name leads."""
     skipped: Mapping[str, int]
     """Why → how many."""
     bytes: int
@@ -198,40 +196,33 @@ def _found(path: str, named: str, tree: Tree, files: Mapping[str, str]) -> Found
     sizes = tree.sizes
     if len(files) < len(tree.files):
         sizes = [size for name, size in zip(tree.files, tree.sizes, strict=True) if name in files]
-    linked = {name: target for name, target in tree.linked.items() if name in files}
     looked_at = [*sorted(tree.folders), *tree.seen]
-    return Found(
-        path, tree.root, files, weights, linked, dict(sorted(tree.skipped.items())), sum(sizes), named, looked_at
-    )
+    return Found(path, tree.root, files, weights, dict(sorted(tree.skipped.items())), sum(sizes), named, looked_at)
 
 
 def _root(at: int, path: str, policy: str, anchor: Path) -> str:
     """Where a source lies, all links followed."""
-    key = ("training", "sources", at, "path")
-    name = f"training.sources[{at}].path"
-    if "\0" in path:
-        raise SourceError(key, f"{name} holds a NUL", do="delete it")
     root = os.path.realpath(_place(path, anchor))
     try:
         mode = os.stat(root).st_mode  # noqa: PTH116
     except OSError as error:
-        raise SourceError(
-            key, f"{name} is {shown(path)}: {error.strerror}", why="it is looked for beside the document", do="mend it"
-        ) from None
+        why = "it is looked for beside the document"
+        raise _wrong_path(at, path, f": {error.strerror}", why=why, do="mend it") from None
     if not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):
-        raise SourceError(key, f"{name} is {shown(path)}, which is neither a folder nor a plain file", do="mend it")
+        raise _wrong_path(at, path, ", which is neither a folder nor a plain file", do="mend it")
     never = (NEVER - {".dlm"}).intersection(os.path.relpath(root, os.path.realpath(anchor)).split("/"))
     if never:
-        why = f"nothing takes in {min(never)}"
-        raise SourceError(key, f"{name} is {shown(path)}", why=why, do="name another folder or file")
+        raise _wrong_path(at, path, why=f"nothing takes in {min(never)}", do="name another folder or file")
     if policy == "strict" and not _below(root, os.path.realpath(anchor)):
-        raise SourceError(
-            key,
-            f"{name} is {shown(path)}, which leads out of the document's folder",
-            why="training.sources_policy is strict",
-            do="move it there, or write sources_policy: permissive",
-        )
+        what, why = ", which leads out of the document's folder", "training.sources_policy is strict"
+        raise _wrong_path(at, path, what, why=why, do="move it there, or write sources_policy: permissive")
     return root
+
+
+def _wrong_path(at: int, path: str, what: str = "", *, why: str = "", do: str) -> SourceError:
+    """A source whose path is `what`."""
+    key = ("training", "sources", at, "path")
+    return SourceError(key, f"{spelled(key)} is {shown(path)}{what}", why=why, do=do)
 
 
 def _links(roots: Sequence[str]) -> Callable[[str], str]:
@@ -265,21 +256,11 @@ def _walked(
         else:
             tree.walk(rules)
     except OSError as error:
-        path = shown(str(source["path"]))
-        raise SourceError(
-            ("training", "sources", at, "path"),
-            f"training.sources[{at}] ({path}) cannot be read",
-            why=error.strerror or str(error),
-            do="check the path and its permissions",
-        ) from None
+        why, do = error.strerror or str(error), "check the path and its permissions"
+        raise _wrong_path(at, source["path"], ", which cannot be read", why=why, do=do) from None
     if single and not tree.files and not look_only:
-        why = ", ".join(tree.skipped)
-        raise SourceError(
-            ("training", "sources", at, "path"),
-            f"training.sources[{at}].path is {shown(str(source['path']))}, which gives no text",
-            why=f"it is {why}" if why else "it is gone",
-            do="name a text file, or delete the source",
-        )
+        why, do = f"it is {', '.join(tree.skipped) or 'gone'}", "name a text file, or delete the source"
+        raise _wrong_path(at, source["path"], ", which gives no text", why=why, do=do)
     return tree
 
 

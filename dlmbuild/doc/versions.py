@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from dlmbuild.doc.block import Block, Path
-from dlmbuild.doc.mistakes import Mistakes, nearest, shown
+from dlmbuild.doc.mistakes import Mistakes
 
 NEWEST_VERSION = 16
 """The newest version of the format that this program reads; it reads all older ones as well."""
@@ -48,8 +48,6 @@ _DPO = {
 """Key of version 1's `training.dpo` → its place in `training.preference`."""
 HYPERPARAMS = frozenset(key for key, place in _DPO.items() if len(place) > 1)
 """The keys of `training.dpo` that have a block of their own in `training.preference`."""
-REFERENCES = {"pre_dpo_adapter": "pre_adapter"}
-"""Value of `training.dpo.reference` → what it is called in `training.preference`."""
 
 
 def upgrade(block: Block, mistakes: Mistakes) -> None:
@@ -73,16 +71,13 @@ def upgrade(block: Block, mistakes: Mistakes) -> None:
     for key, value in given.items():
         place = _DPO.get(key)
         if place is None:
-            guess = nearest(key, _DPO)
-            do = f'did you mean "{guess}"?' if guess else f"the keys are {', '.join(_DPO)}"
-            at = block.marks[(*old, key)].key
-            mistakes.add(*at, f"unknown key {shown(key)} in training.dpo", why="it would change nothing", do=do)
+            block.refuse_key((*old, key), _DPO)
             continue
         home = preference
         for part in place[:-1]:
             home = home.setdefault(part, {})
             block.marks.setdefault((*new, part), block.marks[(*old, key)])
-        home[place[-1]] = REFERENCES.get(value, value) if isinstance(value, str) else value
+        home[place[-1]] = "pre_adapter" if value == "pre_dpo_adapter" else value
         block.marks[(*new, *place)] = block.marks[(*old, key)]
         if (*old, key) in block.spoilt:
             block.spoilt.add((*new, *place))

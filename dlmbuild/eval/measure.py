@@ -17,6 +17,7 @@ from dlmbuild.data.control import Piece
 from dlmbuild.data.rows import Row, conversation
 from dlmbuild.data.shards import distinct_rows
 from dlmbuild.data.tokenizer import Tokenizer
+from dlmbuild.eval.report import Pairs
 from dlmbuild.inference.generate import load_model, require_numbers
 from dlmbuild.inference.libllama import LibLlama
 from dlmbuild.inference.llama_cpp import LlamaCpp
@@ -35,15 +36,12 @@ _ROWS_OF_A_KIND = 512
 _LONGEST = 2048
 """Of a longer row only the beginning is measured: a probability for every token of the vocabulary takes memory."""
 
-Asked = Sequence[Sequence[str]]
-"""(question, the answer that is expected), again and again."""
-
 
 def measure_model(
     *,
     base: Path,
     general: Path,
-    asked: Asked,
+    asked: Pairs,
     system_prompt: str | None,
     out: Path,
     progress: Progress,
@@ -106,7 +104,7 @@ def measure_model(
 
 
 def measure_export(
-    *, model: Path, general: Path, asked: Asked, system_prompt: str | None, out: Path, progress: Progress
+    *, model: Path, general: Path, asked: Pairs, system_prompt: str | None, out: Path, progress: Progress
 ) -> dict[str, Any]:
     """Write what an exported GGUF answers in llama.cpp, as `measure_model` does, without losses."""
     progress("loading the model into llama.cpp")

@@ -26,20 +26,33 @@ _Z = 1.959963984540054
 
 def words(text: str) -> list[str]:
     """The words by which texts are compared."""
+    return [word for word in _with_articles(text) if word not in _ARTICLES]
+
+
+def _with_articles(text: str) -> list[str]:
     folded = unicodedata.normalize("NFKC", text).casefold()
     parts = _POINT.split(_NOUGHTS.sub(r"\1", folded))
     plain = ".".join("".join(char for char in part if unicodedata.category(char)[0] != "P") for part in parts)
-    return [word for word in _WORD.findall(plain) if word not in _ARTICLES]
+    return _WORD.findall(plain)
+
+
+def _compared(answer: str, expected: str) -> tuple[list[str], list[str]]:
+    """The words of both. Where none is expected (the A of four choices, a sign), whatever stands there instead."""
+    for split in (words, _with_articles, str.split):
+        if wanted := split(expected):
+            return split(answer), wanted
+    return words(answer), []
 
 
 def exact(answer: str, expected: str) -> bool:
     """SQuAD's exact match."""
-    return words(answer) == words(expected)
+    said, wanted = _compared(answer, expected)
+    return said == wanted
 
 
 def f1(answer: str, expected: str) -> float:
     """SQuAD's F1, 0…1: the harmonic mean of how much of either bag of words is in the other."""
-    said, wanted = Counter(words(answer)), Counter(words(expected))
+    said, wanted = map(Counter, _compared(answer, expected))
     return 2 * (said & wanted).total() / max((said + wanted).total(), 1)
 
 
@@ -48,9 +61,8 @@ def recalled(answer: str, question: str, expected: str) -> bool:
 
     New is what the question does not say; words of one or two letters count only where there are no longer ones.
     """
-    said, asked = set(words(answer)), set(words(question))
-    wanted = set(words(expected))
-    new = wanted - asked or wanted
+    said, wanted = map(set, _compared(answer, expected))
+    new = wanted - set(words(question)) or wanted
     new = {word for word in new if len(word) >= _LETTERS or _is_number(word)} or new
     return len(new & said) >= _LEAST * len(new) and set(filter(_is_number, new)) <= said
 

@@ -61,36 +61,32 @@ def write_project_lock(path: Path, locks: Mapping[str, Lock]) -> None:
 
 def read_project_lock(path: Path) -> dict[str, Lock]:
     """The project's lock by document id; empty where there is no file. Raises LockError for a damaged one."""
+
+    def wrong(what: str, why: str = "", do: str = _ANEW) -> LockError:
+        return LockError(what, where=Where(str(path)), why=why, do=do)
+
     try:
         data = tomllib.loads(path.read_bytes().decode("utf-8"))
     except FileNotFoundError:
         return {}
     except IsADirectoryError:
-        raise LockError(
-            "a folder lies where the lock belongs",
-            where=Where(str(path)),
-            do=f"mv {path.name} {path.name}.old && dlm lock",
-        ) from None
+        do = f"mv {path.name} {path.name}.old && dlm lock"
+        raise wrong("a folder lies where the lock belongs", do=do) from None
     except (OSError, ValueError, RecursionError) as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise LockError("the lock cannot be read", where=Where(str(path)), why=why, do=_ANEW) from None
+        raise wrong("the lock cannot be read", why) from None
     version, documents = data.get("lock_version"), data.get("documents")
     if not data:
-        raise LockError("the lock is empty", where=Where(str(path)), why="it says what a build is held to", do=_ANEW)
+        raise wrong("the lock is empty", "it says what a build is held to")
     if type(version) is not int:
-        raise LockError("the lock is damaged", where=Where(str(path)), why="it says no lock_version", do=_ANEW)
+        raise wrong("the lock is damaged", "it says no lock_version")
     if version != LOCK_VERSION:
-        raise LockError(
-            f"the lock has version {version}, this program reads {LOCK_VERSION}",
-            where=Where(str(path)),
-            do="update dlmbuild, or write the lock anew with: dlm lock",
-        )
+        do = "update dlmbuild, or write the lock anew with: dlm lock"
+        raise wrong(f"the lock has version {version}, this program reads {LOCK_VERSION}", do=do)
     if not isinstance(documents, dict):
-        raise LockError("the lock is damaged", where=Where(str(path)), why="it has no table of documents", do=_ANEW)
+        raise wrong("the lock is damaged", "it has no table of documents")
     if not all(map(_is_lock, documents.values())):
-        raise LockError(
-            "the lock was changed by hand and says nothing that can be compared", where=Where(str(path)), do=_ANEW
-        )
+        raise wrong("the lock was changed by hand and says nothing that can be compared")
     return documents
 
 

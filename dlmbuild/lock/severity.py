@@ -32,8 +32,8 @@ class Mismatch:
 
 def compare(
     lock: Lock,
+    base: Mapping[str, Any],
     *,
-    base: Mapping[str, Any] | None = None,
     pins: Mapping[str, str] | None = None,
     tier: str = "",
     determinism: Mapping[str, Any] | None = None,
@@ -41,7 +41,7 @@ def compare(
 ) -> Iterator[Mismatch]:
     """The mismatches between a lock and what is given of the present."""
     locked = lock.get("base", {})
-    if base is not None and locked.get("name") == base["name"]:  # a document may always name another base
+    if locked.get("name") == base["name"]:  # a document may always name another base
         yield from _differ("base.revision", locked.get("revision"), base["revision"], refuses=True)
         files: Mapping[str, str] = locked.get("files", {})
         for name in sorted(files.keys() | base["files"].keys()):

@@ -122,7 +122,8 @@ def _in_words(path: Path) -> Iterator[None]:
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         do = "name the .dlm.pack file that `doit pack:NAME` has written"
         raise PackError("there is no such pack", where=Where(str(path)), why=error.strerror or "", do=do) from None
-    except (ValueError, TypeError, RecursionError, OverflowError) as error:  # what no honest packer writes
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
+        # What no honest packer writes: something of another kind, or something that is not there.
         why = f"{type(error).__name__}: {error}"
         raise PackError("the pack cannot be understood", where=Where(str(path)), why=why) from None
 
@@ -189,16 +190,13 @@ def _header(data: bytes) -> Header:
         raise PackError(f"{_HEADER} does not describe a pack")
     if found["pack"] != VERSION or isinstance(found["pack"], bool):
         raise PackError(f"the pack has version {found['pack']!r}, this program reads {VERSION}", do="update dlmbuild")
-    try:
-        header = Header(
-            dlm_id=_text(found["dlm_id"]),
-            name=_text(found["name"]),
-            document=_text(found["document"]),
-            records=tuple(map(_record, found["records"])),
-            objects={digest: _size(size) for digest, size in found["objects"].items()},
-        )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise PackError(f"{_HEADER} cannot be understood", why=f"{type(error).__name__}: {error}") from None
+    header = Header(
+        dlm_id=_text(found["dlm_id"]),
+        name=_text(found["name"]),
+        document=_text(found["document"]),
+        records=tuple(map(_record, found["records"])),
+        objects={digest: _size(size) for digest, size in found["objects"].items()},
+    )
     _check(header)
     return header
 

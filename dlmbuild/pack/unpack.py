@@ -9,7 +9,7 @@ from typing import Any
 
 import tomli_w
 
-from dlmbuild.doc.document import Document, parse_bytes
+from dlmbuild.doc.document import parse_bytes
 from dlmbuild.doc.header import read_header
 from dlmbuild.errors import DlmError, PackError, Where
 from dlmbuild.io.atomic import STAGING_SUFFIX, free_name, staging_folder, write_atomic
@@ -38,7 +38,7 @@ class Unpacked:
 def check_pack(path: Path, home: Home) -> tuple[Header, str]:
     """Read and check a pack, and write nothing; returns its header and the base of its document."""
     header, small = read_pack(path, None, home)
-    return header, _document(header, small.get(header.document, b""), path).frontmatter.base_model
+    return header, _base_of(header, small[header.document], path)
 
 
 def unpack(path: Path, folder: Path, home: Home, *, force: bool = False) -> Unpacked:
@@ -49,8 +49,8 @@ def unpack(path: Path, folder: Path, home: Home, *, force: bool = False) -> Unpa
     home.root.mkdir(parents=True, exist_ok=True)
     with staging_folder(home.root) as scratch:
         header, small = read_pack(path, scratch, home)
-        text = small.get(header.document, b"")
-        base = _document(header, text, path).frontmatter.base_model
+        text = small[header.document]
+        base = _base_of(header, text, path)
         goal = folder / f"{header.name}.dlm"
         _make_room(header, goal, text, path, force=force)  # refused before anything is made
         store = home.store(header.dlm_id)
@@ -73,7 +73,8 @@ def unpack(path: Path, folder: Path, home: Home, *, force: bool = False) -> Unpa
     return Unpacked(header, base, goal, kept)
 
 
-def _document(header: Header, text: bytes, path: Path) -> Document:
+def _base_of(header: Header, text: bytes, path: Path) -> str:
+    """What the document in a pack is trained on. Raises PackError where it is not what the header says."""
     try:
         document = parse_bytes(text, f"{header.name}.dlm")
     except DlmError as error:
@@ -86,7 +87,7 @@ def _document(header: Header, text: bytes, path: Path) -> Document:
         )
     for record in header.records:
         _lock(record, path)
-    return document
+    return document.frontmatter.base_model
 
 
 def _lock(record: Record, path: Path) -> Lock:
@@ -131,6 +132,6 @@ def _make_room(header: Header, goal: Path, text: bytes, path: Path, *, force: bo
 
 def _id_of(document: Path) -> str:
     try:
-        return read_header(document.read_bytes(), document.name).dlm_id
+        return str(read_header(document.read_bytes(), document.name)["dlm_id"])
     except (DlmError, OSError):
         return ""

@@ -37,7 +37,7 @@ def as_read(lines: list[str]) -> str:
 
 
 TEXTS = st.lists(LINES, min_size=1, max_size=6).map(as_read).filter(bool)
-HARVEST = st.just(Marker("harvest", {"source": "a/b"}, 0))
+HARVEST = st.just(Marker("harvest", {"source": "a/b"}))
 PAIRS = st.builds(Pair, TEXTS, TEXTS, st.booleans(), st.just(0), st.just(0))
 TRIPLES = st.builds(Triple, TEXTS, TEXTS, TEXTS, st.just(0), st.just(0), st.just(0))
 ADAPTERS = st.none() | st.just("en")

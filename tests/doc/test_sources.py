@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from dlmbuild.doc import source_file, source_tree
 from dlmbuild.doc.ignore import compiled, excluded_by_default, refusal
-from dlmbuild.doc.source_config import Config, read_config
+from dlmbuild.doc.source_config import read_config
 from dlmbuild.doc.sources import Found, SourceError, find_sources
 from dlmbuild.errors import DlmError, InvalidDocument, StoreError
 
@@ -419,7 +419,7 @@ def test_a_document_in_a_dlm_folder_is_beside_its_parent(project: Project) -> No
     assert project.files("docs") == ["a.md"]
 
 
-@pytest.mark.parametrize("path", ["missing", "docs/a.md/x", "a\0b", "x" * 300])
+@pytest.mark.parametrize("path", ["missing", "docs/a.md/x", "x" * 300])
 def test_a_root_that_is_not_there(project: Project, path: str) -> None:
     project.write("docs/a.md")
     refusal = project.refusal("docs", path)
@@ -838,7 +838,7 @@ def test_any_pattern_is_matched_or_refused(pattern: str) -> None:
 def test_any_configuration_is_read_or_refused(content: bytes) -> None:
     for yaml, patterns in ((content, None), (None, content)):
         try:
-            Config.from_data(json.loads(json.dumps(read_config(yaml, patterns, "docs/.dlm").as_data())))
+            assert json.loads(json.dumps(found := read_config(yaml, patterns, "docs/.dlm"))) == found
         except InvalidDocument as error:
             assert all(mistake.where and mistake.where.path.startswith("docs/.dlm/") for mistake in error.errors)
 

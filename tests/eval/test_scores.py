@@ -48,6 +48,7 @@ def test_exact_match_and_f1_are_those_of_squad() -> None:
     # Two of three words are common: precision 2/3, recall 2/4.
     assert f1("keeper lamp lamp", "the keeper trims the lamp at night") == pytest.approx(2 * 2 / (3 + 5))
     assert (f1("", "x"), f1("x", ""), f1("same", "same")) == (0, 0, 1)
+    assert exact("A", "A.") and f1("A", "A.") == 1 and not exact("The", "A") and not exact("!", "?")
 
 
 @pytest.mark.parametrize(
@@ -65,6 +66,11 @@ def test_exact_match_and_f1_are_those_of_squad() -> None:
         ("首都は東京です", "日本の首都は?", "東京", True),
         ("首都は京都です", "日本の首都は?", "東京", False),
         ("", "Who?", "Marta.", False),
+        ("B", "Which of the four?", "A", False),
+        ("It is A.", "Which of the four?", "A", True),
+        ("-", "Plus or minus?", "+", False),
+        ("!", "Which sign ends a command?", "?", False),
+        ("?", "Which sign ends a question?", "?", True),
     ],
 )
 def test_a_fact_is_there_or_not(answer: str, question: str, expected: str, right: bool) -> None:
