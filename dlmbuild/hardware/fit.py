@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from dlmbuild.hardware.detect import Machine
 from dlmbuild.hardware.memory import Estimate
+from dlmbuild.hardware.plan import attention
 
 ROOMY, FULL = 0.8, 0.95
 """Shares of the free memory: up to the first a training fits, above the second it does not; between it is tight."""
@@ -42,7 +43,9 @@ def smaller(plan: Mapping[str, Any], forecast: Forecast, free: int, longest: int
     half precision. Then shorter rows, of which the longest has `longest` tokens now.
     """
     for values in _milder(plan, longest):
-        total = forecast({**plan, **values}).total
+        changed = {**plan, **values}
+        changed["attention"] = attention(changed["device"], changed["precision"])
+        total = forecast(changed).total
         if total <= ROOMY * free:
             return Change(values, total)
     return None
@@ -50,12 +53,11 @@ def smaller(plan: Mapping[str, Any], forecast: Forecast, free: int, longest: int
 
 def _milder(plan: Mapping[str, Any], longest: int) -> Iterator[dict[str, Any]]:
     values: dict[str, Any] = {}
-    batch, accumulated = plan["micro_batch_size"], plan["grad_accum"] * plan["world_size"]
+    batch = plan["micro_batch_size"]
+    rows = batch * plan["grad_accum"] * plan["world_size"]
     while batch > 1:
-        smaller_batch = batch // 2
-        accumulated = accumulated * batch // smaller_batch
-        batch = smaller_batch
-        values |= {"micro_batch_size": batch, "grad_accum": accumulated}
+        batch = next(size for size in range(batch // 2, 0, -1) if rows % size == 0)
+        values |= {"micro_batch_size": batch, "grad_accum": rows // batch}
         yield dict(values)
     if plan["device"] == "cpu" and plan["precision"] == "fp32":
         values["precision"] = "bf16"

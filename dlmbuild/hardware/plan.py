@@ -84,7 +84,7 @@ def _resolve(
     plan["retention_rows"] = recipe["retention_rows"]
     plan["layers"] = _layers(plan["layers"], base["layers"])
     plan["cpt"] = _cpt(training)
-    _refuse_too_large(base, machine, plan["precision"])
+    _refuse_too_large(base, machine, plan)
     preference = training["preference"]
     if preference["enabled"]:
         plan["preference"] = _preference(preference, recipe)
@@ -197,11 +197,12 @@ def _precision(asked: str | None, machine: Machine) -> str:
     return asked
 
 
-def _refuse_too_large(base: Mapping[str, Any], machine: Machine, precision: str) -> None:
+def _refuse_too_large(base: Mapping[str, Any], machine: Machine, plan: Mapping[str, Any]) -> None:
     if machine.device == "cuda":
         return  # what a GPU holds is only known to its driver
     # Weights, and activations and adapter at a small batch; what the rows really need is known when there are rows.
-    needed = base["parameters"] * (4 if precision == "fp32" else 2) * 1.3
+    size = 0.5 if plan["adapter"] == "qlora" else 4 if plan["precision"] == "fp32" else 2
+    needed = base["parameters"] * size * 1.3
     if needed > machine.memory_bytes * 0.9:
         raise HardwareError(
             f"training this base takes about {needed / 2**30:.0f} GiB, and the machine has "

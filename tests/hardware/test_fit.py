@@ -55,6 +55,12 @@ def test_fewer_rows_at_once_come_first_and_train_as_many_in_a_step() -> None:
     one = smaller(PLAN, forecast, int(total(micro_batch_size=1) / 0.8) + 1, 700)
     assert one is not None and one.values == {"micro_batch_size": 1, "grad_accum": 12}
     assert str(one) == "micro_batch_size: 1, grad_accum: 12"
+    odd = smaller({**PLAN, "micro_batch_size": 5}, forecast, int(total(micro_batch_size=2) / 0.8) + 1, 700)
+    assert odd is not None and odd.values == {"micro_batch_size": 2, "grad_accum": 5}
+    odd = smaller(
+        {**PLAN, "micro_batch_size": 5, "grad_accum": 1}, forecast, int(total(micro_batch_size=2) / 0.8) + 1, 700
+    )
+    assert odd is not None and odd.values == {"micro_batch_size": 1, "grad_accum": 5}
 
 
 def test_then_half_precision_then_shorter_rows_and_at_last_nothing() -> None:
@@ -65,6 +71,16 @@ def test_then_half_precision_then_shorter_rows_and_at_last_nothing() -> None:
     found = smaller(PLAN, forecast, int(total(**short) / 0.8) + 1, 700)
     assert found is not None and found.values == short
     assert smaller(PLAN, forecast, 1 << 28, 700) is None
+
+
+def test_in_half_precision_attention_is_the_one_that_is_then_trained_with() -> None:
+    def several(plan: Mapping[str, Any]) -> Estimate:
+        return estimate(SHAPE, Setup.of_plan(plan, Load(1, 500, 100, masks=True)))
+
+    one = {**PLAN, "micro_batch_size": 1, "attention": "sdpa"}
+    half = several({**one, "precision": "bf16", "attention": "whole"}).total
+    found = smaller(one, several, int(half / 0.8) + 1, 500)
+    assert found is not None and found.values == {"precision": "bf16"} and found.total == half
 
 
 def test_on_a_gpu_the_precision_stays() -> None:

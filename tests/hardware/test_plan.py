@@ -174,13 +174,17 @@ def test_precision_follows_the_device() -> None:
     assert plan(GPU, precision="fp32")["precision"] == "fp32"
 
 
-def test_a_base_that_is_too_large_is_refused_before_anything_runs() -> None:
+def test_a_base_that_is_too_large_is_refused_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     large = {**BASE, "parameters": 7_000_000_000}
     with pytest.raises(HardwareError, match="takes about 34 GiB, and the machine has 16 GiB") as caught:
         plan(base=large)
     assert caught.value.field == ""
     assert plan(GPU, base=large)
     assert plan(replace(MACHINE, memory_bytes=24 << 30), base=large, precision="bf16")
+    monkeypatch.setattr("dlmbuild.hardware.quantised.pin", lambda _: "0.50.2")
+    assert plan(base=large, adapter="qlora")
+    with pytest.raises(HardwareError, match="takes about 42 GiB, and the machine has 16 GiB"):
+        plan(base={**BASE, "parameters": 70_000_000_000}, adapter="qlora")
 
 
 def test_threads_are_bounded() -> None:
