@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from dlmbuild.io.atomic import STAGING_SUFFIX
@@ -24,47 +25,45 @@ class Kept:
         self._here: dict[str, bytes] = {}
 
     def get(self, name: str) -> bytes | None:
-        """What is kept under a name, the SHA-256 of what it is made from; None if that is missing or damaged."""
+        """What is kept under a name, the SHA-256 of what it is made from; None if that is missing or damaged.
+
+        It counts as used now.
+        """
         if self._folder is None:
             return self._here.get(name)
+        path = self._folder / name[:2] / name
         try:
-            data = self._path(name).read_bytes()
+            data = path.read_bytes()
+            os.utime(path)
         except OSError:
             return None
         found, digest = data[:-_DIGEST], data[-_DIGEST:]
         return found if hashlib.sha256(found).digest() == digest else None
-
-    def used(self, name: str) -> bytes | None:
-        """The same, and it counts as used now."""
-        found = self.get(name)
-        if found is not None and self._folder is not None:
-            os.utime(self._path(name))
-        return found
 
     def put(self, name: str, data: bytes) -> None:
         """Keep some bytes."""
         if self._folder is None:
             self._here[name] = data
             return
-        path = self._path(name)
+        path = self._folder / name[:2] / name
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{os.getpid()}{STAGING_SUFFIX}")
         temporary.write_bytes(data + hashlib.sha256(data).digest())
         temporary.replace(path)
 
-    def _path(self, name: str) -> Path:
-        assert self._folder is not None
-        return self._folder / name[:2] / name
-
 
 def prune(folder: Path, most_bytes: int, most_days: float) -> list[Path]:
     """The files that may go: those not used for so many days, and then the ones used longest ago."""
-    files = sorted(((path, path.stat()) for path in folder.glob("*/*")), key=lambda file: file[1].st_mtime)
-    left, oldest = sum(stat.st_size for _, stat in files), time.time() - most_days * 86_400
+    files = []
+    for path in folder.glob("*/*"):
+        with suppress(FileNotFoundError):  # the training of another document prunes, or puts its files in place
+            stat = path.stat()
+            files.append((stat.st_mtime, stat.st_size, path))
+    left, oldest = sum(size for _, size, _ in files), time.time() - most_days * 86_400
     found = []
-    for path, stat in files:
-        if stat.st_mtime >= oldest and left <= most_bytes:
+    for used, size, path in sorted(files):
+        if used >= oldest and left <= most_bytes:
             break
-        left -= stat.st_size
+        left -= size
         found.append(path)
     return found

@@ -90,7 +90,7 @@ class Paraphrases:
         if not 0 < len(asked) <= _LONGEST or "\n" in text or self._tokenizer.encode(text) != asked:
             return []
         name = sha256_json([self._how, asked])
-        if (found := self._kept.used(name)) is None:
+        if (found := self._kept.get(name)) is None:
             found = json.dumps(self._said(text)).encode()
             self._kept.put(name, found)
         ways = [self._tokenizer.encode(way) for way in dict.fromkeys(json.loads(found)) if way != text]

@@ -13,10 +13,10 @@ from typing import Any
 
 from dlmbuild.data.rows import Row
 from dlmbuild.errors import TrainingError
+from dlmbuild.io.digest import sha256_json
 from dlmbuild.io.progress import Progress
 from dlmbuild.train.kept import Kept
 from dlmbuild.train.packing import Packed, Packing
-from dlmbuild.train.states import States
 
 FREEZING = "computing what the frozen layers give"
 """Told with how many rows are done."""
@@ -30,10 +30,10 @@ class FrozenPrefix:
     def __init__(self, model: Any, first: int, about: Mapping[str, Any], kept: Kept, packing: Packing) -> None:
         """`about` is all that the states depend on beside the layer and a row's ids; their "dtype" among it."""
         self._model, self._first, self._packing = model, first, packing
-        width = model.config.get_text_config().hidden_size
-        self._states = States({**about, "layer": first}, width, about["dtype"], kept)
-        self._places: dict[tuple[int, ...], tuple[Packed, list[int]]] = {}
-        """Of each row: with which others it was computed, and where its tokens are among theirs."""
+        self._width, self._dtype = model.config.get_text_config().hidden_size, about["dtype"]
+        self._about, self._kept = sha256_json({**about, "layer": first, "width": self._width}), kept
+        self._places: dict[tuple[int, ...], tuple[str, list[int]]] = {}
+        """Of each row: the name of what was computed of it with some others, and where its tokens are among theirs."""
         self.computed = 0
         """Rows whose states were not there yet."""
 
@@ -54,9 +54,11 @@ class FrozenPrefix:
             for rows in groups:
                 done += len(rows)
                 packed = Packed.of([row.ids for row in rows])
-                self._places |= {row.ids: (packed, path) for row, path in zip(rows, packed.places, strict=True)}
-                if not self._states.has(packed):
-                    self._states.put(packed, self._compute(decoder, packed))
+                name = sha256_json([self._about, packed.ids, packed.places])
+                self._places |= {row.ids: (name, path) for row, path in zip(rows, packed.places, strict=True)}
+                if self._kept.get(name) is None:
+                    states = self._compute(decoder, packed).contiguous()
+                    self._kept.put(name, states.view(torch.uint8).numpy().tobytes())
                     self.computed += len(rows)
                     progress(FREEZING, done, total)
         layers = list(decoder.layers)
@@ -77,12 +79,12 @@ class FrozenPrefix:
         """Say of which rows the next sequence consists."""
         import torch
 
-        together: Any = None
+        together = torch.empty(len(packed.ids), self._width, dtype=getattr(torch, self._dtype))
         for path, ids in zip(packed.places, rows, strict=True):
-            group, places = self._places[tuple(ids)]
-            states = self._states.get(group)
-            if together is None:
-                together = torch.empty(len(packed.ids), states.shape[1], dtype=states.dtype)
+            name, places = self._places[tuple(ids)]
+            numbers = self._kept.get(name)
+            assert numbers is not None, "nobody else removes files while a training needs them"
+            states = torch.frombuffer(bytearray(numbers), dtype=together.dtype).view(-1, self._width)
             together[path] = states[places]
         self._handover.states = together[None].to(self._model.device)
 

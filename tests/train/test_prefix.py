@@ -89,3 +89,5 @@ def test_files_that_were_not_used_for_long_go_first(tmp_path: Path) -> None:
     assert [path.name for path in prune(tmp_path, 10, 90)] == ["a", "b"]
     assert [path.name for path in prune(tmp_path, 4, 90)] == ["a", "b", "c", "d"]
     assert prune(tmp_path / "nowhere", 1, 1) == []
+    (tmp_path / "a" / "e").symlink_to("gone")  # as another training leaves it that prunes at the same time
+    assert [path.name for path in prune(tmp_path, 100, 90)] == ["a"]
