@@ -22,6 +22,7 @@ from dlmbuild.hardware.quantised import libraries
 from dlmbuild.io.digest import readable_json, sha256_file
 from dlmbuild.lock.capture import TRAINING_PINS, pins
 from dlmbuild.train.determinism import random_state
+from dlmbuild.train.model import adapter_weights
 
 
 def write_version(
@@ -42,10 +43,9 @@ def write_version(
 
 def _write_weights(model: Any, out: Path) -> None:
     import torch
-    from peft import get_peft_model_state_dict
     from safetensors.torch import save_file
 
-    weights = {name: w.detach().to("cpu").contiguous() for name, w in sorted(get_peft_model_state_dict(model).items())}
+    weights = adapter_weights(model)
     for name, weight in weights.items():
         if not torch.isfinite(weight).all():
             raise TrainingError(

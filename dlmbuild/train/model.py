@@ -88,12 +88,19 @@ def with_adapter(model: Any, base: Path, adapter: Path, plan: Mapping[str, Any])
     return adapted
 
 
+def adapter_weights(model: Any) -> dict[str, Any]:
+    """The adapter's tensors by name, as PEFT names them in a file, on the CPU."""
+    from peft import get_peft_model_state_dict
+
+    return {name: w.detach().to("cpu").contiguous() for name, w in sorted(get_peft_model_state_dict(model).items())}
+
+
 def begin_with(model: Any, weights: Path) -> None:
     """Put the weights of an earlier adapter in the place of fresh ones. Raises TrainingError if they do not fit."""
-    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+    from peft import set_peft_model_state_dict
     from safetensors.torch import load_file
 
-    held, here = load_file(weights), get_peft_model_state_dict(model)
+    held, here = load_file(weights), adapter_weights(model)
     if {name: w.shape for name, w in held.items()} != {name: w.shape for name, w in here.items()}:
         raise TrainingError(
             "the adapter that this training goes on from has other weights than this plan asks for",

@@ -12,6 +12,7 @@ from dlmbuild.data.rows import Row
 from dlmbuild.io.atomic import fsync_path, write_atomic
 from dlmbuild.io.digest import readable_json
 from dlmbuild.train.determinism import rank
+from dlmbuild.train.model import adapter_weights, begin_with
 from dlmbuild.train.packing import Packing, learned_tokens
 
 
@@ -47,7 +48,7 @@ class Validation:
         known = self._known()
         kept = self.best_epoch(known) if self._patience else epochs
         if self._patience and not rank():
-            self._restore(model)
+            begin_with(model, self._best)
         return {"validation_rows": len(self.rows), "validation_loss": round(known[kept], 6), "kept_epoch": kept}
 
     @staticmethod
@@ -86,18 +87,7 @@ class Validation:
     def _keep(self, model: Any) -> None:
         from safetensors.torch import save_file
 
-        weights = {name: w.detach().cpu().contiguous() for name, w in model.named_parameters() if w.requires_grad}
         fresh = self._best.with_suffix(".new")
-        save_file(weights, fresh)
+        save_file(adapter_weights(model), fresh)
         fsync_path(fresh)
         fresh.replace(self._best)
-
-    def _restore(self, model: Any) -> None:
-        import torch
-        from safetensors.torch import load_file
-
-        held = load_file(self._best)
-        with torch.no_grad():
-            for name, weight in model.named_parameters():
-                if weight.requires_grad:
-                    weight.copy_(held[name])
