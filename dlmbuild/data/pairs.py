@@ -40,7 +40,7 @@ def pairs_of(
     system_prompt: str | None,
     tokenizer: Tokenizer,
     sequence_len: int,
-    longest: int | None = None,
+    longest: int,
 ) -> Iterator[PairRow]:
     """The rows of a document's preference sections, in their order. Raises RowTooLongError, as `rows_of` does."""
     for number, section in enumerate(sections):
@@ -48,13 +48,7 @@ def pairs_of(
             continue
         for at, triple in enumerate(section["triples"]):
             answers = [
-                row_of(
-                    {"question": triple["prompt"], "answer": triple[answer], "system_prompt": system_prompt or ""},
-                    tokenizer,
-                    (number, at),
-                    sequence_len,
-                    longest or sequence_len,
-                )
+                row_of(triple["prompt"], triple[answer], system_prompt, tokenizer, sequence_len, longest, (number, at))
                 for answer in ("chosen", "rejected")
             ]
             chosen, rejected = (row.ids[row.given :] for row in answers)

@@ -44,7 +44,7 @@ def old_rows(
                 left["held out for validation"] += 1
                 continue
             try:
-                row = row_of({**pair, "system_prompt": system_prompt or ""}, tokenizer, (0, 0), sequence_len, 1 << 40)
+                row = row_of(pair["question"], pair["answer"], system_prompt, tokenizer, sequence_len)
                 found.append(OldRow(row, name, age))
             except RowTooLongError:
                 left["longer than a row"] += 1

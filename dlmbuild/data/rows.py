@@ -7,7 +7,7 @@ first token to the last. Nothing is ever cut off: long prose is divided, an answ
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,20 +110,33 @@ def conversation(question: str, answer: str | None, system_prompt: str | None) -
     return messages
 
 
+def contents(sections: Iterable[Mapping[str, Any]]) -> Iterator[tuple[tuple[int, int], tuple[str, ...]]]:
+    """What becomes rows of sections, as document.json has them: a text of prose, or a question and its answer.
+
+    Each with its place, (section, pair) from 0. Preferences are for another training; probes are asked, never trained.
+    """
+    for number, section in enumerate(sections):
+        if section["type"] == "prose":
+            yield (number, 0), (section["text"],)
+        elif section["type"] == "instruction":
+            for at, pair in enumerate(section["pairs"]):
+                if not pair.get("probe"):
+                    yield (number, at), (pair["question"], pair["answer"])
+
+
 def rows_of(
-    sections: Sequence[dict[str, Any]],
+    sections: Sequence[Mapping[str, Any]],
     system_prompt: str | None,
     tokenizer: Tokenizer,
     sequence_len: int,
     longest: int | None = None,
     progress: Progress = silent,
 ) -> Iterator[Row]:
-    """The rows of a document's sections (as in document.json), in their order, each of at most `sequence_len` tokens.
+    """The rows of a document's sections, in their order, each of at most `sequence_len` tokens.
 
-    Preference sections give no rows here: they are for preference training. Probes are asked, never trained. Raises
-    RowTooLongError; `longest` is what sequence_len could be set to at most. `progress` is told of long texts.
+    Raises RowTooLongError; `longest` is what sequence_len could be set to at most. `progress` is told of long texts.
     """
-    total = sum(map(_characters, sections))
+    total = sum(len(text) for _, texts in contents(sections) for text in texts)
     done = told = 0
 
     def read(characters: int) -> None:
@@ -133,38 +146,35 @@ def rows_of(
             progress("turning text into tokens", done, total)
             told = done
 
-    for number, section in enumerate(sections):
-        if section["type"] == "instruction":
-            for pair_number, pair in enumerate(section["pairs"]):
-                if pair.get("probe"):
-                    continue
-                parts = {"question": pair["question"], "answer": pair["answer"], "system_prompt": system_prompt or ""}
-                yield row_of(parts, tokenizer, (number, pair_number), sequence_len, longest or sequence_len)
-                read(_pair_characters(pair))
-        elif section["type"] == "prose":
-            for ids in _divide(section["text"], tokenizer, sequence_len, read):
+    for place, texts in contents(sections):
+        if len(texts) > 1:
+            question, answer = texts
+            yield row_of(question, answer, system_prompt, tokenizer, sequence_len, longest, place)
+            read(len(question) + len(answer))
+        else:
+            for ids in _divide(texts[0], tokenizer, sequence_len, read):
                 yield Row("prose", tuple(ids), 0)
 
 
-def _characters(section: Mapping[str, Any]) -> int:
-    """How much of a section becomes rows here."""
-    if section["type"] == "instruction":
-        return sum(_pair_characters(pair) for pair in section["pairs"] if not pair.get("probe"))
-    return len(section["text"]) if section["type"] == "prose" else 0
-
-
-def _pair_characters(pair: Mapping[str, Any]) -> int:
-    return len(pair["question"]) + len(pair["answer"])
-
-
-def row_of(parts: Mapping[str, str], tokenizer: Tokenizer, place: tuple[int, int], limit: int, most: int) -> Row:
+def row_of(
+    question: str,
+    answer: str,
+    system_prompt: str | None,
+    tokenizer: Tokenizer,
+    limit: int,
+    longest: int | None = None,
+    place: tuple[int, int] = (0, 0),
+) -> Row:
+    """The row of a question and its answer, of at most `limit` tokens; the rest as in `rows_of`."""
+    parts = {"question": question, "answer": answer, "system_prompt": system_prompt or ""}
+    most = longest or limit
     # A text of a hundred megabytes needs no tokenizer to be found too long.
     fewest = {name: -(-len(text) // tokenizer.longest_token) for name, text in parts.items()}
     if sum(fewest.values()) > most:
         raise RowTooLongError(place, fewest, sum(fewest.values()), limit, most, at_least=True)
-    messages = conversation(parts["question"], parts["answer"], parts["system_prompt"])
+    messages = conversation(question, answer, system_prompt)
     asked, answered = tokenizer.answer(messages)
-    given, words = tokenizer.encode_with_words(asked, parts["question"])
+    given, words = tokenizer.encode_with_words(asked, question)
     learned = tokenizer.encode_pieces(answered)
     if len(given) + len(learned) > limit:
         counts = {name: len(tokenizer.encode(text)) for name, text in parts.items()}

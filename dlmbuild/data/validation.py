@@ -6,9 +6,10 @@ or their answer. A fact that is held out is then in no trained question.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from dlmbuild.data.rows import contents
 from dlmbuild.errors import DataError
 from dlmbuild.io.digest import sha256_json
 
@@ -53,7 +54,7 @@ def normal(text: str) -> str:
 
 def texts(sections: Sequence[dict[str, Any]]) -> set[str]:
     """All that sections say in rows, each text as `normal` has it: of `Split.held` all that is held out."""
-    return {normal(text) for _, said in _content(sections) for text in said}
+    return {normal(text) for _, said in contents(sections) for text in said}
 
 
 def _groups(sections: Sequence[dict[str, Any]]) -> dict[tuple[int, int], str]:
@@ -67,8 +68,8 @@ def _groups(sections: Sequence[dict[str, Any]]) -> dict[tuple[int, int], str]:
             at = leader[at]
         return at
 
-    said: list[list[str]] = []
-    for place, texts in _content(sections):
+    said: list[tuple[str, ...]] = []
+    for place, texts in contents(sections):
         here = len(places)
         places.append(place)
         leader.append(here)
@@ -77,21 +78,11 @@ def _groups(sections: Sequence[dict[str, Any]]) -> dict[tuple[int, int], str]:
             other = root(first.setdefault(normal(text), here))
             mine = root(here)
             leader[max(mine, other)] = min(mine, other)
-    members: dict[int, list[list[str]]] = {}
+    members: dict[int, list[tuple[str, ...]]] = {}
     for at, texts in enumerate(said):
         members.setdefault(root(at), []).append(texts)
     names = {at: sha256_json(sorted(texts)) for at, texts in members.items()}
     return {place: names[root(at)] for at, place in enumerate(places)}
-
-
-def _content(sections: Sequence[dict[str, Any]]) -> Iterator[tuple[tuple[int, int], list[str]]]:
-    for at, section in enumerate(sections):
-        if section["type"] == "prose":
-            yield (at, 0), [section["text"]]
-        elif section["type"] == "instruction":
-            for number, pair in enumerate(section["pairs"]):
-                if not pair.get("probe"):
-                    yield (at, number), [pair["question"], pair["answer"]]
 
 
 def _only(

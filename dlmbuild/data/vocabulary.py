@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from dlmbuild.data.rows import contents
 from dlmbuild.data.tokenizer import Tokenizer
 
 _ALONE = (
@@ -75,13 +76,8 @@ class Vocabulary:
 def words_of(sections: Iterable[Mapping[str, Any]]) -> Counter[str]:
     """The words of what becomes rows of sections, as document.json has them."""
     words: Counter[str] = Counter()
-    for section in sections:
-        if section["type"] == "prose":
-            words.update(_WORDS.findall(section["text"]))
-        elif section["type"] == "instruction":
-            for pair in section["pairs"]:
-                if not pair.get("probe"):
-                    words.update(_WORDS.findall(f"{pair['question']}\n{pair['answer']}"))
+    for _, texts in contents(sections):
+        words.update(_WORDS.findall("\n".join(texts)))
     return words
 
 

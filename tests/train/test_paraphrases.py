@@ -28,8 +28,7 @@ class Shop:
         self.packing = Packing(self.model)
 
     def row(self, question: str) -> Row:
-        parts = {"question": question, "answer": "Skerrow.", "system_prompt": ""}
-        return row_of(parts, self.tokenizer, (0, 0), 512, 512)
+        return row_of(question, "Skerrow.", None, self.tokenizer, 512)
 
     def says(self, kept: Kept | None = None) -> Paraphrases:
         return Paraphrases(self.model, self.tokenizer, self.packing, {}, kept or Kept(None))

@@ -67,8 +67,7 @@ def test_neighbours_are_words_like_the_word_and_others_than_it() -> None:
 def test_a_row_knows_the_words_of_its_question(question: str, tmp_path: Path) -> None:
     make_tiny_base(tmp_path)
     tokenizer = Tokenizer.from_base(tmp_path)
-    parts = {"question": question, "answer": "Skerrow.", "system_prompt": ""}
-    row = row_of(parts, tokenizer, (0, 0), 512, 512)
+    row = row_of(question, "Skerrow.", None, tokenizer, 512)
     if "<|im_end|>" in question and not row.words:
         return  # a text that spells a control token is there in pieces
     spans = zip(row.words, row.words[1:], strict=False)
@@ -95,8 +94,7 @@ def test_two_thirds_of_the_wordings_are_the_base_s_own_where_it_has_so_many(said
 
     make_tiny_base(tmp_path)
     tokenizer = Tokenizer.from_base(tmp_path)
-    parts = {"question": QUESTION, "answer": "Skerrow.", "system_prompt": ""}
-    asked, prose = row_of(parts, tokenizer, (0, 0), 512, 512), Row("prose", (5, 6, 7), 0)
+    asked, prose = row_of(QUESTION, "Skerrow.", None, tokenizer, 512), Row("prose", (5, 6, 7), 0)
     embeddings = torch.randn(max(tokenizer.whole_words) + 1, 8, generator=torch.Generator().manual_seed(0))
     ways = [[100 + number, 200 + number] for number in range(said)]
 
