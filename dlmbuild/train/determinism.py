@@ -70,7 +70,9 @@ class EpochOrder:
     ) -> None:
         # Together at once, so that no process waits for one with longer rows.
         self._batch = plan["micro_batch_size"] * plan["world_size"]
-        self._lengths, self._seed, self._epoch = lengths, plan["seed"], 0
+        self.lengths = [*lengths, 0]
+        """Of each row, and at last of what fills up an epoch."""
+        self._seed, self._epoch = plan["seed"], 0
         self._shares = plan["world_size"] > 1
         self._always = range(len(lengths)) if changed is None else changed
         self._others = sorted(set(range(len(lengths))).difference(self._always))
@@ -78,7 +80,7 @@ class EpochOrder:
 
     def tokens(self, epoch: int) -> int:
         """How many tokens the rows of an epoch have."""
-        return sum(self._lengths[row] for row in self._rows(epoch))
+        return sum(self.lengths[row] for row in self._rows(epoch))
 
     def set_epoch(self, epoch: int) -> None:
         """Called as each epoch begins."""
@@ -117,11 +119,11 @@ class EpochOrder:
         window = self._batch * _BATCHES_SORTED_TOGETHER
         batches: list[list[int]] = []
         for start in range(0, len(rows), window):
-            alike = sorted(rows[start : start + window], key=lambda row: -self._lengths[row])
+            alike = sorted(rows[start : start + window], key=lambda row: -self.lengths[row])
             batches += [alike[at : at + self._batch] for at in range(0, len(alike), self._batch)]
         whole = len(rows) // self._batch  # a batch with fewer rows can only be the last one
         order = [row for at in (*shuffled(whole), *range(whole, len(batches))) for row in batches[at]]
-        return iter([*order, *[len(self._lengths)] * (len(self) - len(order))])
+        return iter([*order, *[len(self.lengths) - 1] * (len(self) - len(order))])
 
 
 def random_state() -> dict[str, Any]:

@@ -21,10 +21,9 @@ from typing import Any
 from dlmbuild.data.pairs import PairRow, read_pairs
 from dlmbuild.io.progress import Progress
 from dlmbuild.train.commit import write_version
-from dlmbuild.train.determinism import make_deterministic
+from dlmbuild.train.determinism import EpochOrder, make_deterministic
 from dlmbuild.train.model import load_base, no_processing, with_adapter
 from dlmbuild.train.settings import trainer_settings
-from dlmbuild.train.state import Checkpoints
 from dlmbuild.train.watch import not_finite, run_to_end, watch, watched
 
 _METRICS = {"rewards/margins": "margin", "rewards/accuracies": "accuracy"}
@@ -55,9 +54,9 @@ def prefer(
         "preference training",
         log=log,
         progress=progress,
-        lengths=[row.length for row in rows],
+        order=EpochOrder([row.length for row in rows], plan),
         plan=plan,
-        checkpoints=Checkpoints(checkpoints),
+        checkpoints=checkpoints,
         checkpoint_seconds=checkpoint_seconds,
         metrics=_METRICS,
     )

@@ -27,7 +27,6 @@ from dlmbuild.train.paraphrases import Paraphrases
 from dlmbuild.train.prefix import FrozenPrefix
 from dlmbuild.train.retention import RetentionSet
 from dlmbuild.train.settings import trainer_settings
-from dlmbuild.train.state import Checkpoints
 from dlmbuild.train.validation import Validation
 from dlmbuild.train.watch import not_finite, run_to_end, watch, watched
 from dlmbuild.train.wordings import as_data, with_wordings
@@ -91,19 +90,16 @@ def fit(
     first = first_trained(plan, model.config.get_text_config().num_hidden_layers)
     prefix = FrozenPrefix(model, first, about, cache, packing) if first else None
     validation = Validation(held, plan, checkpoints, packing) if held else None
-    lengths = [len(row.ids) for row in rows]
     chosen: tuple[Any, ...] = ()
     if warm:
         chosen = ([number for row in warm["changed"] for number in numbers[row]], warm["beside"] * plan["wordings"])
-    order = EpochOrder(lengths, plan, *chosen)
     beside = watch(
         "training",
         log=log,
         progress=progress,
-        lengths=lengths,
-        order=order,
+        order=EpochOrder([len(row.ids) for row in rows], plan, *chosen),
         plan=plan,
-        checkpoints=Checkpoints(checkpoints),
+        checkpoints=checkpoints,
         checkpoint_seconds=checkpoint_seconds,
         validation=validation,
     )

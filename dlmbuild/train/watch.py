@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import accumulate
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from dlmbuild.errors import TrainingError
@@ -26,31 +27,28 @@ def watch(
     *,
     log: Path,
     progress: Progress,
-    lengths: Sequence[int],
+    order: EpochOrder,
     plan: Mapping[str, Any],
-    checkpoints: Checkpoints,
+    checkpoints: Path,
     checkpoint_seconds: float,
-    metrics: Mapping[str, str] | None = None,
+    metrics: Mapping[str, str] = MappingProxyType({}),
     validation: Validation | None = None,
-    order: EpochOrder | None = None,
 ) -> Any:
     """A callback for transformers' trainers.
 
-    `what` is the word for the phase, `lengths` the rows' in tokens, `order` theirs unless all take part in each epoch,
-    `metrics` the trainer's own numbers that belong into the progress line: their names → the words for them there. With
-    `validation` what is held out is measured after each epoch, and the training may end before its time.
+    `what` is the word for the phase, `order` that of the rows, `metrics` the trainer's own numbers that belong into the
+    progress line: their names → the words for them there. With `validation` what is held out is measured after each
+    epoch, and the training may end before its time.
     """
     from accelerate.utils import broadcast_object_list
     from transformers import TrainerCallback
 
     rows_per_step = plan["micro_batch_size"] * plan["grad_accum"] * plan["world_size"]
-    tokens = [*lengths, 0]  # the last is what fills up an epoch
-    more = metrics or {}
 
     class Watch(TrainerCallback):  # type: ignore[misc]
         def __init__(self) -> None:
-            self.order = order or EpochOrder(lengths, plan)
-            self.checkpoints = checkpoints
+            self.order = order
+            self.checkpoints = Checkpoints(checkpoints)
             self.latest: dict[str, float] = {}
             self.measured: dict[str, float] = {}
             self.stopped = False
@@ -66,16 +64,16 @@ def watch(
         def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             # The loader that a resumed epoch begins with does not pass its number on.
             self.epoch = state.global_step * plan["num_epochs"] // state.max_steps
-            self.order.set_epoch(self.epoch)
-            self.before = sum(map(self.order.tokens, range(self.epoch)))
-            self.within_epoch = [0, *accumulate(tokens[row] for row in self.order)]
+            order.set_epoch(self.epoch)
+            self.before = sum(map(order.tokens, range(self.epoch)))
+            self.within_epoch = [0, *accumulate(order.lengths[row] for row in order)]
             if state.global_step == self.first_step:
                 self.first_tokens = self.tokens_until(state)
 
         def tokens_until(self, state: Any) -> int:
             # TRL's own count begins at 0 again when a training is resumed.
             rows: int = (state.global_step - self.epoch * state.max_steps // plan["num_epochs"]) * rows_per_step
-            return int(self.before + self.within_epoch[min(rows, len(self.order))])
+            return int(self.before + self.within_epoch[min(rows, len(order))])
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             epochs, rest = divmod(state.global_step * plan["num_epochs"], state.max_steps)
@@ -96,7 +94,7 @@ def watch(
                 return
             elapsed = time.monotonic() - self.started
             tokens = self.tokens_until(state)
-            self.latest = {name: round(float(logs[source]), 6) for source, name in more.items() if source in logs}
+            self.latest = {name: round(float(logs[source]), 6) for source, name in metrics.items() if source in logs}
             line = {
                 "step": state.global_step,
                 "epoch": round(state.epoch, 4),
@@ -118,7 +116,7 @@ def watch(
             progress(what, state.global_step, state.max_steps, **numbers)
 
         def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            cpu, tokens = time.process_time() - self.cpu, sum(map(self.order.tokens, range(round(state.epoch))))
+            cpu, tokens = time.process_time() - self.cpu, sum(map(order.tokens, range(round(state.epoch))))
             self.write({"event": "end", "steps": state.global_step, "tokens": tokens, "cpu_s": round(cpu, 2)})
 
         def write(self, line: dict[str, Any]) -> None:
