@@ -11,7 +11,7 @@ from dlmbuild.build.locking import governing_lock, planning_facts
 from dlmbuild.build.project import Document, Project
 from dlmbuild.build.reading import checkpoint, read_json
 from dlmbuild.build.trained import Trained
-from dlmbuild.errors import HardwareError, InvalidDocument, StoreError
+from dlmbuild.errors import HardwareError, StoreError
 from dlmbuild.hardware.detect import Machine
 from dlmbuild.hardware.memory import Estimate, Load, Setup, Shape, estimate
 
@@ -28,7 +28,7 @@ class Planned(NamedTuple):
 def planned(trained: Trained, project: Project) -> Planned:
     """An adapter's plan as a build would make it now. The base has to be here; raises what the `plan` step would."""
     from dlmbuild.doc.document import as_data, parse
-    from dlmbuild.hardware.plan import refused_modules, resolve_plan
+    from dlmbuild.hardware.plan import plan_of_document
 
     document = trained.document
     if not project.base_folder(document.base).facts.exists():
@@ -37,15 +37,7 @@ def planned(trained: Trained, project: Project) -> Planned:
     parsed = parse(path.relative_to(here) if path.is_relative_to(here) else path)
     written = as_data(parsed)["training"]
     base, facts = read_json(project.base_folder(document.base).facts), planning_facts(document, project)
-    if refused := refused_modules(written, base):
-        for key, wrong in refused.items():
-            wrong.where = parsed.where("training", *key)
-        raise InvalidDocument(list(refused.values()))
-    try:
-        plan = resolve_plan(written, facts["recipe"], base, Machine(**facts["machine"]))
-    except HardwareError as error:
-        error.where = parsed.where(*(("training", *error.field.split(".")) if error.field else ("base_model",)))
-        raise
+    plan = plan_of_document(written, facts["recipe"], base, Machine(**facts["machine"]), parsed.where)
     lock = {} if project.lock_mode == "update" else governing_lock(document, project) or {}
     keys = {path[1] for path in parsed.marks if len(path) == 2}
     if trained.name:

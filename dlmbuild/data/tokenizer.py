@@ -93,16 +93,6 @@ class Tokenizer:
         found: int | None = self._tokens.token_to_id(name) if name else getattr(model, "unk_id", None)
         return found
 
-    def is_piece(self, token: int) -> bool:
-        """Whether a token is only a part of a character."""
-        if token not in self._pieces:
-            self._pieces[token] = "\ufffd" in self.decode([token], special=True)
-        return self._pieces[token]
-
-    @cached_property
-    def _pieces(self) -> dict[int, bool]:
-        return {}
-
     def encode_pieces(self, pieces: Iterable[Piece]) -> list[int]:
         """Ids of a rendered conversation."""
         return [token for piece in pieces for token in self.encode(piece.text, control=piece.control)]

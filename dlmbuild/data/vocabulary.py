@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from dlmbuild.data.rows import contents
@@ -26,6 +27,7 @@ _WORDS = re.compile(f"[{_ALONE}]|[^{_BETWEEN}{_ALONE}]+")
 _KEPT = 64
 """Words of each shard that are kept by name; more than are shown, since shards are added up."""
 _SHOWN = 12
+_NUMBERS = ("words", "bytes", "tokens", "pieces", "unknown", "split")
 _MANY = 0.05
 """The share of words that are split badly from which on a person is told."""
 _FEW_BYTES = 3.0
@@ -49,14 +51,14 @@ class Vocabulary:
     """Of these the most expensive: how often each is there, and its tokens."""
 
     def add(self, other: Vocabulary) -> None:
-        for name in ("words", "bytes", "tokens", "pieces", "unknown", "split"):
+        for name in _NUMBERS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for word, (times, tokens) in other.worst.items():
             self.worst[word] = [self.worst.get(word, [0, 0])[0] + times, tokens]
 
     def as_data(self) -> dict[str, Any]:
         """As JSON data, to be added up with others."""
-        numbers = {name: getattr(self, name) for name in ("words", "bytes", "tokens", "pieces", "unknown", "split")}
+        numbers = {name: getattr(self, name) for name in _NUMBERS}
         return {**numbers, "worst": _most_expensive(self.worst, _KEPT)}
 
     def report(self) -> dict[str, Any]:
@@ -85,13 +87,14 @@ def vocabulary_of(words: Mapping[str, int], tokenizer: Tokenizer) -> Vocabulary:
     """What the tokenizer makes of these words."""
     found = Vocabulary()
     alone = re.compile(f"[{_ALONE}]")
+    is_piece = cache(lambda token: "\ufffd" in tokenizer.decode([token], special=True))
     names = sorted(words)
     for word, ids in zip(names, tokenizer.within_text([w if alone.match(w) else f" {w}" for w in names]), strict=True):
         times, unknown = words[word], sum(token == tokenizer.unknown_id for token in ids)
         found.words += times
         found.bytes += times * len(word.encode() if alone.match(word) else f" {word}".encode())
         found.tokens += times * len(ids)
-        found.pieces += times * sum(map(tokenizer.is_piece, ids))
+        found.pieces += times * sum(map(is_piece, ids))
         found.unknown += times * unknown
         if unknown or len(ids) > (1 if len(word) == 1 else max(2, (len(word) + 1) // 2)):
             found.split += times

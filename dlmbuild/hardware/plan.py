@@ -5,12 +5,12 @@ What the document writes wins; `auto` comes from the recipe, which was measured 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import gcd
 from typing import Any
 
 from dlmbuild.doc.mistakes import nearest, shown
-from dlmbuild.errors import DocumentError, HardwareError
+from dlmbuild.errors import DocumentError, HardwareError, InvalidDocument, Where
 from dlmbuild.hardware.detect import Machine
 from dlmbuild.hardware.quantised import require_quantised
 
@@ -34,6 +34,28 @@ CPT_SCHEDULER = "cosine_with_min_lr"
 _CPT_WARMUP = 0.2
 _MOSTLY_PROSE = 0.7
 """The share of prose among the rows from which on `training.cpt.schedule: auto` is continued pretraining."""
+
+
+def plan_of_document(
+    training: Mapping[str, Any],
+    recipe: Mapping[str, Any],
+    base: Mapping[str, Any],
+    machine: Machine,
+    where: Callable[..., Where],
+) -> dict[str, Any]:
+    """`resolve_plan` for what a document says under `training`; `where` gives the place of a key by its path.
+
+    Raises InvalidDocument for layers that the base does not have.
+    """
+    if refused := refused_modules(training, base):
+        for path, wrong in refused.items():
+            wrong.where = where("training", *path)
+        raise InvalidDocument(list(refused.values()))
+    try:
+        return resolve_plan(training, recipe, base, machine)
+    except HardwareError as error:
+        error.where = where(*(("training", *error.field.split(".")) if error.field else ("base_model",)))
+        raise
 
 
 def resolve_plan(
