@@ -172,7 +172,8 @@ def _trainer(
             # of the step's tokens.
             tokens = kwargs.get("num_items_in_batch")
             batches = 1 if tokens is None else self.current_gradient_accumulation_steps
-            tokens = max(1, len(inputs["labels"])) if tokens is None else tokens
+            # At least one: what is left of a long prose may be its last token alone, which is foreseen by none.
+            tokens = max(1, len(inputs["labels"]) if tokens is None else tokens)
             loss = divergence = torch.zeros((), device=self.args.device)
             for at, likelihood in enumerate(packing.likelihoods(model, both, asked)):
                 if at < len(numbers):

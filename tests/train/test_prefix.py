@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ def nothing(*_: Any, **__: Any) -> None:
     """Progress that nobody watches."""
 
 
-def _losses(tmp_path: Path, name: str, wordings: int, **more: Any) -> list[float]:
+def _losses(
+    tmp_path: Path, name: str, wordings: int, extra: Sequence[Row] = (), layers: str = "last 1", **more: Any
+) -> list[float]:
     plan = {
         **{
             "adapter": "lora",
@@ -34,13 +37,13 @@ def _losses(tmp_path: Path, name: str, wordings: int, **more: Any) -> list[float
         **{"learning_rate": 1e-2, "lora_alpha": 16, "lora_dropout": 0.0, "lora_r": 4, "lr_scheduler": "linear"},
         **{"micro_batch_size": 2, "num_epochs": 3, "optimizer": "adamw_torch", "precision": "fp32", "seed": 7},
         **{"sequence_len": 128, "target_modules": ["q_proj", "up_proj"], "threads": 1, "warmup_ratio": 0.0},
-        **{"layers": "last 1", "retention": 0.0, "rslora": False, "validation": 0, "early_stopping": 0},
+        **{"layers": layers, "retention": 0.0, "rslora": False, "validation": 0, "early_stopping": 0},
         **{"cpt": {"weight": 1.0}, "wordings": wordings},
     }
     out = tmp_path / name
     out.mkdir()
     rows = [Row("prose", tuple(ids), given) for ids, given in zip(ROWS * 2, (1, 20, 1, 30, 2, 2), strict=True)]
-    rows += [Row("instruction", tuple(range(5, 25)), 15, (3, 5, 6, 8, 9, 12))]
+    rows += [Row("instruction", tuple(range(5, 25)), 15, (3, 5, 6, 8, 9, 12)), *extra]
     sft.fit(
         rows,
         0,
@@ -73,6 +76,15 @@ def test_losses_are_those_of_a_training_that_computes_every_layer_each_time(
     plain = _losses(tmp_path, "plain", wordings)
     assert kept == pytest.approx(plain, abs=1e-4)
     assert kept[-1] < kept[0]
+
+
+@pytest.mark.parametrize("layers", ["all", "last 1"])
+def test_a_row_in_which_nothing_is_foreseen_is_a_step_that_teaches_nothing(layers: str, tmp_path: Path) -> None:
+    make_tiny_base(tmp_path / "base")
+    # Nine rows, two in a batch, two batches in a step: the shortest is alone in the last step of each epoch.
+    short = [Row("prose", (5, 6), 0), Row("prose", (7,), 0)]
+    losses = _losses(tmp_path, "short", 1, short, layers=layers)
+    assert len(losses) == 9 and losses[2::3] == [0.0] * 3 and min(losses[0], losses[1]) > 0
 
 
 def test_files_that_were_not_used_for_long_go_first(tmp_path: Path) -> None:
