@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -58,9 +57,9 @@ def this_machine() -> Machine:
     return Machine(device, _isa(), _cores(), _memory(), processes_asked() or (_gpus() if device == "cuda" else 1))
 
 
-def processes_asked(environment: Mapping[str, str] = os.environ) -> int:
+def processes_asked() -> int:
     """$DLM_PROCESSES, or 0. Raises UsageError for what is no number of processes."""
-    written = environment.get(_PROCESSES) or "0"
+    written = os.environ.get(_PROCESSES) or "0"
     if not (written.isascii() and written.isdigit() and int(written) <= _MOST_PROCESSES):
         raise UsageError(f"{_PROCESSES} is {written!r}, not a number of processes", do="unset it, or set it to 2")
     return int(written)

@@ -28,13 +28,11 @@ def determinism_here(home: Home, machine: Machine) -> dict[str, object]:
     return found if measured is None else {**found, "class": measured["class"]}
 
 
-def note_selftest(home: Home, machine: Machine, adapters: list[str]) -> str:
-    """Keep what two self-tests made, given as digests; returns the class that follows."""
+def note_selftest(home: Home, machine: Machine, adapters: list[str]) -> None:
+    """Keep what two self-tests made, given as digests, and the class that follows."""
     same = len(set(adapters)) == 1
-    measured = str(determinism(machine.device)["class"]) if same else "advisory"
-    entry = {"class": measured, "adapters": adapters}
+    entry = {"class": determinism(machine.device)["class"] if same else "advisory", "adapters": adapters}
     write_atomic(home.selftest, readable_json({**_measurements(home), _circumstances(machine): entry}))
-    return measured
 
 
 def describe(home: Home, machine: Machine) -> dict[str, Any]:

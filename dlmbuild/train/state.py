@@ -10,7 +10,6 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,9 +21,9 @@ _SEAL = "sealed.json"
 _EVERY = "DLM_CHECKPOINT_SECONDS"
 
 
-def seconds_between_checkpoints(environment: Mapping[str, str] = os.environ) -> float:
+def seconds_between_checkpoints() -> float:
     """$DLM_CHECKPOINT_SECONDS, or a minute. Raises UsageError for what is no number of seconds."""
-    written = environment.get(_EVERY) or "60"
+    written = os.environ.get(_EVERY) or "60"
     try:
         seconds = float(written)
     except ValueError:

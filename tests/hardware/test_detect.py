@@ -103,11 +103,16 @@ def test_a_system_that_does_not_tell_its_memory(monkeypatch: pytest.MonkeyPatch)
     assert detect._memory() == 8 << 30
 
 
-def test_how_many_processes_train_is_said_by_the_person() -> None:
-    assert [detect.processes_asked(given) for given in ({}, {"DLM_PROCESSES": ""}, {"DLM_PROCESSES": "3"})] == [0, 0, 3]
+def test_how_many_processes_train_is_said_by_the_person(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DLM_PROCESSES", raising=False)
+    assert detect.processes_asked() == 0
+    for written, count in (("", 0), ("3", 3)):
+        monkeypatch.setenv("DLM_PROCESSES", written)
+        assert detect.processes_asked() == count
     for wrong in ("two", "-1", "1000", "²"):
+        monkeypatch.setenv("DLM_PROCESSES", wrong)
         with pytest.raises(UsageError, match="DLM_PROCESSES is"):
-            detect.processes_asked({"DLM_PROCESSES": wrong})
+            detect.processes_asked()
 
 
 @pytest.mark.parametrize(("visible", "count"), [(None, 3), ("0,2", 2), ("1", 1), ("0,1,2,3", 3)])
