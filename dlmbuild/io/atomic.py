@@ -78,11 +78,8 @@ def staging_folder(parent: Path) -> Iterator[Path]:
 
 def sweep_staging(parent: Path) -> None:
     """Delete what killed processes left in `parent`. The caller holds the lock of that place."""
-    if not parent.is_dir():
-        return
-    for path in parent.iterdir():
-        if path.name.startswith(".") and path.name.endswith(STAGING_SUFFIX):
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
+    for path in parent.glob(f".*{STAGING_SUFFIX}"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)

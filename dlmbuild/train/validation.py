@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dlmbuild.data.rows import Row
-from dlmbuild.io.atomic import fsync_path, write_atomic
+from dlmbuild.io.atomic import write_atomic
 from dlmbuild.io.digest import readable_json
 from dlmbuild.train.determinism import rank
 from dlmbuild.train.model import adapter_weights, begin_with
@@ -33,13 +33,14 @@ class Validation:
 
     def measure(self, model: Any, epoch: int) -> tuple[dict[str, float], bool]:
         """The mean loss of a learned token after `epoch` (from 1), also by kind of row; whether to stop here."""
+        from safetensors.torch import save
+
         found = self._losses(model)
         epochs = self._epochs = {**self._known(), epoch: found["loss"]}
         best = self.best_epoch(epochs)
         if not rank():
-            self._notes.parent.mkdir(parents=True, exist_ok=True)
             if self._patience and best == epoch:
-                self._keep(model)
+                write_atomic(self._best, save(adapter_weights(model)))
             write_atomic(self._notes, readable_json({str(at): loss for at, loss in sorted(epochs.items())}))
         return found, bool(self._patience) and epoch - best >= self._patience
 
@@ -83,11 +84,3 @@ class Validation:
                         total[1] += len(row.learned)
         model.train(training)
         return {kind: total / max(1.0, count) for kind, (total, count) in sums.items()}
-
-    def _keep(self, model: Any) -> None:
-        from safetensors.torch import save_file
-
-        fresh = self._best.with_suffix(".new")
-        save_file(adapter_weights(model), fresh)
-        fsync_path(fresh)
-        fresh.replace(self._best)
