@@ -43,7 +43,7 @@ def write_version(
 
 def _write_weights(model: Any, out: Path) -> None:
     import torch
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     weights = adapter_weights(model)
     for name, weight in weights.items():
@@ -53,8 +53,7 @@ def _write_weights(model: Any, out: Path) -> None:
                 why="the adapter would be useless; nothing was saved",
                 do="set training.learning_rate lower (half of it)",
             )
-    save_file(weights, out / "adapter_model.safetensors", metadata={"format": "pt"})
-    (out / "adapter_model.safetensors").chmod(0o644)  # safetensors makes files private
+    (out / "adapter_model.safetensors").write_bytes(save(weights, metadata={"format": "pt"}))
 
 
 def _write_config(model: Any, base: Mapping[str, Any], out: Path) -> None:

@@ -92,7 +92,7 @@ def train_gate(
     `cold_start_floor` makes no gate: then `gate_config.json` says so under `cold`.
     """
     import torch
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     count = {name: sum(adapter == name for adapter, _ in texts) for name in adapters}
     least, floor = min(adapters, key=lambda name: count[name]), settings["cold_start_floor"]
@@ -116,8 +116,7 @@ def train_gate(
             asked = states_of(model, tokenizer, [text for _, text in probes])
             wanted = torch.tensor([adapters.index(adapter) for adapter, _ in probes])
             told["probes"] = _right(_probable(weights, asked), wanted)
-    save_file(weights, out / WEIGHTS, metadata={"format": "pt"})
-    (out / WEIGHTS).chmod(0o644)  # safetensors makes files private
+    (out / WEIGHTS).write_bytes(save(weights, metadata={"format": "pt"}))
     (out / CONFIG).write_bytes(readable_json(told))
     return told
 

@@ -44,7 +44,7 @@ def make_retention_set(*, base: Path, threads: int, precision: str, out: Path, p
     Weights are in fp32; with the `precision` bf16 products may be computed in that where it is faster.
     """
     import torch
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     from dlmbuild.train.model import PLAIN, load_base
 
@@ -80,8 +80,7 @@ def make_retention_set(*, base: Path, threads: int, precision: str, out: Path, p
         "next_ids": torch.cat(ids),
         "next_p": torch.cat(scores),
     }
-    save_file(numbers, out)
-    out.chmod(0o644)  # safetensors makes files private
+    out.write_bytes(save(numbers))
     return {"texts": len(texts), "tokens": len(numbers["next_ids"])}
 
 
