@@ -11,7 +11,8 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,7 +21,7 @@ from dlmbuild.base_models.decoder import Decoder, to_gguf_rows
 from dlmbuild.errors import ExportError, Where
 from dlmbuild.export.base_gguf import read_model
 from dlmbuild.export.lineage import general_entries
-from dlmbuild.io.gguf_file import Planned, create_gguf, f32_entry, string_entry, u32_entry
+from dlmbuild.io.gguf_file import Planned, entry, write_gguf
 from dlmbuild.io.json_file import read_json_object
 from dlmbuild.io.progress import Progress, silent
 from dlmbuild.io.safetensors_file import StoredTensor, read_safetensors
@@ -122,41 +123,38 @@ def convert_adapter(
 ) -> dict[str, Any]:
     """Write the PEFT folder `adapter` as LoRA GGUF in F32 to the file `out`; `general` is what it says of itself.
 
-    Returns {"tensors": count, "alpha": adapter.lora.alpha, "folded": number of pairs whose B carries a factor}. Raises
-    ExportError for an adapter that is damaged, of another base, or more than llama.cpp's LoRA can express.
+    Returns {"tensors": count, "alpha": adapter.lora.alpha}. Raises ExportError for an adapter that is damaged, of
+    another base, or more than llama.cpp's LoRA can express.
     """
     import numpy as np
 
     model = read_model(checkpoint)
     factors = lora_factors(adapter, model)
     alpha = float(read_json_object(adapter / CONFIG, ExportError)["lora_alpha"])
-    pairs = [(tensor, factors[tensor.hf]) for tensor in model.weights() if tensor.hf in factors]
-    plan = []
-    for tensor, pair in pairs:
-        plan.append(Planned(f"{tensor.gguf}.lora_a", "F32", pair.a.shape))
-        plan.append(Planned(f"{tensor.gguf}.lora_b", "F32", pair.b.shape))
-    entries = [
-        string_entry("general.architecture", model.family.gguf),
-        string_entry("general.type", "adapter"),
-        *general_entries(general),
-        string_entry("adapter.type", "lora"),
-        f32_entry("adapter.lora.alpha", alpha),
-        u32_entry("general.quantization_version", 2),
+    pairs = {weight.gguf: (weight, factors[weight.hf]) for weight in model.weights() if weight.hf in factors}
+    plan = [
+        Planned(f"{name}.lora_{half}", "F32", factor.shape)
+        for name, (_, pair) in pairs.items()
+        for half, factor in (("a", pair.a), ("b", pair.b))
     ]
-    folded = 0
-    with create_gguf(out, entries, plan) as sink:
-        for done, (tensor, pair) in enumerate(pairs):
-            progress("converting the adapter", done, len(pairs))
-            factor = pair.scale * pair.a.shape[0] / alpha
-            # A factor that is 1 but for rounding would move every bit of B for nothing.
-            plain = math.isclose(factor, 1.0, rel_tol=1e-12)
-            folded += not plain
-            b = pair.b if plain else pair.b * np.float32(factor)
-            b = to_gguf_rows(b, model.head_dim) if tensor.permuted else b
-            sink.put(f"{tensor.gguf}.lora_a", [pair.a.astype("<f4").tobytes()])
-            sink.put(f"{tensor.gguf}.lora_b", [b.astype("<f4").tobytes()])
-    progress("converting the adapter", len(pairs), len(pairs))
-    return {"tensors": len(plan), "alpha": alpha, "folded": folded}
+    entries = [
+        entry("general.architecture", model.family.gguf),
+        entry("general.type", "adapter"),
+        *general_entries(general),
+        entry("adapter.type", "lora"),
+        entry("adapter.lora.alpha", alpha),
+        entry("general.quantization_version", 2),
+    ]
+
+    def data(planned: Planned) -> Iterable[bytes]:
+        weight, pair = pairs[planned.name[: -len(".lora_a")]]
+        if planned.name.endswith("a"):
+            return [pair.a.astype("<f4").tobytes()]
+        b = pair.b * np.float32(pair.scale * pair.a.shape[0] / alpha)
+        return [(to_gguf_rows(b, model.head_dim) if weight.permuted else b).astype("<f4").tobytes()]
+
+    write_gguf(out, entries, plan, data, partial(progress, "converting the adapter"))
+    return {"tensors": len(plan), "alpha": alpha}
 
 
 def lora_factors(adapter: Path, model: Decoder, *, magnitudes: bool = False) -> dict[str, LoraFactors]:

@@ -6,8 +6,10 @@ and model cards is left out, so that the bytes depend on the content alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import struct
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -21,7 +23,7 @@ from dlmbuild.export.lineage import general_entries
 from dlmbuild.export.quantize import quantisation_entries
 from dlmbuild.export.tensor_types import QUANTISATIONS
 from dlmbuild.export.vocabulary import general_name, vocabulary_entries
-from dlmbuild.io.gguf_file import Planned, bools_entry, create_gguf, f32_entry, string_entry, u32_entry
+from dlmbuild.io.gguf_file import Planned, entry, write_gguf
 from dlmbuild.io.json_file import read_json_object
 from dlmbuild.io.progress import Progress, silent
 from dlmbuild.io.safetensors_file import StoredTensor
@@ -45,31 +47,25 @@ def convert_base(
     """
     model = read_model(checkpoint)
     stored = weights_of(checkpoint, model, ExportError)
-    described = [string_entry("general.name", general_name(checkpoint, name)), *general_entries(general)]
+    described = [entry("general.name", general_name(checkpoint, name)), *general_entries(general)]
     entries = _model_entries(model, described) + vocabulary_entries(checkpoint, model.vocab, pre)
     entries += quantisation_entries(QUANTISATIONS["F16"].file_type)
-    weights = model.weights()
+    weights = {weight.gguf: weight for weight in model.weights()}
     plan = [Planned(vector, "F32", (len(numbers),)) for vector, numbers in sorted(model.vectors.items())]
-    plan += [Planned(one.gguf, "F16" if one.f16 else "F32", one.shape) for one in weights]
-    total = sum(planned.nbytes for planned in plan)
-    done = 0
-    with (
-        create_gguf(out, entries, plan) as sink,
-        ThreadPoolExecutor(1) as pool,
-    ):
-        for vector, numbers in sorted(model.vectors.items()):
-            sink.put(vector, [_floats(numbers)])
-        for weight, planned in zip(weights, plan[len(model.vectors) :], strict=True):
-            progress("converting to F16", done, total)
-            rows = CheckpointRows(weight, stored, model.head_dim)
-            if len(weight.shape) == 1:
-                pieces = iter([pack_rows(weight.hf, rows(0, weight.shape[0]), "F32")])
-            else:
-                step = model.head_dim if weight.permuted else 1
-                pieces = pack_tensor(weight.hf, weight.shape, planned.type, rows, pool, 1, step)
-            sink.put(weight.gguf, pieces)
-            done += planned.nbytes
-    progress("converting to F16", total, total)
+    plan += [Planned(name, "F16" if one.f16 else "F32", one.shape) for name, one in weights.items()]
+
+    def data(planned: Planned) -> Iterable[bytes]:
+        if planned.name in model.vectors:
+            return [struct.pack(f"<{planned.shape[0]}f", *model.vectors[planned.name])]
+        weight = weights[planned.name]
+        rows = CheckpointRows(weight, stored, model.head_dim)
+        if len(weight.shape) == 1:
+            return [pack_rows(weight.hf, rows(0, weight.shape[0]), "F32")]
+        step = model.head_dim if weight.permuted else 1
+        return pack_tensor(weight.hf, weight.shape, planned.type, rows, pool, 1, step)
+
+    with ThreadPoolExecutor(1) as pool:
+        write_gguf(out, entries, plan, data, partial(progress, "converting to F16"))
     return {"tensors": len(plan)}
 
 
@@ -116,26 +112,8 @@ def _model_entries(model: Decoder, described: list[bytes]) -> list[bytes]:
     if model.explicit_head_dim:
         measures |= {"attention.key_length": model.head_dim, "attention.value_length": model.head_dim}
     return [
-        string_entry("general.architecture", architecture),
-        string_entry("general.type", "model"),
+        entry("general.architecture", architecture),
+        entry("general.type", "model"),
         *described,
-        *(_entry(f"{architecture}.{key}", value) for key, value in {**measures, **model.metadata}.items()),
+        *(entry(f"{architecture}.{key}", value) for key, value in {**measures, **model.metadata}.items()),
     ]
-
-
-def _entry(key: str, value: int | float | str | list[bool]) -> bytes:
-    match value:
-        case str():
-            return string_entry(key, value)
-        case list():
-            return bools_entry(key, value)
-        case float():
-            return f32_entry(key, value)
-        case _:
-            return u32_entry(key, value)
-
-
-def _floats(values: tuple[float, ...]) -> bytes:
-    import numpy as np
-
-    return np.array(values, dtype="<f4").tobytes()

@@ -33,7 +33,7 @@ from dlmbuild.export.tensor_types import QUANTISATIONS
 from dlmbuild.export.vocabulary import general_name
 from dlmbuild.io.atomic import staging_folder
 from dlmbuild.io.digest import readable_json
-from dlmbuild.io.gguf_file import Planned, create_gguf, read_header, string_entry
+from dlmbuild.io.gguf_file import Planned, entry, read_header, write_gguf
 from dlmbuild.io.json_file import read_json_object
 from dlmbuild.io.progress import Progress, silent
 from dlmbuild.io.safetensors_file import create_safetensors, read_checkpoint
@@ -58,8 +58,8 @@ def convert_base(
         made = staging / "base.gguf"
         words = ("--outtype", "f16", "--outfile", str(made), str(checkpoint))
         official.run("convert_hf_to_gguf.py", *words, progress=progress, pre=pre, error=ExportError)
-        named = string_entry("general.name", general_name(checkpoint, name))
-        tensors = _rewrite(made, out, [string_entry("general.type", "model"), named, *general_entries(general)])
+        named = entry("general.name", general_name(checkpoint, name))
+        tensors = _rewrite(made, out, [entry("general.type", "model"), named, *general_entries(general)])
     return {"tensors": tensors}
 
 
@@ -84,7 +84,7 @@ def convert_adapter(
     config = read_json_object(adapter / CONFIG, ExportError)
     factors = read_factors(adapter, adaptable(checkpoint))
     alpha = float(config["lora_alpha"])
-    entries = [string_entry("general.type", "adapter"), *general_entries(general)]
+    entries = [entry("general.type", "adapter"), *general_entries(general)]
     return {"tensors": _convert(factors, alpha, checkpoint, out, entries, progress), "alpha": alpha}
 
 
@@ -133,7 +133,7 @@ def _converted(
     factors: dict[str, LoraFactors], alpha: float, checkpoint: Path, lora: Path, progress: Progress
 ) -> dict[str, LoraFactors]:
     """The same pairs by GGUF name, with rows in GGUF's order; `lora` is the file that the converter is to write."""
-    _convert(factors, alpha, checkpoint, lora, [string_entry("general.type", "adapter")], progress)
+    _convert(factors, alpha, checkpoint, lora, [entry("general.type", "adapter")], progress)
     held, found = read_header(lora).tensors, {}
     for key, a in held.items():
         name = key.removesuffix(".lora_a")
@@ -181,12 +181,10 @@ def write_plain(
 def _rewrite(made: Path, out: Path, general: list[bytes]) -> int:
     """Write `made` to `out` with these general entries only; returns how many tensors there are."""
     header = read_header(made)
-    kept = [entry for key, entry in header.entries.items() if not key.startswith("general.")]
+    kept = [held for key, held in header.entries.items() if not key.startswith("general.")]
     architecture = header.entries["general.architecture"]
     entries = [architecture, *general, *kept, *quantisation_entries(QUANTISATIONS["F16"].file_type)]
     order = sorted(header.tensors, key=block_order)
     plan = [Planned(name, header.tensors[name].type, header.tensors[name].shape) for name in order]
-    with create_gguf(out, entries, plan) as sink:
-        for name in order:
-            sink.put(name, copy_tensor(made, header.tensors[name]))
+    write_gguf(out, entries, plan, lambda planned: copy_tensor(made, header.tensors[planned.name]))
     return len(plan)

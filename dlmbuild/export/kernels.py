@@ -1,7 +1,7 @@
 """llama.cpp's quantisation kernels, from the prebuilt library in the package libggml-python.
 
 Rows of a tensor are quantised apart from each other, so any split over threads gives the same bytes.
-Source: `ggml_quantize_chunk` in ggml.h; the types it takes are those of TYPES by number.
+Source: `ggml_quantize_chunk` in ggml.h; the types it takes are those of `gguf_file.types` by number.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlmbuild.errors import ExportError, MissingExtra
-from dlmbuild.io.gguf_file import TYPES, row_bytes
+from dlmbuild.io.gguf_file import row_bytes, types
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,7 +57,7 @@ def pack_rows(
         raise ExportError(f"the importance matrix has {importance.shape[0]} columns for {name}, which has {columns}")
     weights = None if importance is None else importance.ctypes.data
     written = _library().ggml_quantize_chunk(
-        TYPES[type_name].id, source.ctypes.data, packed.ctypes.data, 0, count, columns, weights
+        types()[type_name].id, source.ctypes.data, packed.ctypes.data, 0, count, columns, weights
     )
     if written != packed.nbytes:
         raise AssertionError(f"{name}: {written} bytes quantised and not {packed.nbytes}")
