@@ -36,7 +36,7 @@ from dlmbuild.io.digest import readable_json
 from dlmbuild.io.gguf_file import Planned, entry, read_header, write_gguf
 from dlmbuild.io.json_file import read_json_object
 from dlmbuild.io.progress import Progress, silent
-from dlmbuild.io.safetensors_file import create_safetensors, read_checkpoint
+from dlmbuild.io.safetensors_file import read_checkpoint, write_arrays
 
 _NO_KEYS: Mapping[str, str | int] = MappingProxyType({})
 
@@ -170,9 +170,7 @@ def write_plain(
         b = pair.b * np.float32(pair.scale * rank / alpha)
         arrays[f"{key}.lora_A.weight"] = np.pad(pair.a, (missing, (0, 0)))
         arrays[f"{key}.lora_B.weight"] = np.pad(b, ((0, 0), missing))
-    with create_safetensors(folder / WEIGHTS, {key: array.shape for key, array in arrays.items()}) as file:
-        for _, array in sorted(arrays.items()):
-            file.write(array.astype("<f4").tobytes())
+    write_arrays(folder / WEIGHTS, arrays)
     plain = {"peft_type": "LORA", "r": rank, "lora_alpha": alpha, "use_rslora": False}
     plain |= {"rank_pattern": {}, "alpha_pattern": {}}
     (folder / CONFIG).write_bytes(readable_json({"base_model_name_or_path": "base", **config, **plain}))

@@ -18,7 +18,7 @@ from dlmbuild.errors import ExportError, Where
 from dlmbuild.export.adapter_gguf import CONFIG, RUN, WEIGHTS, Adaptable, LoraFactors, base_of, read_factors
 from dlmbuild.io.digest import readable_json, sha256_file
 from dlmbuild.io.progress import Progress
-from dlmbuild.io.safetensors_file import read_safetensors
+from dlmbuild.io.safetensors_file import read_safetensors, write_arrays
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,7 +46,6 @@ def mix(
     for what is more than a plain LoRA.
     """
     import numpy as np
-    from safetensors.numpy import save_file
 
     base = _base(adapters)
     found = {name: _factors(adapters[name]) for name in sorted(weights)}
@@ -61,11 +60,9 @@ def mix(
             a, b, cut, total = _nearest(a, b, rank)
             lost, whole = lost + cut, whole + total
         ranks[module] = a.shape[0]
-        tensors[f"{_PREFIX}{module}{_A}"] = np.ascontiguousarray(a, np.float32)
-        tensors[f"{_PREFIX}{module}{_B}"] = np.ascontiguousarray(b, np.float32)
+        tensors[f"{_PREFIX}{module}{_A}"], tensors[f"{_PREFIX}{module}{_B}"] = a, b
     told = {"rank": max(ranks.values()), "error": math.sqrt(lost / whole) if whole else 0.0}
-    save_file(tensors, out / WEIGHTS, metadata={"format": "pt"})
-    (out / WEIGHTS).chmod(0o644)  # safetensors makes files private
+    write_arrays(out / WEIGHTS, tensors)
     (out / CONFIG).write_bytes(readable_json(_config(ranks, base)))
     said = {"weights": dict(weights), "asked_rank": rank, **told}
     (out / RUN).write_bytes(readable_json({"base": base, "mix": said}))
