@@ -14,16 +14,14 @@ import re
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dlmbuild.base_models.decoder import Decoder, to_gguf_rows
 from dlmbuild.errors import ExportError, Where
 from dlmbuild.export.base_gguf import read_model
-from dlmbuild.export.lineage import general_entries
 from dlmbuild.io.gguf_file import Planned, entry, write_gguf
 from dlmbuild.io.json_file import read_json_object
-from dlmbuild.io.progress import Progress, silent
+from dlmbuild.io.progress import Progress
 from dlmbuild.io.safetensors_file import StoredTensor, read_safetensors
 
 if TYPE_CHECKING:
@@ -113,18 +111,10 @@ def require_base(adapter: Path, files: Mapping[str, str]) -> None:
         )
 
 
-def convert_adapter(
-    adapter: Path,
-    checkpoint: Path,
-    out: Path,
-    *,
-    general: Mapping[str, str | int] = MappingProxyType({}),
-    progress: Progress = silent,
-) -> dict[str, Any]:
-    """Write the PEFT folder `adapter` as LoRA GGUF in F32 to the file `out`; `general` is what it says of itself.
+def write_lora(adapter: Path, checkpoint: Path, out: Path, general: list[bytes], progress: Progress) -> int:
+    """Write an adapter of a family that is known: see `conversion.convert_adapter`. Returns how many tensors there are.
 
-    Returns {"tensors": count, "alpha": adapter.lora.alpha}. Raises ExportError for an adapter that is damaged, of
-    another base, or more than llama.cpp's LoRA can express.
+    `general` are the entries that say what adapter it is.
     """
     import numpy as np
 
@@ -140,7 +130,7 @@ def convert_adapter(
     entries = [
         entry("general.architecture", model.family.gguf),
         entry("general.type", "adapter"),
-        *general_entries(general),
+        *general,
         entry("adapter.type", "lora"),
         entry("adapter.lora.alpha", alpha),
         entry("general.quantization_version", 2),
@@ -154,7 +144,7 @@ def convert_adapter(
         return [(to_gguf_rows(b, model.head_dim) if weight.permuted else b).astype("<f4").tobytes()]
 
     write_gguf(out, entries, plan, data, partial(progress, "converting the adapter"))
-    return {"tensors": len(plan), "alpha": alpha}
+    return len(plan)
 
 
 def lora_factors(adapter: Path, model: Decoder, *, magnitudes: bool = False) -> dict[str, LoraFactors]:
@@ -172,7 +162,8 @@ def read_factors(
     """What the PEFT folder `adapter` adds to which weight, by the weight's Hugging Face name.
 
     `adaptable` has the base's modules by name; `magnitudes` says that the caller heeds them, without it DoRA is
-    refused. The arrays may be views of the file. Raises ExportError as `convert_adapter` does.
+    refused. The arrays may be views of the file. Raises ExportError for an adapter that is damaged, of
+    another base, or more than llama.cpp's LoRA can express.
     """
     path = adapter / CONFIG
     config = read_json_object(path, ExportError)

@@ -7,11 +7,10 @@ and model cards is left out, so that the bytes depend on the content alone.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from dlmbuild.base_models.convertible import weights_of
@@ -19,35 +18,22 @@ from dlmbuild.base_models.decoder import Decoder, Weight, to_gguf_rows
 from dlmbuild.base_models.families import decoder_of_config
 from dlmbuild.errors import ExportError, Where
 from dlmbuild.export.kernels import pack_rows, pack_tensor
-from dlmbuild.export.lineage import general_entries
 from dlmbuild.export.quantize import quantisation_entries
 from dlmbuild.export.tensor_types import QUANTISATIONS
-from dlmbuild.export.vocabulary import general_name, vocabulary_entries
+from dlmbuild.export.vocabulary import vocabulary_entries
 from dlmbuild.io.gguf_file import Planned, entry, write_gguf
 from dlmbuild.io.json_file import read_json_object
-from dlmbuild.io.progress import Progress, silent
+from dlmbuild.io.progress import Progress
 from dlmbuild.io.safetensors_file import StoredTensor
 
 
-def convert_base(
-    checkpoint: Path,
-    out: Path,
-    *,
-    name: str,
-    general: Mapping[str, str | int] = MappingProxyType({}),
-    pre: str = "",
-    progress: Progress = silent,
-) -> dict[str, Any]:
-    """Write the checkpoint folder as F16 GGUF to the file `out`.
+def write_base(checkpoint: Path, out: Path, described: list[bytes], pre: str, progress: Progress) -> int:
+    """Write a checkpoint of a family that is known: see `conversion.convert_base`. Returns how many tensors there are.
 
-    Weights of linear layers and embeddings become F16, norms stay F32. `name` becomes general.name, `general` is what
-    else `lineage.general` says, `pre` the name of the pre-tokenizer if it is known already. Returns {"tensors": count}.
-    Raises ExportError for a model that `families` does not know, a tokenizer that llama.cpp would read otherwise, and
-    weights beyond the range of F16; BaseModelError for an unknown pre-tokenizer.
+    `described` are the entries that say what model it is.
     """
     model = read_model(checkpoint)
     stored = weights_of(checkpoint, model, ExportError)
-    described = [entry("general.name", general_name(checkpoint, name)), *general_entries(general)]
     entries = _model_entries(model, described) + vocabulary_entries(checkpoint, model.vocab, pre)
     entries += quantisation_entries(QUANTISATIONS["F16"].file_type)
     weights = {weight.gguf: weight for weight in model.weights()}
@@ -66,7 +52,7 @@ def convert_base(
 
     with ThreadPoolExecutor(1) as pool:
         write_gguf(out, entries, plan, data, partial(progress, "converting to F16"))
-    return {"tensors": len(plan)}
+    return len(plan)
 
 
 def read_model(checkpoint: Path) -> Decoder:

@@ -18,7 +18,6 @@ from dlmbuild.base_models.convertible import is_known
 from dlmbuild.base_models.decoder import block_order
 from dlmbuild.base_models.dequantize import read_rows
 from dlmbuild.errors import ExportError
-from dlmbuild.export import adapter_gguf, base_gguf
 from dlmbuild.export.adapter_gguf import (
     CONFIG,
     WEIGHTS,
@@ -26,7 +25,9 @@ from dlmbuild.export.adapter_gguf import (
     LoraFactors,
     read_factors,
     require_base,
+    write_lora,
 )
+from dlmbuild.export.base_gguf import write_base
 from dlmbuild.export.lineage import general_entries
 from dlmbuild.export.quantize import copy_tensor, quantisation_entries
 from dlmbuild.export.tensor_types import QUANTISATIONS
@@ -50,17 +51,22 @@ def convert_base(
     pre: str = "",
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Write the checkpoint folder as F16 GGUF to the file `out`, as `base_gguf.convert_base` does."""
+    """Write the checkpoint folder as F16 GGUF to the file `out`.
+
+    Weights of linear layers and embeddings become F16, norms stay F32. `name` becomes general.name, `general` is what
+    else `lineage.general` says, `pre` the name of the pre-tokenizer if it is known already. Returns {"tensors": count}.
+    Raises ExportError for a model that is not as its configuration says, a tokenizer that llama.cpp would read
+    otherwise, and weights beyond the range of F16; BaseModelError for an unknown pre-tokenizer.
+    """
+    described = [entry("general.name", general_name(checkpoint, name)), *general_entries(general)]
     if is_known(checkpoint):
-        return base_gguf.convert_base(checkpoint, out, name=name, general=general, pre=pre, progress=progress)
+        return {"tensors": write_base(checkpoint, out, described, pre, progress)}
     progress("converting to F16 with llama.cpp's converter")
     with staging_folder(out.parent) as staging:
         made = staging / "base.gguf"
         words = ("--outtype", "f16", "--outfile", str(made), str(checkpoint))
         official.run("convert_hf_to_gguf.py", *words, progress=progress, pre=pre, error=ExportError)
-        named = entry("general.name", general_name(checkpoint, name))
-        tensors = _rewrite(made, out, [entry("general.type", "model"), named, *general_entries(general)])
-    return {"tensors": tensors}
+        return {"tensors": _rewrite(made, out, [entry("general.type", "model"), *described])}
 
 
 def convert_adapter(
@@ -72,20 +78,21 @@ def convert_adapter(
     general: Mapping[str, str | int] = _NO_KEYS,
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Write the PEFT folder `adapter` as LoRA GGUF in F32 to the file `out`, as `adapter_gguf.convert_adapter` does.
+    """Write the PEFT folder `adapter` as LoRA GGUF in F32 to the file `out`; `general` is what it says of itself.
 
-    With `base`, the digests of the checkpoint's files, one that was not trained on it is refused.
+    With `base`, the digests of the checkpoint's files, one that was not trained on it is refused. Returns {"tensors":
+    count}. Raises ExportError as `read_factors` does.
     """
     if base is not None:
         require_base(adapter, base)
+    entries = general_entries(general)
     if is_known(checkpoint):
-        return adapter_gguf.convert_adapter(adapter, checkpoint, out, general=general, progress=progress)
+        return {"tensors": write_lora(adapter, checkpoint, out, entries, progress)}
     progress("converting the adapter with llama.cpp's converter")
-    config = read_json_object(adapter / CONFIG, ExportError)
     factors = read_factors(adapter, adaptable(checkpoint))
-    alpha = float(config["lora_alpha"])
-    entries = [entry("general.type", "adapter"), *general_entries(general)]
-    return {"tensors": _convert(factors, alpha, checkpoint, out, entries, progress), "alpha": alpha}
+    alpha = float(read_json_object(adapter / CONFIG, ExportError)["lora_alpha"])
+    entries.insert(0, entry("general.type", "adapter"))
+    return {"tensors": _convert(factors, alpha, checkpoint, out, entries, progress)}
 
 
 def _convert(

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 
 from dlmbuild.base_models.dequantize import checkpoint_from_gguf
 from dlmbuild.errors import BaseModelError, DlmError
-from dlmbuild.export.base_gguf import convert_base
+from dlmbuild.export.conversion import convert_base
 from dlmbuild.export.quantize import quantize_base
 from dlmbuild.io.gguf_file import Planned, entry, read_header, write_gguf
 from tests.tiny import make_tiny_base, write_json

@@ -10,7 +10,8 @@ from safetensors.numpy import load_file, save_file
 
 from dlmbuild.errors import ExportError
 from dlmbuild.export.adapter_gguf import LoraFactors, lora_factors
-from dlmbuild.export.base_gguf import convert_base, read_model
+from dlmbuild.export.base_gguf import read_model
+from dlmbuild.export.conversion import convert_base
 from dlmbuild.export.kernels import pack_rows
 from dlmbuild.export.merge import lengths, merge_quantized, product
 from dlmbuild.export.quantize import copy_tensor, quantize_base

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 from dlmbuild.base_models.dequantize import read_rows
 from dlmbuild.errors import ExportError, Where
-from dlmbuild.export.base_gguf import convert_base
+from dlmbuild.export.conversion import convert_base
 from dlmbuild.export.kernels import KERNEL_TYPES, pack_rows, pack_tensor
 from dlmbuild.export.quantize import quantize_base
 from dlmbuild.export.tensor_types import needs_importance, tensor_types

@@ -13,7 +13,7 @@ import pytest
 from dlmbuild.data.rows import conversation
 from dlmbuild.data.tokenizer import Tokenizer
 from dlmbuild.errors import UsageError
-from dlmbuild.export.base_gguf import convert_base
+from dlmbuild.export.conversion import convert_base
 from dlmbuild.inference.generate import answer_with_adapter
 from dlmbuild.io.progress import silent
 from tests.tiny import make_tiny_base

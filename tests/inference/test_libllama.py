@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 
 from dlmbuild.errors import JobError, MissingExtra, SmokeError
-from dlmbuild.export.adapter_gguf import convert_adapter
-from dlmbuild.export.base_gguf import convert_base
+from dlmbuild.export.conversion import convert_adapter, convert_base
 from dlmbuild.inference import libllama
 from dlmbuild.inference.libllama import LibLlama
 from dlmbuild.io.digest import canonical_json
