@@ -78,9 +78,8 @@ class LoraPair(NamedTuple):
 class Adaptable(NamedTuple):
     """A module that an adapter names."""
 
-    weight: str
-    """The Hugging Face name of its weight."""
     shape: tuple[int, ...]
+    """Of its weight."""
     linear: bool
     """Whether it is a linear layer inside a block."""
 
@@ -149,21 +148,18 @@ def write_lora(adapter: Path, checkpoint: Path, out: Path, general: list[bytes],
 
 def lora_factors(adapter: Path, model: Decoder, *, magnitudes: bool = False) -> dict[str, LoraFactors]:
     """What the PEFT folder `adapter` adds to which weight of `model`: see `read_factors`."""
-    weights = {
-        weight.hf.removesuffix(".weight"): Adaptable(weight.hf, weight.shape, weight.linear)
-        for weight in model.weights()
-    }
+    weights = {weight.hf.removesuffix(".weight"): Adaptable(weight.shape, weight.linear) for weight in model.weights()}
     return read_factors(adapter, weights, magnitudes=magnitudes)
 
 
 def read_factors(
-    adapter: Path, adaptable: Mapping[str, Adaptable], *, magnitudes: bool = False
+    adapter: Path, adaptable: Mapping[str, Adaptable] | None, *, magnitudes: bool = False
 ) -> dict[str, LoraFactors]:
     """What the PEFT folder `adapter` adds to which weight, by the weight's Hugging Face name.
 
-    `adaptable` has the base's modules by name; `magnitudes` says that the caller heeds them, without it DoRA is
-    refused. The arrays may be views of the file. Raises ExportError for an adapter that is damaged, of
-    another base, or more than llama.cpp's LoRA can express.
+    `adaptable` has the base's modules by name, or is None where the base is not at hand; `magnitudes` says that the
+    caller heeds them, without it DoRA is refused. The arrays may be views of the file. Raises ExportError for an
+    adapter that is damaged, of another base, or more than llama.cpp's LoRA can express.
     """
     path = adapter / CONFIG
     config = read_json_object(path, ExportError)
@@ -175,7 +171,7 @@ def read_factors(
     stored = read_safetensors(adapter / WEIGHTS, ExportError)
     where = Where(str(adapter / WEIGHTS))
     pairs = adapted(stored, config, where, adaptable)
-    return {adaptable[module].weight: _factors(module, pair, config, where) for module, pair in pairs.items()}
+    return {f"{module}.weight": _factors(module, pair, config, where) for module, pair in pairs.items()}
 
 
 def adapted(

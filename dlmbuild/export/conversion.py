@@ -154,7 +154,7 @@ def _converted(
 def adaptable(checkpoint: Path) -> dict[str, Adaptable]:
     """The modules that an adapter may change, taken from the names of the weights: those inside numbered blocks."""
     return {
-        name.removesuffix(".weight"): Adaptable(name, tensor.shape, any(part.isdigit() for part in name.split(".")))
+        name.removesuffix(".weight"): Adaptable(tensor.shape, any(part.isdigit() for part in name.split(".")))
         for name, tensor in read_checkpoint(checkpoint, ExportError).items()
         if name.endswith(".weight")
     }
