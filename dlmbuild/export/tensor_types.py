@@ -165,11 +165,10 @@ def needs_importance(name: str, kind: str, quant: str) -> bool:
     return kind in _WEIGHED_TYPES or (kind, quant) == ("Q2_K", "Q2_K_S")
 
 
-def fallbacks(header: Header, quant: str, where: Where) -> list[str]:
+def fallbacks(header: Header, quant: str, where: Where, *, weighed: bool) -> list[str]:
     """The tensors of a file of the kind `quant` whose rows no block of the meant type divides: they have another."""
-    if quantisation(quant).default in ("F16", "BF16"):
-        return []
-    return [name for name, (_, fell_back) in tensor_types(header, quant, where).items() if fell_back]
+    types = tensor_types(header, quant, where, weighed=weighed)
+    return [name for name, (_, fell_back) in types.items() if fell_back]
 
 
 def _wanted(name: str, quant: str, facts: ModelFacts) -> str:

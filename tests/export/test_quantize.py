@@ -18,7 +18,7 @@ from dlmbuild.errors import ExportError, Where
 from dlmbuild.export.conversion import convert_base
 from dlmbuild.export.kernels import KERNEL_TYPES, pack_rows, pack_tensor
 from dlmbuild.export.quantize import quantize_base
-from dlmbuild.export.tensor_types import needs_importance, tensor_types
+from dlmbuild.export.tensor_types import fallbacks, needs_importance, tensor_types
 from dlmbuild.io.gguf_file import Header, Planned, entry, read_header, write_gguf
 from tests.tiny import make_tiny_base
 
@@ -239,6 +239,14 @@ def test_fallbacks_are_told(tmp_path: Path) -> None:
         done = quantize_base(tmp_path / "f16.gguf", "Q4_K_M", tmp_path / "q.gguf", threads=1)
         assert len(done["fallbacks"]) == count
     assert done["types"] == {"F32": 5, "Q4_K": 12, "Q6_K": 3}
+
+
+def test_what_a_matrix_has_changed_is_no_fallback(tmp_path: Path) -> None:
+    exact_model(tmp_path / "f16.gguf", 64)
+    header = read_header(tmp_path / "f16.gguf")
+    plain, weighed = (set(fallbacks(header, "IQ4_NL", Where("f16.gguf"), weighed=weighed)) for weighed in (False, True))
+    assert plain - weighed == {"blk.0.ffn_down.weight"} and weighed < plain  # Q5_K is meant there, but not by a matrix
+    assert not fallbacks(header, "F16", Where("f16.gguf"), weighed=True)
 
 
 def test_values_stay_near(f16: Path, tmp_path: Path) -> None:
