@@ -24,7 +24,7 @@ from dlmbuild.export.adapter_gguf import LoraFactors, lora_factors, require_base
 from dlmbuild.export.base_gguf import CheckpointRows, read_model
 from dlmbuild.export.conversion import merge_sources
 from dlmbuild.export.imatrix import read_importance
-from dlmbuild.export.kernels import KERNEL_TYPES, pack_tensor
+from dlmbuild.export.kernels import pack_tensor
 from dlmbuild.export.lineage import general_entries
 from dlmbuild.export.quantize import copy_tensor, quantisation_entries
 from dlmbuild.export.tensor_types import needs_importance, quantisation, tensor_types
@@ -94,8 +94,6 @@ def merge_quantized(
         def data(planned: Planned) -> Iterable[bytes]:
             if planned.name not in merged:
                 return copy_tensor(base_quant, header.tensors[planned.name])
-            if planned.type not in ("F16", "F32", *KERNEL_TYPES):
-                raise ExportError(f"the tensor {planned.name} is {planned.type}", where=where, why="not supported")
             label, rows, step = merged[planned.name]
             weights = importance.get(planned.name)
             return pack_tensor(label, planned.shape, planned.type, rows, pool, threads, step, weights)

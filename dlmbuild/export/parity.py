@@ -142,11 +142,12 @@ def _same_tokens(found: list[int], probe: dict[str, Any], name: str) -> None:
         (i for i, (a, b) in enumerate(zip(found, expected, strict=False)) if a != b), min(len(found), len(expected))
     )
     raise SmokeError(
-        f"llama.cpp reads {_text(probe)!r} as other tokens than the model was trained on",
+        f"llama.cpp reads {text_of(probe)!r} as other tokens than the model was trained on",
         why=f"from token {at + 1} on {name} gives {found[at : at + 3]}, the base's tokenizer {expected[at : at + 3]}",
         do="this base's tokenizer is not carried over faithfully, so nothing was exported; take another base",
     )
 
 
-def _text(probe: dict[str, Any]) -> str:
+def text_of(probe: Mapping[str, Any]) -> str:
+    """What a probe of reference.json spells."""
     return "".join(text for text, _ in probe["pieces"])
