@@ -10,6 +10,7 @@ from dlmbuild.build.step import Step, Workplace
 from dlmbuild.build.trained import Trained, models
 from dlmbuild.store.outputs import Files
 
+from .merge import weighed
 from .parity import LEAST_AGREEMENT
 
 
@@ -39,7 +40,12 @@ def _smoke(trained: Trained, quant: str, project: Project) -> Step:
         return run_job(
             "compare",
             inputs={"gguf": model, "reference": store.cache / "reference.json"},
-            params={"report": report, "least_agreement": least, "quant": quant},
+            params={
+                "report": report,
+                "least_agreement": least,
+                "quant": quant,
+                "weighed": weighed(trained, quant),
+            },
             out=place.out,
             log=store.logs / "smoke.log",
             progress=place.progress,

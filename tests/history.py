@@ -22,7 +22,7 @@ from tests.workshop import BODY, HEAD, Workshop
 FAKE_JOBS = """
 import hashlib, json, os, struct, time
 from pathlib import Path
-from dlmbuild.io.gguf_file import string_entry
+from dlmbuild.io.gguf_file import entry
 import dlmbuild.jobs.local as local
 from dlmbuild.base_models.resolve import fetch_base
 from dlmbuild.io.progress import silent
@@ -56,7 +56,7 @@ def run_job(name, *, inputs, params, out, log, file="", progress=silent, threads
     elif name == "compare":
         (out / params["report"]).write_text(json.dumps({**SAME, "made": made}))
     elif file.endswith(".gguf"):
-        entry = string_entry("general.name", made)
+        entry = entry("general.name", made)
         (out / file).write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + entry)
     else:
         (out / file).write_text(made)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import xllamacpp
 
-from dlmbuild.export.base_gguf import convert_base
+from dlmbuild.export.conversion import convert_base
 from dlmbuild.export.runtimes.llama_server import launch_script
 from tests.cli.test_serve import ask, free_port
 from tests.tiny import make_tiny_base

@@ -11,8 +11,8 @@ import stat
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
+from dlmbuild.base_models.fields import Fields
 from dlmbuild.base_models.registry import Row
 from dlmbuild.errors import BaseModelError, Where
 from dlmbuild.io.digest import JSON, sha256_file
@@ -141,13 +141,14 @@ def _describe(folder: Path) -> dict[str, JSON]:
     architectures = config.get("architectures")
     if not (isinstance(architectures, list) and len(architectures) == 1 and isinstance(architectures[0], str)):
         raise _damaged(folder / CONFIG, "'architectures' is not a list of one name")
+    read = Fields(config, Where(str(folder / CONFIG)), BaseModelError)
     return {
         "architecture": architectures[0],
         "parameters": parameters,
-        "layers": _count(config, "num_hidden_layers", folder),
-        "hidden_size": _count(config, "hidden_size", folder),
-        "vocab_size": _count(config, "vocab_size", folder),
-        "context_length": _count(config, "max_position_embeddings", folder),
+        "layers": read.count("num_hidden_layers"),
+        "hidden_size": read.count("hidden_size"),
+        "vocab_size": read.count("vocab_size"),
+        "context_length": read.count("max_position_embeddings"),
         "tied": tied,
         "linear_layers": _linear_layers(tensors),
         "dtype": _DTYPES[counts.most_common(1)[0][0]],
@@ -207,14 +208,6 @@ def _require_regular(path: Path, inside: Path) -> None:
             why="what a base consists of must lie in one place",
             do="copy the file into the folder",
         )
-
-
-def _count(config: dict[str, Any], name: str, folder: Path) -> int:
-    value = config.get(name)
-    if type(value) is not int or value < 1:
-        found = "missing" if value is None else repr(value)
-        raise _damaged(folder / CONFIG, f"{name!r} is {found}, not a whole number above 0")
-    return value
 
 
 def _damaged(path: Path, why: str) -> BaseModelError:

@@ -6,6 +6,7 @@ pre-tokenizer; none of that happens here. Needs numpy and gguf, neither torch no
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from dlmbuild.errors import BaseModelError, Where
 from dlmbuild.io.atomic import write_atomic
 from dlmbuild.io.digest import canonical_json, readable_json
 from dlmbuild.io.gguf_file import TensorInfo, read_header, row_bytes
-from dlmbuild.io.safetensors_file import create_safetensors
+from dlmbuild.io.safetensors_file import write_safetensors
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,9 +41,9 @@ def checkpoint_from_gguf(gguf: Path, out: Path) -> None:
     where = Where(str(gguf))
     header = read_header(gguf, BaseModelError)
     model = llama_of_header(header, where, BaseModelError)
-    tensors = sorted(model.weights(), key=lambda tensor: tensor.hf)
-    compare_tensors({tensor.gguf: tensor.shape for tensor in tensors}, header.tensors, where, BaseModelError)
-    for tensor in tensors:
+    tensors = {tensor.hf: tensor for tensor in model.weights()}
+    compare_tensors({tensor.gguf: tensor.shape for tensor in tensors.values()}, header.tensors, where, BaseModelError)
+    for tensor in tensors.values():
         _check_type(tensor, header.tensors[tensor.gguf], where)
     vocabulary = _Vocabulary(header.metadata, model, where)
     out.mkdir(parents=True, exist_ok=True)
@@ -53,17 +54,19 @@ def checkpoint_from_gguf(gguf: Path, out: Path) -> None:
     template = header.metadata.get("tokenizer.chat_template")
     if isinstance(template, str):
         write_atomic(out / "chat_template.jinja", template.encode())
-    with create_safetensors(out / "model.safetensors", {tensor.hf: tensor.shape for tensor in tensors}) as file:
-        for tensor in tensors:
-            info = header.tensors[tensor.gguf]
-            step = max(1, SLAB_NUMBERS // tensor.shape[-1] // model.head_dim) * model.head_dim  # whole heads
-            rows = tensor.shape[0] if len(tensor.shape) == 2 else 1
-            for start in range(0, rows, step):
-                slab = read_rows(gguf, info, start, min(rows, start + step))
-                if not np.isfinite(slab).all():
-                    raise BaseModelError(f"the tensor {tensor.gguf} holds a number that is not finite", where=where)
-                slab = to_hf_rows(slab, model.head_dim) if tensor.permuted else slab
-                file.write(slab.astype("<f4", copy=False).tobytes())
+
+    def data(name: str) -> Iterator[bytes]:
+        tensor = tensors[name]
+        step = max(1, SLAB_NUMBERS // tensor.shape[-1] // model.head_dim) * model.head_dim  # whole heads
+        rows = tensor.shape[0] if len(tensor.shape) == 2 else 1
+        for start in range(0, rows, step):
+            slab = read_rows(gguf, header.tensors[tensor.gguf], start, min(rows, start + step))
+            if not np.isfinite(slab).all():
+                raise BaseModelError(f"the tensor {tensor.gguf} holds a number that is not finite", where=where)
+            slab = to_hf_rows(slab, model.head_dim) if tensor.permuted else slab
+            yield slab.astype("<f4", copy=False).tobytes()
+
+    write_safetensors(out / "model.safetensors", {name: tensor.shape for name, tensor in tensors.items()}, data)
 
 
 def read_rows(gguf: Path, info: TensorInfo, start: int, stop: int) -> NDArray[np.float32]:

@@ -9,8 +9,9 @@ their own `gguf` along, which other code must not see: they run as a process.
 from __future__ import annotations
 
 import hashlib
-import json
+import html
 import os
+import re
 import ssl
 import subprocess
 import sys
@@ -18,11 +19,9 @@ import tarfile
 import urllib.parse
 import urllib.request
 from contextlib import suppress
-from html.parser import HTMLParser
 from pathlib import Path, PurePosixPath
-from typing import Any
 
-from dlmbuild.base_models.package import PACKAGES_VARIABLE
+from dlmbuild.base_models.package import PACKAGES_VARIABLE, require_digest
 from dlmbuild.errors import BaseModelError, DlmError
 from dlmbuild.io.atomic import staging_folder
 from dlmbuild.io.digest import sha256_file
@@ -39,7 +38,6 @@ _INSIDE = PurePosixPath(f"xllamacpp-{VERSION}/thirdparty/llama.cpp")
 _FOLDERS = (PurePosixPath("conversion"), PurePosixPath("gguf-py/gguf"))
 _FILES = (PurePosixPath("convert_hf_to_gguf.py"), PurePosixPath("convert_lora_to_gguf.py"))
 _LARGEST_PACKAGE = 200_000_000
-_LARGEST_SCRIPT = 4_000_000
 _CHUNK = 1 << 20
 _START = """
 import runpy, sys
@@ -107,12 +105,7 @@ def _scripts(progress: Progress) -> Path:
         return folder
     with staging_folder(folder.parent) as staging:
         package = _provided() or _download(staging / _PACKAGE, progress)
-        if (found := sha256_file(package)) != PACKAGE_SHA256:
-            raise BaseModelError(
-                f"{_PACKAGE} is not the file that this version of dlmbuild knows",
-                why=f"its sha256 is {found}, not {PACKAGE_SHA256}",
-                do="look which package index pip uses (pip config list): it serves something else under this name",
-            )
+        require_digest(package, PACKAGE_SHA256, _PACKAGE)
         fresh = staging / "scripts"
         _unpack(package, fresh)
         if folder.exists():
@@ -150,27 +143,10 @@ def _download(goal: Path, progress: Progress) -> Path:
 
 def _look_up(index: str, context: ssl.SSLContext) -> str | None:
     page = index.rstrip("/") + "/xllamacpp/"
-    asked = urllib.request.Request(page, headers={"Accept": "application/vnd.pypi.simple.v1+json, text/html;q=0.5"})
-    with urllib.request.urlopen(asked, timeout=60, context=context) as reply:
+    with urllib.request.urlopen(page, timeout=60, context=context) as reply:
         text, base = reply.read(_CHUNK * 16).decode(), reply.url
-    if text.lstrip().startswith("{"):
-        files: Any = json.loads(text).get("files")
-        links = [str(file.get("url")) for file in files if isinstance(file, dict)] if isinstance(files, list) else []
-    else:
-        parser = _Links()
-        parser.feed(text)
-        links = parser.links
-    found = (urllib.parse.urljoin(base, link) for link in links)
-    return next((url for url in found if urllib.parse.urlsplit(url).path.endswith(f"/{_PACKAGE}")), None)
-
-
-class _Links(HTMLParser):
-    def __init__(self) -> None:
-        super().__init__()
-        self.links: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.links += [value for name, value in attrs if tag == "a" and name == "href" and value]
+    link = re.search(rf"""href\s*=\s*["']((?:[^"']*/)?{re.escape(_PACKAGE)}(?:[?#][^"']*)?)["']""", text)
+    return urllib.parse.urljoin(base, html.unescape(link[1])) if link else None
 
 
 def _fetch(url: str, goal: Path, context: ssl.SSLContext, progress: Progress) -> None:
@@ -210,8 +186,7 @@ def _unpack(package: Path, goal: Path) -> None:
             if path.suffix != ".py" or not (path in _FILES or any(path.is_relative_to(one) for one in _FOLDERS)):
                 continue
             source = archive.extractfile(member)
-            if source is None or member.size > _LARGEST_SCRIPT:
-                raise BaseModelError(f"{package.name} cannot be used", why=f"{member.name} has {member.size} bytes")
+            assert source is not None  # of a file there is one
             (goal / path).parent.mkdir(parents=True, exist_ok=True)
             (goal / path).write_bytes(source.read())
 

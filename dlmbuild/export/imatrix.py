@@ -17,7 +17,7 @@ from dlmbuild.data.rows import Row
 from dlmbuild.data.shards import distinct_rows
 from dlmbuild.errors import ExportError, Where
 from dlmbuild.inference.numbers import no_numbers
-from dlmbuild.io.gguf_file import Header, Planned, create_gguf, read_header, string_entry, strings_entry, u32_entry
+from dlmbuild.io.gguf_file import Header, Planned, entry, read_header, write_gguf
 from dlmbuild.io.progress import Progress
 from dlmbuild.train.packing import Packed, Packing
 
@@ -80,14 +80,12 @@ def importance_matrix(
         parts[name + _SUMS] = inputs.squares.float()
     plan = [Planned(name, "F32", tuple(numbers.shape)) for name, numbers in parts.items()]
     entries = [
-        string_entry("general.type", "imatrix"),
-        strings_entry("imatrix.datasets", ["rows of the document"]),
-        u32_entry("imatrix.chunk_count", len(tokens)),
-        u32_entry("imatrix.chunk_size", max(tokens)),
+        entry("general.type", "imatrix"),
+        entry("imatrix.datasets", ["rows of the document"]),
+        entry("imatrix.chunk_count", len(tokens)),
+        entry("imatrix.chunk_size", max(tokens)),
     ]
-    with create_gguf(out, entries, plan) as sink:
-        for name, numbers in parts.items():
-            sink.put(name, [numbers.numpy().astype("<f4").tobytes()])
+    write_gguf(out, entries, plan, lambda planned: [parts[planned.name].numpy().astype("<f4").tobytes()])
     experts = {name.split(".")[1]: inputs.counts for name, inputs in seen.items() if len(inputs.counts) > 1}
     return {
         "rows": len(rows),

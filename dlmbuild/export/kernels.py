@@ -1,7 +1,7 @@
 """llama.cpp's quantisation kernels, from the prebuilt library in the package libggml-python.
 
 Rows of a tensor are quantised apart from each other, so any split over threads gives the same bytes.
-Source: `ggml_quantize_chunk` in ggml.h; the types it takes are those of TYPES by number.
+Source: `ggml_quantize_chunk` in ggml.h; the types it takes are those of `gguf_file.types` by number.
 """
 
 from __future__ import annotations
@@ -17,17 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlmbuild.errors import ExportError, MissingExtra
-from dlmbuild.io.gguf_file import TYPES, row_bytes
+from dlmbuild.io.gguf_file import row_bytes, types
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-KERNEL_TYPES = (
-    *("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"),
-    *("IQ4_NL", "IQ4_XS", "IQ3_S", "BF16"),
-    *("IQ3_XXS", "IQ2_S", "IQ2_XS", "IQ2_XXS", "IQ1_M", "IQ1_S"),
-)
 SLAB_NUMBERS = 1 << 18
 """Numbers that one thread works on at a time, one MB of float32: small tensors keep several threads busy, too."""
 
@@ -57,7 +52,7 @@ def pack_rows(
         raise ExportError(f"the importance matrix has {importance.shape[0]} columns for {name}, which has {columns}")
     weights = None if importance is None else importance.ctypes.data
     written = _library().ggml_quantize_chunk(
-        TYPES[type_name].id, source.ctypes.data, packed.ctypes.data, 0, count, columns, weights
+        types()[type_name].id, source.ctypes.data, packed.ctypes.data, 0, count, columns, weights
     )
     if written != packed.nbytes:
         raise AssertionError(f"{name}: {written} bytes quantised and not {packed.nbytes}")

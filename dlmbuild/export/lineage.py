@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from dlmbuild.base_models.reference import Reference
-from dlmbuild.io.gguf_file import string_entry, u32_entry
+from dlmbuild.io.gguf_file import entry
 
 HUB = "https://huggingface.co/"
 VERSION = "v1.0"
@@ -131,7 +131,4 @@ def general(base: Mapping[str, Any], dlm_id: str = "") -> dict[str, str | int]:
 
 def general_entries(keys: Mapping[str, str | int]) -> list[bytes]:
     """The keys as they stand in a file."""
-    return [
-        u32_entry(key, value) if isinstance(value, int) else string_entry(key, value)
-        for key, value in sorted(keys.items())
-    ]
+    return [entry(key, value) for key, value in sorted(keys.items())]

@@ -9,7 +9,7 @@ from typing import Any
 from dlmbuild.data.template import ChatTemplate
 from dlmbuild.export.card import model_card
 from dlmbuild.export.lineage import of_which, title_of
-from dlmbuild.export.ollama.modelfile import DRAWN, Modelfile
+from dlmbuild.export.ollama.modelfile import DRAWN, modelfile
 from dlmbuild.export.ollama.templates import go_template
 from dlmbuild.export.runtimes import llama_server
 from dlmbuild.io.digest import readable_json, sha256_file
@@ -25,10 +25,6 @@ def runtime_parameters(export: Mapping[str, Any], longest_row: int, context_leng
     top_p = {"top_p": export["default_top_p"]} if export["default_top_p"] is not None else {}
     context = min(max(LEAST_CONTEXT, 2 * longest_row), context_length)
     return {"temperature": export["default_temperature"] or 0.0, **top_p, "num_ctx": context, "seed": SEED}
-
-
-def _drawn(temperature: float) -> dict[str, float]:
-    return {"temperature": temperature, **(DRAWN if temperature > 0 else {})}
 
 
 def export_files(
@@ -54,21 +50,21 @@ def export_files(
     wanted = runtime_parameters(settings["export"], settings["longest_row"], base["context_length"])
     trained = settings.get("trained", {})
     of = of_which(settings)
-    modelfile = Modelfile(
-        model=f"model.{quant}.gguf",
-        comment=f"{settings['dlm_id']}{of} on {base['key']}, {quant}. Load with: ollama create <name> -f Modelfile",
-        parameters={"stop": stops, **_drawn(wanted["temperature"]), **wanted},
-        system=settings["system_prompt"],
-        license=" ".join(filter(None, (license.get("spdx"), license.get("url")))),
-        template=go_template(template, adds_bos=adds_bos),
-    )
-    (out / "Modelfile").write_text(modelfile.text, "utf-8")
+    drawn = {"temperature": wanted["temperature"], **(DRAWN if wanted["temperature"] > 0 else {})}
+    ollama = {
+        "template": go_template(template, adds_bos=adds_bos),
+        "system": settings["system_prompt"],
+        "license": " ".join(filter(None, (license.get("spdx"), license.get("url")))),
+        "parameters": {"stop": stops, **drawn, **wanted},
+    }
+    comment = f"{settings['dlm_id']}{of} on {base['key']}, {quant}. Load with: ollama create <name> -f Modelfile"
+    (out / "Modelfile").write_text(modelfile(f"model.{quant}.gguf", comment, ollama), "utf-8")
     parts, weighed = "adapter.gguf" in digests, bool(settings.get("imatrix"))
     alias = title_of(settings)
-    script = llama_server.launch_script(quant, alias, modelfile.parameters, in_parts=parts, draft=settings["draft"])
+    script = llama_server.launch_script(quant, alias, ollama["parameters"], in_parts=parts, draft=settings["draft"])
     (out / llama_server.NAME).write_text(script, "utf-8")
     said = {"method": settings.get("method", "LoRA"), "parts": parts, "imatrix": weighed}
-    card = model_card(settings["dlm_id"], quant, base, smoke, stops, modelfile.system, of, **said)
+    card = model_card(settings["dlm_id"], quant, base, smoke, stops, settings["system_prompt"], of, **said)
     (out / "README.md").write_text(card, "utf-8")
     files = {**digests, **{name: sha256_file(out / name) for name in ("Modelfile", "README.md", llama_server.NAME)}}
     manifest = {
@@ -78,12 +74,7 @@ def export_files(
         "merged": True,
         **({"trained": dict(trained)} if trained else {}),
         **({"imatrix": "rows of the document"} if settings.get("imatrix") else {}),
-        "ollama": {
-            "template": modelfile.template,
-            "system": modelfile.system,
-            "license": modelfile.license,
-            "parameters": modelfile.parameters,
-        },
+        "ollama": ollama,
         "base": {name: base[name] for name in ("key", "revision", "source", "license", "hub")},
         "adapter": dict(adapter["files"]),
         "files": {name: {"sha256": sha, "bytes": (out / name).stat().st_size} for name, sha in files.items()},

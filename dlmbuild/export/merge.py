@@ -9,8 +9,9 @@ that DoRA sets.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -23,24 +24,20 @@ from dlmbuild.export.adapter_gguf import LoraFactors, lora_factors, require_base
 from dlmbuild.export.base_gguf import CheckpointRows, read_model
 from dlmbuild.export.conversion import merge_sources
 from dlmbuild.export.imatrix import read_importance
-from dlmbuild.export.kernels import KERNEL_TYPES, pack_tensor
+from dlmbuild.export.kernels import pack_tensor
 from dlmbuild.export.lineage import general_entries
 from dlmbuild.export.quantize import copy_tensor, quantisation_entries
 from dlmbuild.export.tensor_types import needs_importance, quantisation, tensor_types
 from dlmbuild.export.vocabulary import general_name
 from dlmbuild.io.atomic import staging_folder
-from dlmbuild.io.gguf_file import Header, Planned, create_gguf, read_header, string_entry
+from dlmbuild.io.gguf_file import Header, Planned, entry, read_header, write_gguf
 from dlmbuild.io.progress import Progress, silent
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_OF_THE_FILE = (
-    "general.architecture",
-    "general.type",
-    "general.alignment",
-)
+_OF_THE_FILE = ("general.architecture", "general.type")
 """Keys that a merged model has as its base; the other general ones say what the base is."""
 _CACHED_NUMBERS = 1 << 15
 """Numbers summed at a time: they and their products stay in a processor's own cache."""
@@ -89,31 +86,20 @@ def merge_quantized(
             stored, factors = merge_sources(adapter, checkpoint, f16 or base_quant, anew, scratch, progress)
             merged = {key: (key, rows, 1) for key, rows in stored.items()}
             merged |= {key: (key, MergedRows(stored[key], pair, 0), 1) for key, pair in factors.items()}
-        entries = [entry for key, entry in header.entries.items() if key in _OF_THE_FILE]
+        entries = [header.entries[key] for key in _OF_THE_FILE]
         entries += quantisation_entries(quantisation(quant).file_type)
-        entries += [string_entry("general.name", general_name(checkpoint, name)), *general_entries(general)]
-        entries += [entry for key, entry in header.entries.items() if not key.startswith("general.")]
-        total = sum(info.nbytes for info in header.tensors.values())
-        done = 0
-        with (
-            create_gguf(out, entries, plan, header.alignment) as sink,
-            ThreadPoolExecutor(threads) as pool,
-        ):
-            for planned in plan:
-                progress(f"merging into {quant}", done, total)
-                info = header.tensors[planned.name]
-                if planned.name not in merged:
-                    sink.put(planned.name, copy_tensor(base_quant, info))
-                else:
-                    if planned.type not in ("F16", "F32", *KERNEL_TYPES):
-                        what = f"the tensor {planned.name} is {planned.type}"
-                        raise ExportError(what, where=where, why="not supported")
-                    label, rows_of, step = merged[planned.name]
-                    weights = importance.get(planned.name)
-                    pieces = pack_tensor(label, planned.shape, planned.type, rows_of, pool, threads, step, weights)
-                    sink.put(planned.name, pieces)
-                done += planned.nbytes
-    progress(f"merging into {quant}", total, total)
+        entries += [entry("general.name", general_name(checkpoint, name)), *general_entries(general)]
+        entries += [held for key, held in header.entries.items() if not key.startswith("general.")]
+
+        def data(planned: Planned) -> Iterable[bytes]:
+            if planned.name not in merged:
+                return copy_tensor(base_quant, header.tensors[planned.name])
+            label, rows, step = merged[planned.name]
+            weights = importance.get(planned.name)
+            return pack_tensor(label, planned.shape, planned.type, rows, pool, threads, step, weights)
+
+        with ThreadPoolExecutor(threads) as pool:
+            write_gguf(out, entries, plan, data, partial(progress, f"merging into {quant}"))
     return {"merged": len(merged), "types": dict(sorted(Counter(planned.type for planned in plan).items()))}
 
 

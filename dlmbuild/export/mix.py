@@ -15,17 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlmbuild.errors import ExportError, Where
-from dlmbuild.export.adapter_gguf import CONFIG, RUN, WEIGHTS, Adaptable, LoraFactors, base_of, read_factors
+from dlmbuild.export.adapter_gguf import CONFIG, RUN, WEIGHTS, base_of, read_factors
 from dlmbuild.io.digest import readable_json, sha256_file
 from dlmbuild.io.progress import Progress
-from dlmbuild.io.safetensors_file import read_safetensors
+from dlmbuild.io.safetensors_file import write_arrays
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-_A, _B = ".lora_A.weight", ".lora_B.weight"
-_PREFIX = "base_model.model."
 
 
 def mix_job(
@@ -46,26 +43,24 @@ def mix(
     for what is more than a plain LoRA.
     """
     import numpy as np
-    from safetensors.numpy import save_file
 
     base = _base(adapters)
-    found = {name: _factors(adapters[name]) for name in sorted(weights)}
+    found = {name: read_factors(adapters[name], None) for name in sorted(weights)}
     tensors: dict[str, NDArray[np.float32]] = {}
     ranks: dict[str, int] = {}
     lost = whole = 0.0
-    for module in sorted({module for factors in found.values() for module in factors}):
-        parts = [(weights[name], factors[module]) for name, factors in found.items() if module in factors]
+    for changed in sorted({changed for factors in found.values() for changed in factors}):
+        parts = [(weights[name], factors[changed]) for name, factors in found.items() if changed in factors]
         a = np.concatenate([np.asarray(part.a, np.float32) for _, part in parts])
         b = np.concatenate([np.float32(weight * part.scale) * part.b for weight, part in parts], axis=1)
         if rank is not None:
             a, b, cut, total = _nearest(a, b, rank)
             lost, whole = lost + cut, whole + total
+        module = changed.removesuffix(".weight")
         ranks[module] = a.shape[0]
-        tensors[f"{_PREFIX}{module}{_A}"] = np.ascontiguousarray(a, np.float32)
-        tensors[f"{_PREFIX}{module}{_B}"] = np.ascontiguousarray(b, np.float32)
+        tensors |= {f"base_model.model.{module}.lora_A.weight": a, f"base_model.model.{module}.lora_B.weight": b}
     told = {"rank": max(ranks.values()), "error": math.sqrt(lost / whole) if whole else 0.0}
-    save_file(tensors, out / WEIGHTS, metadata={"format": "pt"})
-    (out / WEIGHTS).chmod(0o644)  # safetensors makes files private
+    write_arrays(out / WEIGHTS, tensors)
     (out / CONFIG).write_bytes(readable_json(_config(ranks, base)))
     said = {"weights": dict(weights), "asked_rank": rank, **told}
     (out / RUN).write_bytes(readable_json({"base": base, "mix": said}))
@@ -88,22 +83,6 @@ def _base(adapters: Mapping[str, Path]) -> dict[str, Any]:
             )
         found = base
     return found
-
-
-def _factors(adapter: Path) -> dict[str, LoraFactors]:
-    """What an adapter adds to which module, shapes taken from its own files."""
-    stored = read_safetensors(adapter / WEIGHTS, ExportError)
-    shapes: dict[str, dict[str, tuple[int, ...]]] = {}
-    for key, tensor in stored.items():
-        for half in (_A, _B):
-            if key.startswith(_PREFIX) and key.endswith(half):
-                shapes.setdefault(key.removeprefix(_PREFIX).removesuffix(half), {})[half] = tensor.shape
-    modules = {
-        module: Adaptable(module, (pair[_B][0], pair[_A][1]), linear=True)
-        for module, pair in shapes.items()
-        if pair.keys() == {_A, _B} and all(len(shape) == 2 for shape in pair.values())
-    }
-    return read_factors(adapter, modules)
 
 
 def _nearest(

@@ -34,13 +34,15 @@ def compare(
     progress: Progress,
     lora: Path | None = None,
     quant: str = "",
+    weighed: bool = False,
 ) -> dict[str, Any]:
     """Hold `gguf` (with `lora`) to reference.json, write the numbers to `out`/`report` and return them.
 
     Raises SmokeError where a text becomes other tokens, where the model says nothing, or where fewer than
     `least_agreement` (0…1) of the positions choose the same token as the trained model: with the place. Where the
     trained model's two best are a tie, either counts as its choice, and `ties` says how often the second was taken.
-    With the file's `quant`, `tensors` says how many there are of each type, and how many took another than meant.
+    With the file's `quant`, `tensors` says how many there are of each type, and how many took another than meant;
+    `weighed` says whether an importance matrix decided how it is rounded.
 
     `kl` is the mean divergence (nats) of the file's next token from the trained model's, over the tokens that this one
     names as its likeliest and one more that stands for all others: the whole vocabulary's is no smaller. `mass` is the
@@ -103,7 +105,8 @@ def compare(
     if quant:
         header = read_header(gguf)
         types = Counter(info.type for info in header.tensors.values())
-        numbers["tensors"] = {"types": dict(types), "fallbacks": len(fallbacks(header, quant, Where(str(gguf))))}
+        others = fallbacks(header, quant, Where(str(gguf)), weighed=weighed)
+        numbers["tensors"] = {"types": dict(types), "fallbacks": len(others)}
     (out / report).write_bytes(readable_json(numbers))
     return numbers
 
@@ -139,11 +142,12 @@ def _same_tokens(found: list[int], probe: dict[str, Any], name: str) -> None:
         (i for i, (a, b) in enumerate(zip(found, expected, strict=False)) if a != b), min(len(found), len(expected))
     )
     raise SmokeError(
-        f"llama.cpp reads {_text(probe)!r} as other tokens than the model was trained on",
+        f"llama.cpp reads {text_of(probe)!r} as other tokens than the model was trained on",
         why=f"from token {at + 1} on {name} gives {found[at : at + 3]}, the base's tokenizer {expected[at : at + 3]}",
         do="this base's tokenizer is not carried over faithfully, so nothing was exported; take another base",
     )
 
 
-def _text(probe: dict[str, Any]) -> str:
+def text_of(probe: Mapping[str, Any]) -> str:
+    """What a probe of reference.json spells."""
     return "".join(text for text, _ in probe["pieces"])

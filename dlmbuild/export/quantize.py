@@ -13,7 +13,7 @@ from dlmbuild.base_models.dequantize import read_rows
 from dlmbuild.errors import ExportError, Where
 from dlmbuild.export.kernels import pack_tensor
 from dlmbuild.export.tensor_types import quantisation, tensor_types
-from dlmbuild.io.gguf_file import Header, Planned, TensorInfo, create_gguf, read_header, u32_entry
+from dlmbuild.io.gguf_file import Planned, TensorInfo, entry, read_header, write_gguf
 from dlmbuild.io.progress import Progress, silent
 
 COPY_BYTES = 8 << 20
@@ -44,34 +44,24 @@ def quantize_base(f16: Path, quant: str, out: Path, *, threads: int, progress: P
         plan.append(Planned(name, chosen, info.shape))
         if fell_back:
             fallbacks.append(name)
-    total = sum(info.nbytes for info in header.tensors.values())
-    done = 0
-    with (
-        create_gguf(out, quantised_entries(header, kind.file_type), plan, header.alignment) as sink,
-        ThreadPoolExecutor(threads) as pool,
-    ):
-        for planned in plan:
-            progress(f"quantising to {quant}", done, total)
-            info = header.tensors[planned.name]
-            if planned.type == info.type:
-                sink.put(planned.name, copy_tensor(f16, info))
-            else:
-                rows = partial(read_rows, f16, info)
-                sink.put(planned.name, pack_tensor(planned.name, info.shape, planned.type, rows, pool, threads))
-            done += info.nbytes
-    progress(f"quantising to {quant}", total, total)
+
+    def data(planned: Planned) -> Iterable[bytes]:
+        info = header.tensors[planned.name]
+        if planned.type == info.type:
+            return copy_tensor(f16, info)
+        return pack_tensor(planned.name, info.shape, planned.type, partial(read_rows, f16, info), pool, threads)
+
+    # llama.cpp puts what it sets at the end.
+    entries = [held for key, held in header.entries.items() if key not in _REPLACED]
+    entries += quantisation_entries(kind.file_type)
+    with ThreadPoolExecutor(threads) as pool:
+        write_gguf(out, entries, plan, data, partial(progress, f"quantising to {quant}"))
     return {"types": dict(sorted(Counter(planned.type for planned in plan).items())), "fallbacks": sorted(fallbacks)}
-
-
-def quantised_entries(header: Header, file_type: int) -> Iterable[bytes]:
-    """The metadata of a file made from the one of `header`: llama.cpp puts what it sets at the end."""
-    kept = [entry for key, entry in header.entries.items() if key not in _REPLACED]
-    return [*kept, *quantisation_entries(file_type)]
 
 
 def quantisation_entries(file_type: int) -> list[bytes]:
     """What tells a reader of the kind of a file."""
-    return [u32_entry(_REPLACED[0], _QUANTISATION_VERSION), u32_entry(_REPLACED[1], file_type)]
+    return [entry(_REPLACED[0], _QUANTISATION_VERSION), entry(_REPLACED[1], file_type)]
 
 
 def copy_tensor(path: Path, info: TensorInfo) -> Iterator[bytes]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from dlmbuild.base_models.decoder import block_order
 from dlmbuild.errors import ExportError, Where
-from dlmbuild.io.gguf_file import TYPES, Header
+from dlmbuild.io.gguf_file import Header, types
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,10 +142,10 @@ def tensor_type(
     if kind.default in ("F16", "BF16"):
         return kind.default, False
     wanted = _wanted(name, quant, facts)
-    if shape[-1] % TYPES[wanted].length == 0:
+    if shape[-1] % types()[wanted].length == 0:
         return wanted, False
     fitting = "Q8_0" if _is_output(name, facts) else _FALLBACKS.get(wanted, wanted)
-    return (fitting, True) if shape[-1] % TYPES[fitting].length == 0 else ("F16", True)
+    return (fitting, True) if shape[-1] % types()[fitting].length == 0 else ("F16", True)
 
 
 def tensor_types(header: Header, quant: str, where: Where, *, weighed: bool = False) -> dict[str, tuple[str, bool]]:
@@ -165,11 +165,10 @@ def needs_importance(name: str, kind: str, quant: str) -> bool:
     return kind in _WEIGHED_TYPES or (kind, quant) == ("Q2_K", "Q2_K_S")
 
 
-def fallbacks(header: Header, quant: str, where: Where) -> list[str]:
+def fallbacks(header: Header, quant: str, where: Where, *, weighed: bool) -> list[str]:
     """The tensors of a file of the kind `quant` whose rows no block of the meant type divides: they have another."""
-    if quantisation(quant).default in ("F16", "BF16"):
-        return []
-    return [name for name, (_, fell_back) in tensor_types(header, quant, where).items() if fell_back]
+    types = tensor_types(header, quant, where, weighed=weighed)
+    return [name for name, (_, fell_back) in types.items() if fell_back]
 
 
 def _wanted(name: str, quant: str, facts: ModelFacts) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 from dlmbuild.base_models.pretokenizers import pre_name, space_in_front
 from dlmbuild.data.control import is_control
 from dlmbuild.errors import ExportError, Where
-from dlmbuild.io.gguf_file import bool_entry, f32s_entry, i32s_entry, string_entry, strings_entry, u32_entry
+from dlmbuild.io.gguf_file import entry
 from dlmbuild.io.json_file import read_json_object
 
 _NORMAL, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 3, 4, 5, 6  # LLAMA_TOKEN_TYPE_*
@@ -44,26 +44,26 @@ def vocabulary_entries(checkpoint: Path, vocab: int, pre: str = "") -> list[byte
     merges = _merges(tokenizer, ids, where)
     adds_bos, adds_eos = _adds(tokenizer, config, where)
     entries = [
-        bool_entry("tokenizer.ggml.add_space_prefix", bool(prefix)),
-        string_entry("tokenizer.ggml.model", "gpt2" if prefix is None else "llama"),
-        string_entry("tokenizer.ggml.pre", pre),
-        strings_entry("tokenizer.ggml.tokens", tokens),
-        i32s_entry("tokenizer.ggml.token_type", types),
+        entry("tokenizer.ggml.add_space_prefix", bool(prefix)),
+        entry("tokenizer.ggml.model", "gpt2" if prefix is None else "llama"),
+        entry("tokenizer.ggml.pre", pre),
+        entry("tokenizer.ggml.tokens", tokens),
+        entry("tokenizer.ggml.token_type", types),
     ]
     if prefix is None:
-        entries.append(strings_entry("tokenizer.ggml.merges", [" ".join(merge) for merge in merges]))
+        entries.append(entry("tokenizer.ggml.merges", [" ".join(merge) for merge in merges]))
     else:
-        entries.append(f32s_entry("tokenizer.ggml.scores", _scores(tokens, merges)))
+        entries.append(entry("tokenizer.ggml.scores", _scores(tokens, merges)))
     for role, gguf_role in _ROLES.items():
         token = _special(role, config, model_config, ids, checkpoint)
         if token is not None:
-            entries.append(u32_entry(f"tokenizer.ggml.{gguf_role}_token_id", token))
-    entries.append(bool_entry("tokenizer.ggml.add_bos_token", adds_bos))
+            entries.append(entry(f"tokenizer.ggml.{gguf_role}_token_id", token))
+    entries.append(entry("tokenizer.ggml.add_bos_token", adds_bos))
     if adds_eos:
-        entries.append(bool_entry("tokenizer.ggml.add_eos_token", True))
+        entries.append(entry("tokenizer.ggml.add_eos_token", True))
     template = _chat_template(checkpoint, config)
     if template is not None:
-        entries.append(string_entry("tokenizer.chat_template", template))
+        entries.append(entry("tokenizer.chat_template", template))
     return entries
 
 

@@ -95,13 +95,14 @@ def answer_with_adapter(
             )
         return tokenizer.decode(made[0, ids.shape[1] :].tolist()).strip()
 
-    if not choices:
-        return _answers(ask, asked, progress)
     answers = []
-    for question, choice in zip(asked, choices, strict=True):
-        model = _switched(model, choice.adapter, named[f"of_{choice.adapter}"])
-        answers += _answers(ask, [question], progress)["answers"]
-    return {"answers": answers, "choices": [choice._asdict() for choice in choices]}
+    for number, question in enumerate(asked):
+        progress("answering", number, len(asked))
+        if choices:
+            chosen = choices[number].adapter
+            model = _switched(model, chosen, named[f"of_{chosen}"])
+        answers.append(ask(question))
+    return {"answers": answers, **({"choices": [choice._asdict() for choice in choices]} if choices else {})}
 
 
 def choose_adapters(
@@ -149,17 +150,11 @@ def answer_with_export(
         del runtime  # two would not fit where one does
         runtime = LlamaCpp(model, context=needed)
 
-    def ask(question: list[int]) -> str:
-        text, _ = runtime.answer(
-            question,
-            max_tokens=sampling["max_tokens"],
-            temperature=sampling["temperature"],
-            seed=sampling["seed"],
-            top_p=sampling["top_p"],
-        )
-        return text.strip()
-
-    return _answers(ask, asked, progress)
+    answers = []
+    for number, ids in enumerate(asked):
+        progress("answering", number, len(asked))
+        answers.append(runtime.answer(ids, **sampling).strip())
+    return {"answers": answers}
 
 
 def _require_room(asked: Sequence[Sequence[int]], reads: int) -> None:
@@ -171,11 +166,3 @@ def _require_room(asked: Sequence[Sequence[int]], reads: int) -> None:
             why="the chat template and the system prompt are counted in, and the answer has to fit as well",
             do="shorten it",
         )
-
-
-def _answers(ask: Callable[[list[int]], str], asked: Sequence[list[int]], progress: Progress) -> dict[str, Any]:
-    answers = []
-    for number, question in enumerate(asked):
-        progress("answering", number, len(asked))
-        answers.append(ask(question))
-    return {"answers": answers}

@@ -142,14 +142,12 @@ class LlamaCpp:
             best, next_best = (candidate["logprob"] for candidate in shown["top_logprobs"])
             yield token, str(shown["token"]), best - next_best
 
-    def answer(
-        self, ids: Sequence[int], *, max_tokens: int, temperature: float, seed: int, top_p: float = 1.0
-    ) -> tuple[str, bool]:
-        """The answer to a conversation as `question` gives it, of at most `max_tokens`, and whether it ended itself."""
+    def answer(self, ids: Sequence[int], *, max_tokens: int, temperature: float, top_p: float, seed: int) -> str:
+        """The answer to a conversation as `question` gives it, of at most `max_tokens`."""
         sampling = {"n_predict": max_tokens, "temperature": temperature, "top_p": top_p, **UNCUT, "seed": seed}
         reply = self._post("/completion", {"prompt": list(ids), **sampling, "n_probs": 1, "cache_prompt": False})
         self._shown(reply)
-        return str(reply["content"]), reply["stop_type"] == "eos"
+        return str(reply["content"])
 
     def _shown(self, reply: dict[str, Any]) -> list[dict[str, Any]]:
         """The tokens of a reply with their candidates. Raises SmokeError where the logs of these are no numbers."""

@@ -5,7 +5,7 @@ today and believes every length it reads; quantising and merging keep a file's m
 all that is wanted of a writer; and the order of entries and tensors stays in our hands, so equal inputs give equal
 bytes.
 
-Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md (types and block sizes: ggml-common.h).
+Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md; types and block sizes are the `gguf` package's.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import math
 import mmap
 import os
 import struct
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from dlmbuild.errors import DlmError, ExportError, Where
 from dlmbuild.io.atomic import create_atomic
@@ -47,44 +47,15 @@ class Blocks(NamedTuple):
     size: int
 
 
-TYPES = {
-    "F32": Blocks(0, 1, 4),
-    "F16": Blocks(1, 1, 2),
-    "Q4_0": Blocks(2, 32, 18),
-    "Q4_1": Blocks(3, 32, 20),
-    "Q5_0": Blocks(6, 32, 22),
-    "Q5_1": Blocks(7, 32, 24),
-    "Q8_0": Blocks(8, 32, 34),
-    "Q8_1": Blocks(9, 32, 40),
-    "Q2_K": Blocks(10, 256, 84),
-    "Q3_K": Blocks(11, 256, 110),
-    "Q4_K": Blocks(12, 256, 144),
-    "Q5_K": Blocks(13, 256, 176),
-    "Q6_K": Blocks(14, 256, 210),
-    "Q8_K": Blocks(15, 256, 292),
-    "IQ2_XXS": Blocks(16, 256, 66),
-    "IQ2_XS": Blocks(17, 256, 74),
-    "IQ3_XXS": Blocks(18, 256, 98),
-    "IQ1_S": Blocks(19, 256, 50),
-    "IQ4_NL": Blocks(20, 32, 18),
-    "IQ3_S": Blocks(21, 256, 110),
-    "IQ2_S": Blocks(22, 256, 82),
-    "IQ4_XS": Blocks(23, 256, 136),
-    "I8": Blocks(24, 1, 1),
-    "I16": Blocks(25, 1, 2),
-    "I32": Blocks(26, 1, 4),
-    "I64": Blocks(27, 1, 8),
-    "F64": Blocks(28, 1, 8),
-    "IQ1_M": Blocks(29, 256, 56),
-    "BF16": Blocks(30, 1, 2),
-    "TQ1_0": Blocks(34, 256, 54),
-    "TQ2_0": Blocks(35, 256, 66),
-    "MXFP4": Blocks(39, 32, 17),
-}
-_NAME_OF_TYPE = {blocks.id: name for name, blocks in TYPES.items()}
+@cache
+def types() -> dict[str, Blocks]:
+    """How each tensor type packs numbers, by its name in ggml."""
+    from gguf import GGML_QUANT_SIZES
 
-_U32, _F32, _BOOL, _STRING, _ARRAY = 4, 6, 7, 8, 9
-_I32 = 5
+    return {kind.name: Blocks(kind.value, *sizes) for kind, sizes in GGML_QUANT_SIZES.items()}
+
+
+_U32, _I32, _F32, _BOOL, _STRING, _ARRAY = 4, 5, 6, 7, 8, 9
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "B", 10: "Q", 11: "q", 12: "d"}
 _U64 = struct.Struct("<Q")
 
@@ -94,7 +65,7 @@ class TensorInfo:
     """One tensor of a file."""
 
     type: str
-    """A key of TYPES."""
+    """A key of `types`."""
     shape: tuple[int, ...]
     """Rows first, as numpy and PyTorch have it; the file stores the reverse."""
     offset: int
@@ -111,13 +82,12 @@ class Header:
     entries: dict[str, bytes]
     """The same entries as they stand in the file (key, type and value), in the file's order, to be copied."""
     tensors: dict[str, TensorInfo]
-    alignment: int
     data_offset: int
 
 
 def row_bytes(type_name: str, columns: int) -> int:
     """Bytes of one row of `columns` numbers, a multiple of the type's block length."""
-    blocks = TYPES[type_name]
+    blocks = types()[type_name]
     return columns // blocks.length * blocks.size
 
 
@@ -216,7 +186,7 @@ class _Parser:
         described = [self.tensor(alignment) for _ in range(tensor_count)]
         data_offset = _aligned(self.at, alignment)
         tensors = self.place(described, data_offset)
-        return Header(metadata, entries, tensors, alignment, data_offset)
+        return Header(metadata, entries, tensors, data_offset)
 
     def value(self, key: str) -> Any:
         kind = self.number("I")
@@ -249,34 +219,33 @@ class _Parser:
             self.fail(f"{key!r} holds {value} where a truth value should be")
         return value == 1
 
-    def tensor(self, alignment: int) -> tuple[str, str, tuple[int, ...], int, int]:
+    def tensor(self, alignment: int) -> tuple[str, TensorInfo]:
+        """The next description of a tensor, its offset counted from where the data begins."""
         name = self.text(MAX_NAME_BYTES)
         count = self.number("I")
         if not 1 <= count <= MAX_DIMENSIONS:
             self.fail(f"the tensor {name!r} has {count} dimensions")
         dimensions = [int(self.number("Q")) for _ in range(count)]
-        kind, offset = self.number("I"), int(self.number("Q"))
-        if kind not in _NAME_OF_TYPE:
-            self.fail(f"the tensor {name!r} has the unknown type {kind}")
-        blocks = TYPES[_NAME_OF_TYPE[kind]]
+        number, offset = self.number("I"), int(self.number("Q"))
+        found = [(kind, blocks) for kind, blocks in types().items() if blocks.id == number]
+        if not found:
+            self.fail(f"the tensor {name!r} has the unknown type {number}")
+        kind, blocks = found[0]
         numbers = math.prod(dimensions)
         if not 1 <= numbers < 1 << 60 or dimensions[0] % blocks.length:
-            self.fail(f"the tensor {name!r} of type {_NAME_OF_TYPE[kind]} has the shape {dimensions}")
+            self.fail(f"the tensor {name!r} of type {kind} has the shape {dimensions}")
         if offset % alignment:
             self.fail(f"the tensor {name!r} starts at {offset}, which is no multiple of {alignment}")
-        shape = tuple(reversed(dimensions))
-        return name, _NAME_OF_TYPE[kind], shape, offset, numbers // blocks.length * blocks.size
+        return name, TensorInfo(kind, tuple(reversed(dimensions)), offset, numbers // blocks.length * blocks.size)
 
-    def place(
-        self, described: list[tuple[str, str, tuple[int, ...], int, int]], data_offset: int
-    ) -> dict[str, TensorInfo]:
+    def place(self, described: list[tuple[str, TensorInfo]], data_offset: int) -> dict[str, TensorInfo]:
         tensors: dict[str, TensorInfo] = {}
-        for name, kind, shape, offset, nbytes in described:
+        for name, info in described:
             if name in tensors:
                 self.fail(f"the tensor {name!r} occurs twice")
-            if data_offset + offset + nbytes > self.size:
+            if data_offset + info.offset + info.nbytes > self.size:
                 self.fail(f"the tensor {name!r} reaches beyond the end of the file: the file is cut off")
-            tensors[name] = TensorInfo(kind, shape, data_offset + offset, nbytes)
+            tensors[name] = replace(info, offset=data_offset + info.offset)
         last, last_end = "", data_offset
         for name, tensor in sorted(tensors.items(), key=lambda item: item[1].offset):
             if tensor.offset < last_end:
@@ -289,37 +258,15 @@ def _aligned(offset: int, alignment: int) -> int:
     return -(-offset // alignment) * alignment
 
 
-def string_entry(key: str, value: str) -> bytes:
-    """A metadata entry that holds text."""
-    return _text(key) + struct.pack("<I", _STRING) + _text(value)
-
-
-def u32_entry(key: str, value: int) -> bytes:
-    return _text(key) + struct.pack("<II", _U32, value)
-
-
-def f32_entry(key: str, value: float) -> bytes:
-    return _text(key) + struct.pack("<If", _F32, value)
-
-
-def bool_entry(key: str, value: bool) -> bytes:
-    return _text(key) + struct.pack("<IB", _BOOL, value)
-
-
-def strings_entry(key: str, values: Sequence[str]) -> bytes:
-    return _text(key) + struct.pack("<IIQ", _ARRAY, _STRING, len(values)) + b"".join(map(_text, values))
-
-
-def i32s_entry(key: str, values: Sequence[int]) -> bytes:
-    return _text(key) + struct.pack(f"<IIQ{len(values)}i", _ARRAY, _I32, len(values), *values)
-
-
-def f32s_entry(key: str, values: Sequence[float]) -> bytes:
-    return _text(key) + struct.pack(f"<IIQ{len(values)}f", _ARRAY, _F32, len(values), *values)
-
-
-def bools_entry(key: str, values: Sequence[bool]) -> bytes:
-    return _text(key) + struct.pack("<IIQ", _ARRAY, _BOOL, len(values)) + bytes(values)
+def entry(key: str, value: str | float | list[str] | list[bool] | list[int] | list[float]) -> bytes:
+    """A metadata entry: text, a truth value, a whole number (u32, in a list i32) or another (f32), or a list of one."""
+    values: list[Any] = value if isinstance(value, list) else [value]
+    of = type(values[0]) if values else str
+    kind = {str: _STRING, bool: _BOOL, int: _I32 if values is value else _U32, float: _F32}[of]
+    head = struct.pack("<IIQ", _ARRAY, kind, len(values)) if values is value else struct.pack("<I", kind)
+    if of is str:
+        return b"".join([_text(key), head, *map(_text, values)])
+    return _text(key) + head + struct.pack(f"<{len(values)}{_SCALARS[kind]}", *values)
 
 
 def _text(text: str) -> bytes:
@@ -339,48 +286,33 @@ class Planned(NamedTuple):
         return math.prod(self.shape[:-1]) * row_bytes(self.type, self.shape[-1])
 
 
-class GgufSink:
-    """An open GGUF file that takes the data of the planned tensors, in their order."""
+def write_gguf(
+    path: Path,
+    entries: Sequence[bytes],
+    tensors: Sequence[Planned],
+    data: Callable[[Planned], Iterable[bytes | memoryview]],
+    progress: Callable[[int, int], object] = lambda done, total: None,
+) -> None:
+    """Write a GGUF file that appears at `path` when it is whole, and not at all otherwise.
 
-    def __init__(self, file: BinaryIO, tensors: Sequence[Planned], alignment: int) -> None:
-        self._file = file
-        self._tensors = iter(tensors)
-        self._alignment = alignment
-
-    def put(self, name: str, pieces: Iterable[bytes | memoryview]) -> None:
-        """Write the next tensor, which must be `name`, as consecutive pieces of its bytes."""
-        planned = next(self._tensors, None)
-        if planned is None or planned.name != name:
-            raise AssertionError(f"{name} is written where {planned} was planned")
-        written = 0
-        for piece in pieces:
-            written += self._file.write(piece)
-        if written != planned.nbytes:
-            raise AssertionError(f"{name} has {written} bytes and not {planned.nbytes}")
-        self._file.write(bytes(-written % self._alignment))
-
-    def finish(self) -> None:
-        left = next(self._tensors, None)
-        if left is not None:
-            raise AssertionError(f"{left.name} was never written")
-
-
-@contextmanager
-def create_gguf(
-    path: Path, entries: Iterable[bytes], tensors: Sequence[Planned], alignment: int = ALIGNMENT
-) -> Iterator[GgufSink]:
-    """Write a GGUF file that appears at `path` when the block ends well, and not at all otherwise."""
-    listed = list(entries)
-    head = [MAGIC, struct.pack("<IQQ", VERSION, len(tensors), len(listed)), *listed]
-    offset = 0
+    `data` gives the bytes of a tensor in pieces, and is asked for one after the other; `progress` is told how many
+    bytes of how many are written.
+    """
+    head = [MAGIC, struct.pack("<IQQ", VERSION, len(tensors), len(entries)), *entries]
+    total = 0
     for tensor in tensors:
         dimensions = tuple(reversed(tensor.shape))
         head += [_text(tensor.name), struct.pack(f"<I{len(dimensions)}Q", len(dimensions), *dimensions)]
-        head.append(struct.pack("<IQ", TYPES[tensor.type].id, offset))
-        offset = _aligned(offset + tensor.nbytes, alignment)
+        head.append(struct.pack("<IQ", types()[tensor.type].id, total))
+        total = _aligned(total + tensor.nbytes, ALIGNMENT)
     header = b"".join(head)
     with create_atomic(path) as file:
-        file.write(header + bytes(-len(header) % alignment))
-        sink = GgufSink(file, tensors, alignment)
-        yield sink
-        sink.finish()
+        file.write(header + bytes(-len(header) % ALIGNMENT))
+        done = 0
+        for tensor in tensors:
+            progress(done, total)
+            written = sum(map(file.write, data(tensor)))
+            if written != tensor.nbytes:
+                raise AssertionError(f"{tensor.name} has {written} bytes and not {tensor.nbytes}")
+            done += written + file.write(bytes(-written % ALIGNMENT))
+        progress(total, total)

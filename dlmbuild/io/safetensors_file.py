@@ -9,11 +9,10 @@ import json
 import math
 import shutil
 import struct
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from dlmbuild.errors import DlmError, Where
 from dlmbuild.io.atomic import create_atomic
@@ -25,8 +24,8 @@ if TYPE_CHECKING:
 
 MAX_HEADER_BYTES = 100 << 20  # the limit of the reference implementation
 INDEX = "model.safetensors.index.json"
-_BYTES = {"F32": 4, "F16": 2, "BF16": 2, "F64": 8, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 FLOATS = ("F32", "F16", "BF16")
+_BYTES = dict(zip(FLOATS, (4, 2, 2), strict=True))
 _EXPONENTS = {"F32": ("<u4", 0x7F800000), "F16": ("<u2", 0x7C00), "BF16": ("<u2", 0x7F80)}
 """How a number is stored, and the bits of it that are all set in infinities and in what is not a number."""
 _SLAB_NUMBERS = 1 << 22
@@ -164,18 +163,17 @@ def copy_safetensors(source: Path, out: Path, metadata: Mapping[str, str], error
     with source.open("rb") as file:
         length = struct.unpack("<Q", file.read(8))[0]
         header = json.loads(file.read(length))
-        text = json.dumps({**header, "__metadata__": dict(sorted(metadata.items()))}, separators=(",", ":")).encode()
-        text += b" " * (-len(text) % 8)
         with create_atomic(out) as copy:
-            copy.write(struct.pack("<Q", len(text)) + text)
+            copy.write(_head({**header, "__metadata__": dict(sorted(metadata.items()))}))
             shutil.copyfileobj(file, copy)
 
 
-@contextmanager
-def create_safetensors(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[BinaryIO]:
-    """Write a file of float32 tensors that appears at `path` when the block ends well.
+def write_safetensors(
+    path: Path, shapes: Mapping[str, tuple[int, ...]], data: Callable[[str], Iterable[bytes]]
+) -> None:
+    """Write a file of float32 tensors that appears at `path` when it is whole.
 
-    The block writes the data of the tensors in the order of their names, nothing between them. The bytes depend on
+    `data` gives the bytes of a tensor in pieces, and is asked for one after the other. The bytes of the file depend on
     nothing but names, shapes and data; `format: pt` is what transformers asks for.
     """
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
@@ -183,10 +181,20 @@ def create_safetensors(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Ite
     for name in sorted(shapes):
         start, end = end, end + 4 * math.prod(shapes[name])
         header[name] = {"dtype": "F32", "shape": list(shapes[name]), "data_offsets": [start, end]}
+    with create_atomic(path) as file:
+        file.write(_head(header))
+        if sum(file.write(piece) for name in sorted(shapes) for piece in data(name)) != end:
+            raise AssertionError("the data written does not fill the tensors")
+
+
+def write_arrays(path: Path, arrays: Mapping[str, NDArray[np.float32]]) -> None:
+    """Write arrays as a safetensors file: see `write_safetensors`."""
+    shapes = {name: array.shape for name, array in arrays.items()}
+    write_safetensors(path, shapes, lambda name: [arrays[name].astype("<f4", copy=False).tobytes()])
+
+
+def _head(header: Mapping[str, Any]) -> bytes:
+    """What a file begins with."""
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    with create_atomic(path) as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        yield file
-        if file.tell() != 8 + len(text) + end:
-            raise AssertionError("the data written does not fill the tensors")
+    return struct.pack("<Q", len(text)) + text

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dlmbuild.io.safetensors_file import create_safetensors
+from dlmbuild.io.safetensors_file import write_safetensors
 
 CONFIG: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
@@ -24,9 +25,7 @@ TENSORS = {"model.embed_tokens.weight": (8, 4), "model.norm.weight": (4,)}
 
 
 def _write_tensors(path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
-    with create_safetensors(path, shapes) as file:
-        for shape in (shapes[name] for name in sorted(shapes)):
-            file.write(bytes(4 * shape[0] * (shape[1] if len(shape) == 2 else 1)))
+    write_safetensors(path, shapes, lambda name: [bytes(4 * math.prod(shapes[name]))])
 
 
 @pytest.fixture

@@ -14,18 +14,9 @@ from tokenizers import Tokenizer
 
 from dlmbuild.base_models.dequantize import checkpoint_from_gguf
 from dlmbuild.errors import BaseModelError, DlmError
-from dlmbuild.export.base_gguf import convert_base
+from dlmbuild.export.conversion import convert_base
 from dlmbuild.export.quantize import quantize_base
-from dlmbuild.io.gguf_file import (
-    Planned,
-    bool_entry,
-    create_gguf,
-    f32_entry,
-    read_header,
-    string_entry,
-    strings_entry,
-    u32_entry,
-)
+from dlmbuild.io.gguf_file import Planned, entry, read_header, write_gguf
 from tests.tiny import make_tiny_base, write_json
 
 
@@ -48,13 +39,12 @@ def data_of(path: Path) -> dict[str, Any]:
 def rewritten(path: Path, changed: dict[str, bytes], *, without: tuple[str, ...] = ()) -> Path:
     """The GGUF `path` with some metadata exchanged."""
     header = read_header(path)
-    kept = {key: entry for key, entry in header.entries.items() if key not in without}
+    kept = {key: held for key, held in header.entries.items() if key not in without}
     out = path.with_name("rewritten.gguf")
     plan = [Planned(name, info.type, info.shape) for name, info in header.tensors.items()]
     data = path.read_bytes()
-    with create_gguf(out, (kept | changed).values(), plan) as sink:
-        for name, info in header.tensors.items():
-            sink.put(name, [data[info.offset : info.offset + info.nbytes]])
+    at = {name: slice(info.offset, info.offset + info.nbytes) for name, info in header.tensors.items()}
+    write_gguf(out, [*(kept | changed).values()], plan, lambda planned: [data[at[planned.name]]])
     return out
 
 
@@ -141,7 +131,7 @@ def test_unused_rows_of_the_embedding_are_no_tokens(base: Path, tmp_path: Path) 
 
 
 def test_a_tokenizer_that_adds_bos_keeps_doing_so(f16: Path, tmp_path: Path) -> None:
-    path = rewritten(f16, {"tokenizer.ggml.add_bos_token": bool_entry("tokenizer.ggml.add_bos_token", True)})
+    path = rewritten(f16, {"tokenizer.ggml.add_bos_token": entry("tokenizer.ggml.add_bos_token", True)})
     checkpoint_from_gguf(path, tmp_path / "back")
     tokenizer = Tokenizer.from_file(str(tmp_path / "back" / "tokenizer.json"))
     assert tokenizer.encode("a").ids == [1, *tokenizer.encode("a", add_special_tokens=False).ids]
@@ -154,29 +144,29 @@ def test_a_tokenizer_that_adds_bos_keeps_doing_so(f16: Path, tmp_path: Path) -> 
     [
         (
             "general.architecture",
-            string_entry("general.architecture", "qwen2"),
+            entry("general.architecture", "qwen2"),
             "architecture 'qwen2'.*LlamaForCausalLM",
         ),
-        ("general.type", string_entry("general.type", "adapter"), "'adapter' and no model"),
-        ("llama.expert_count", u32_entry("llama.expert_count", 8), "mixture of experts"),
-        ("llama.block_count", u32_entry("llama.block_count", 3), "missing"),
-        ("llama.block_count", u32_entry("llama.block_count", 1 << 31), "block_count"),
-        ("llama.block_count", u32_entry("llama.block_count", 1), "unknown tensor"),
-        ("llama.embedding_length", u32_entry("llama.embedding_length", 0), "embedding_length is 0"),
-        ("llama.feed_forward_length", string_entry("llama.feed_forward_length", "x"), "feed_forward_length is 'x'"),
-        ("llama.attention.head_count", u32_entry("llama.attention.head_count", 3), "dimension_count is 16 and not 21"),
-        ("llama.attention.head_count_kv", u32_entry("llama.attention.head_count_kv", 3), "fit no model"),
-        ("llama.rope.dimension_count", u32_entry("llama.rope.dimension_count", 8), "dimension_count is 8"),
-        ("llama.rope.freq_base", f32_entry("llama.rope.freq_base", float("nan")), "freq_base is nan"),
-        ("llama.rope.scaling.type", string_entry("llama.rope.scaling.type", "yarn"), "embeddings are scaled"),
-        ("tokenizer.ggml.model", string_entry("tokenizer.ggml.model", "llama"), "kind 'llama'"),
-        ("tokenizer.ggml.pre", string_entry("tokenizer.ggml.pre", "viking"), "'viking' is not known"),
-        ("tokenizer.ggml.tokens", strings_entry("tokenizer.ggml.tokens", ["a"] * 700), "listed twice"),
-        ("tokenizer.ggml.tokens", strings_entry("tokenizer.ggml.tokens", ["a"]), "lists 1 tokens"),
-        ("tokenizer.ggml.merges", strings_entry("tokenizer.ggml.merges", ["a b c"]), "not two tokens"),
-        ("tokenizer.ggml.merges", strings_entry("tokenizer.ggml.merges", ["zzzz qqqq"]), "of unknown tokens"),
-        ("tokenizer.ggml.token_type", strings_entry("tokenizer.ggml.token_type", ["a"] * 700), "has the type 'a'"),
-        ("tokenizer.ggml.eos_token_id", u32_entry("tokenizer.ggml.eos_token_id", 700), "eos token has the id 700"),
+        ("general.type", entry("general.type", "adapter"), "'adapter' and no model"),
+        ("llama.expert_count", entry("llama.expert_count", 8), "mixture of experts"),
+        ("llama.block_count", entry("llama.block_count", 3), "missing"),
+        ("llama.block_count", entry("llama.block_count", 1 << 31), "block_count"),
+        ("llama.block_count", entry("llama.block_count", 1), "unknown tensor"),
+        ("llama.embedding_length", entry("llama.embedding_length", 0), "embedding_length is 0"),
+        ("llama.feed_forward_length", entry("llama.feed_forward_length", "x"), "feed_forward_length is 'x'"),
+        ("llama.attention.head_count", entry("llama.attention.head_count", 3), "dimension_count is 16 and not 21"),
+        ("llama.attention.head_count_kv", entry("llama.attention.head_count_kv", 3), "fit no model"),
+        ("llama.rope.dimension_count", entry("llama.rope.dimension_count", 8), "dimension_count is 8"),
+        ("llama.rope.freq_base", entry("llama.rope.freq_base", float("nan")), "freq_base is nan"),
+        ("llama.rope.scaling.type", entry("llama.rope.scaling.type", "yarn"), "embeddings are scaled"),
+        ("tokenizer.ggml.model", entry("tokenizer.ggml.model", "llama"), "kind 'llama'"),
+        ("tokenizer.ggml.pre", entry("tokenizer.ggml.pre", "viking"), "'viking' is not known"),
+        ("tokenizer.ggml.tokens", entry("tokenizer.ggml.tokens", ["a"] * 700), "listed twice"),
+        ("tokenizer.ggml.tokens", entry("tokenizer.ggml.tokens", ["a"]), "lists 1 tokens"),
+        ("tokenizer.ggml.merges", entry("tokenizer.ggml.merges", ["a b c"]), "not two tokens"),
+        ("tokenizer.ggml.merges", entry("tokenizer.ggml.merges", ["zzzz qqqq"]), "of unknown tokens"),
+        ("tokenizer.ggml.token_type", entry("tokenizer.ggml.token_type", ["a"] * 700), "has the type 'a'"),
+        ("tokenizer.ggml.eos_token_id", entry("tokenizer.ggml.eos_token_id", 700), "eos token has the id 700"),
     ],
 )
 def test_what_is_not_supported_is_named(f16: Path, tmp_path: Path, key: str, entry: bytes, what: str) -> None:

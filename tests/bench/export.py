@@ -59,20 +59,21 @@ from dlmbuild.base_models.dequantize import read_rows
 from dlmbuild.errors import Where
 from dlmbuild.export.imatrix import read_importance
 from dlmbuild.export.kernels import pack_tensor
-from dlmbuild.export.quantize import copy_tensor, quantised_entries
-from dlmbuild.export.tensor_types import quantisation, tensor_types
-from dlmbuild.io.gguf_file import Planned, create_gguf, read_header
+from dlmbuild.export.quantize import copy_tensor
+from dlmbuild.export.tensor_types import tensor_types
+from dlmbuild.io.gguf_file import Planned, read_header, write_gguf
 f16, out, quant, matrix = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], read_importance(Path(sys.argv[4]))
 header = read_header(f16)
 types = tensor_types(header, quant, Where(str(f16)), weighed=True)
 plan = [Planned(name, kind, header.tensors[name].shape) for name, (kind, _) in types.items()]
-entries = quantised_entries(header, quantisation(quant).file_type)
-with create_gguf(out, entries, plan, header.alignment) as sink, ThreadPoolExecutor({THREADS}) as pool:
-    for name, kind, shape in ((planned.name, planned.type, planned.shape) for planned in plan):
-        info = header.tensors[name]
-        rows = partial(read_rows, f16, info)
-        packed = pack_tensor(name, shape, kind, rows, pool, {THREADS}, importance=matrix.get(name))
-        sink.put(name, copy_tensor(f16, info) if kind == info.type else packed)
+def data(planned):
+    name, info = planned.name, header.tensors[planned.name]
+    if planned.type == info.type:
+        return copy_tensor(f16, info)
+    rows = partial(read_rows, f16, info)
+    return pack_tensor(name, planned.shape, planned.type, rows, pool, {THREADS}, importance=matrix.get(name))
+with ThreadPoolExecutor({THREADS}) as pool:
+    write_gguf(out, [*header.entries.values()], plan, data)
 """
 JOB = "import os, sys; from dlmbuild.jobs.work import work; os._exit(work(sys.argv[1]))"
 MERGE = f"""

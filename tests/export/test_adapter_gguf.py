@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from dlmbuild.errors import ExportError
-from dlmbuild.export import conversion
-from dlmbuild.export.adapter_gguf import convert_adapter, lora_factors
+from dlmbuild.export.adapter_gguf import lora_factors
 from dlmbuild.export.base_gguf import read_model
+from dlmbuild.export.conversion import convert_adapter
 from dlmbuild.export.merge import merge_quantized
 from dlmbuild.io.gguf_file import read_header
 from tests.tiny import make_tiny_adapter, make_tiny_base, write_json
@@ -45,23 +45,23 @@ def test_an_adapter_of_another_base_is_refused(base: Path, tmp_path: Path) -> No
     trained_on = {"name": "tiny", "revision": "r1", "files": files}
     run.write_text(json.dumps({"base": trained_on}))
     out = tmp_path / "a.gguf"
-    conversion.convert_adapter(adapter, base, out, base=files)
+    convert_adapter(adapter, base, out, base=files)
     out.unlink()
     for other in ({**files, "model.safetensors": "c" * 64}, {"config.json": "a" * 64}):
         with pytest.raises(ExportError, match=r"another base: tiny, revision r1: its model\.safetensors is not"):
-            conversion.convert_adapter(adapter, base, out, base=other)
+            convert_adapter(adapter, base, out, base=other)
         with pytest.raises(ExportError, match="trained on another base"):
             merge_quantized(base, adapter, tmp_path / "none", "F16", out, name="x", threads=1, base=other)
     run.write_text("{}")
     with pytest.raises(ExportError, match="does not say on which base"):
-        conversion.convert_adapter(adapter, base, out, base=files)
+        convert_adapter(adapter, base, out, base=files)
     assert not out.exists()
 
 
 def test_what_llama_cpp_reads(base: Path, tmp_path: Path) -> None:
     make_tiny_adapter(tmp_path / "adapter", base)
     done = convert_adapter(tmp_path / "adapter", base, tmp_path / "a.gguf")
-    assert done == {"tensors": 28, "alpha": 8.0, "folded": 0}
+    assert done == {"tensors": 28}
     header = read_header(tmp_path / "a.gguf")
     assert header.metadata == {
         "general.architecture": "llama",

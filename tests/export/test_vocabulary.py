@@ -11,7 +11,7 @@ import pytest
 
 from dlmbuild.errors import ExportError
 from dlmbuild.export.vocabulary import general_name, vocabulary_entries
-from dlmbuild.io.gguf_file import create_gguf, read_header
+from dlmbuild.io.gguf_file import read_header, write_gguf
 from tests.families import write_tokenizer
 from tests.tiny import write_json
 
@@ -34,8 +34,7 @@ def change(base: Path, edit: Callable[[dict[str, Any]], Any]) -> None:
 
 def metadata(base: Path) -> dict[str, Any]:
     size = json.loads((base / "config.json").read_text())["vocab_size"]
-    with create_gguf(base / "v.gguf", vocabulary_entries(base, size), []):
-        pass
+    write_gguf(base / "v.gguf", vocabulary_entries(base, size), [], lambda planned: [])
     return read_header(base / "v.gguf").metadata
 
 

@@ -13,12 +13,11 @@ import numpy as np
 import pytest
 
 from dlmbuild.errors import JobError, MissingExtra, SmokeError
-from dlmbuild.export.adapter_gguf import convert_adapter
-from dlmbuild.export.base_gguf import convert_base
+from dlmbuild.export.conversion import convert_adapter, convert_base
 from dlmbuild.inference import libllama
 from dlmbuild.inference.libllama import LibLlama
 from dlmbuild.io.digest import canonical_json
-from dlmbuild.io.gguf_file import Planned, create_gguf, f32_entry, i32s_entry, read_header, string_entry, u32_entry
+from dlmbuild.io.gguf_file import Planned, entry, read_header, write_gguf
 from dlmbuild.jobs.environment import job_environment
 from dlmbuild.jobs.local import run_job
 from tests.export.test_llama_cpp import answers
@@ -78,17 +77,19 @@ def write_model(path: Path, kind: str, vocabulary: Path) -> None:
         layers = [{**both, **convolved, "shortconv.out_proj.weight": (_HIDDEN, _HIDDEN)}, {**both, **attending}]
         shapes["token_embd_norm.weight"] = (_HIDDEN,)
     shapes |= {f"blk.{at}.{name}": shape for at, layer in enumerate(layers) for name, shape in layer.items()}
-    entries = [string_entry("general.architecture", kind), *(u32_entry(f"{kind}.{k}", v) for k, v in numbers.items())]
-    entries += [f32_entry(f"{kind}.attention.layer_norm_rms_epsilon", 1e-5)]
-    entries += [i32s_entry(f"{kind}.attention.head_count_kv", [0, 2])] if kind == "lfm2" else []
-    entries += [entry for name, entry in header.entries.items() if name.startswith("tokenizer.")]
+    entries = [entry("general.architecture", kind), *(entry(f"{kind}.{k}", v) for k, v in numbers.items())]
+    entries += [entry(f"{kind}.attention.layer_norm_rms_epsilon", 1e-5)]
+    entries += [entry(f"{kind}.attention.head_count_kv", [0, 2])] if kind == "lfm2" else []
+    entries += [held for name, held in header.entries.items() if name.startswith("tokenizer.")]
     random = np.random.default_rng(0)
-    with create_gguf(path, entries, [Planned(name, "F32", shape) for name, shape in shapes.items()]) as sink:
-        for name, shape in shapes.items():
-            weights = random.standard_normal(shape) * shape[-1] ** -0.5
-            if "norm" in name or name.endswith("ssm_a"):
-                weights = 1 + weights if "norm" in name else -np.exp(weights)
-            sink.put(name, [weights.astype("<f4").tobytes()])
+
+    def data(planned: Planned) -> list[bytes]:
+        weights = random.standard_normal(planned.shape) * planned.shape[-1] ** -0.5
+        if "norm" in planned.name or planned.name.endswith("ssm_a"):
+            weights = 1 + weights if "norm" in planned.name else -np.exp(weights)
+        return [weights.astype("<f4").tobytes()]
+
+    write_gguf(path, entries, [Planned(name, "F32", shape) for name, shape in shapes.items()], data)
 
 
 ASK = """
@@ -120,9 +121,9 @@ def test_many_answers_at_once(base: Path, tmp_path: Path, kind: str) -> None:
     assert not any(ended for _, ended in served)
     # The same model, in which one of these tokens ends an answer.
     whole = model.read_bytes()
-    end = u32_entry("tokenizer.ggml.eos_token_id", read_header(model).metadata["tokenizer.ggml.eos_token_id"])
+    end = entry("tokenizer.ggml.eos_token_id", read_header(model).metadata["tokenizer.ggml.eos_token_id"])
     assert whole.count(end) == 1
-    (tmp_path / "ends.gguf").write_bytes(whole.replace(end, u32_entry("tokenizer.ggml.eos_token_id", tokens[5])))
+    (tmp_path / "ends.gguf").write_bytes(whole.replace(end, entry("tokenizer.ggml.eos_token_id", tokens[5])))
     served, alone, together, _ = asked(tmp_path / "ends.gguf", prompts)
     assert served == alone == together and any(ended for _, ended in served)
 
@@ -209,9 +210,9 @@ def test_tokens_that_are_none(base: Path, tmp_path: Path) -> None:
 
 def test_a_file_that_ends_the_process(base: Path, tmp_path: Path) -> None:
     whole = (base / "base.gguf").read_bytes()
-    entry = u32_entry("llama.block_count", 2)
-    assert whole.count(entry) == 1
-    (tmp_path / "none.gguf").write_bytes(whole.replace(entry, u32_entry("llama.block_count", 0)))
+    layers = entry("llama.block_count", 2)
+    assert whole.count(layers) == 1
+    (tmp_path / "none.gguf").write_bytes(whole.replace(layers, entry("llama.block_count", 0)))
     with pytest.raises(JobError, match=r"the job 'compare' died \(signal SIGABRT\)") as caught:
         compared(tmp_path, tmp_path / "none.gguf")
     assert "GGML_ASSERT" in caught.value.why

@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from dlmbuild.errors import BaseModelError, DlmError, ExportError
-from dlmbuild.io.safetensors_file import create_safetensors, read_checkpoint, read_safetensors
+from dlmbuild.io.safetensors_file import read_checkpoint, read_safetensors, write_arrays, write_safetensors
 
 
 def write(path: Path, header: Any, data: bytes = b"") -> Path:
@@ -46,14 +46,14 @@ def test_bf16_is_exact(tmp_path: Path) -> None:
 
 def test_the_library_reads_what_it_wrote(tmp_path: Path) -> None:
     values = {"b": np.ones((2, 3), dtype=np.float32), "a": np.zeros(4, dtype=np.float32)}
-    with create_safetensors(tmp_path / "x.safetensors", {name: v.shape for name, v in values.items()}) as file:
-        for name in sorted(values):
-            file.write(values[name].tobytes())
+    write_arrays(tmp_path / "x.safetensors", values)
     read = load_file(tmp_path / "x.safetensors")
     assert all((read[name] == values[name]).all() for name in values)
-    with pytest.raises(AssertionError), create_safetensors(tmp_path / "y.safetensors", {"a": (4,)}):
-        pass
+    with pytest.raises(AssertionError):
+        write_safetensors(tmp_path / "y.safetensors", {"a": (4,)}, lambda name: [b"too short"])
     assert [path.name for path in tmp_path.iterdir()] == ["x.safetensors"]
+    save_file(values, tmp_path / "z.safetensors", metadata={"format": "pt"})
+    assert (tmp_path / "x.safetensors").read_bytes() == (tmp_path / "z.safetensors").read_bytes()
 
 
 @pytest.mark.parametrize(

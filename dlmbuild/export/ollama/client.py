@@ -50,7 +50,9 @@ class OllamaServer:
     def version(self) -> str:
         """Its version as it says it."""
         with self._told("say its version"):
-            return str(self._get("/api/version")["version"])
+            reply = self._http.get("/api/version")
+            reply.raise_for_status()
+            return str(reply.json()["version"])
 
     @property
     def takes_adapters(self) -> bool | None:
@@ -143,11 +145,6 @@ class OllamaServer:
     def delete(self, name: str) -> None:
         with self._told(f"delete {name}"):
             self._client.delete(name)
-
-    def _get(self, path: str) -> dict[str, Any]:
-        reply = self._http.get(path)
-        reply.raise_for_status()
-        return dict(reply.json())
 
     @contextmanager
     def _told(self, what: str) -> Iterator[None]:

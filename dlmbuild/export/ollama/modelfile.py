@@ -7,7 +7,6 @@ from 0.30 on Ollama then renders the template inside the GGUF, and that is the o
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from dlmbuild.doc.prompt import ends_a_block
@@ -18,35 +17,24 @@ DRAWN: Mapping[str, float] = {"top_p": 1.0, **UNCUT}
 """What Ollama is told where tokens are drawn, or it would cut some off by itself: for top_k, 0 is all."""
 
 
-@dataclass(frozen=True, slots=True)
-class Modelfile:
-    """What a Modelfile says. `text` depends on nothing else: no clock, no path."""
+def modelfile(model: str, comment: str, settings: Mapping[str, Any]) -> str:
+    """The text for the GGUF `model` beside it; `settings` are what Ollama's API takes when a model is created.
 
-    model: str
-    """File name of the GGUF beside the Modelfile."""
-    comment: str
-    parameters: Mapping[str, Any]
-    """What it sets, as the API takes it."""
-    system: str | None
-    license: str
-    template: str | None = None
-    """In Go's language; see templates.py."""
-
-    @property
-    def text(self) -> str:
-        lines = [f"# {self.comment}", f"FROM ./{self.model}"]
-        if self.template is not None:
-            lines.append(f"TEMPLATE {_block(self.template, 'the chat template')}")
-        for name, value in self.parameters.items():
-            if name == "stop":
-                lines += [f"PARAMETER stop {_quoted(stop, 'a stop token')}" for stop in value]
-            else:
-                lines.append(f"PARAMETER {name} {value:g}" if isinstance(value, float) else f"PARAMETER {name} {value}")
-        if self.system:
-            lines.append(f"SYSTEM {_block(self.system, 'system_prompt')}")
-        if self.license:
-            lines.append(f"LICENSE {_block(self.license, 'the licence of the base')}")
-        return "\n".join(lines) + "\n"
+    `parameters`, `system`, `license` and `template`, which is in Go's language: see templates.py.
+    """
+    lines = [f"# {comment}", f"FROM ./{model}"]
+    if settings["template"] is not None:
+        lines.append(f"TEMPLATE {_block(settings['template'], 'the chat template')}")
+    for name, value in settings["parameters"].items():
+        if name == "stop":
+            lines += [f"PARAMETER stop {_quoted(stop, 'a stop token')}" for stop in value]
+        else:
+            lines.append(f"PARAMETER {name} {value:g}" if isinstance(value, float) else f"PARAMETER {name} {value}")
+    if settings["system"]:
+        lines.append(f"SYSTEM {_block(settings['system'], 'system_prompt')}")
+    if settings["license"]:
+        lines.append(f"LICENSE {_block(settings['license'], 'the licence of the base')}")
+    return "\n".join(lines) + "\n"
 
 
 def _quoted(value: str, what: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from dlmbuild.errors import ExportError
 from dlmbuild.export.ollama.client import OllamaServer
+from dlmbuild.export.parity import text_of
 from dlmbuild.inference.llama_cpp import CONTEXT, LlamaCpp
 from dlmbuild.io.gguf_file import read_header
 from dlmbuild.io.progress import Progress
@@ -39,12 +40,12 @@ def expected_answers(
     texts: list[dict[str, Any]] = []
     answers: list[dict[str, Any]] = []
     for probe in fixed:
-        prompt, ids = runtime.as_sent(_text(probe))
+        prompt, ids = runtime.as_sent(text_of(probe))
         if ids[-len(probe["ids"]) :] == probe["ids"]:
             texts.append({"prompt": prompt, "tokens": len(ids)})
     for number, (question, probe) in enumerate(zip(questions, asked, strict=True)):
         progress("asking llama.cpp", number, len(asked))
-        prompt, ids = runtime.as_sent(_text(probe))
+        prompt, ids = runtime.as_sent(text_of(probe))
         if len(answers) < _ASKED and ids[-len(probe["ids"]) :] == probe["ids"]:
             said = {"prompt": prompt, "tokens": len(ids), "question": question}
             answers.append({**said, "begins": _certain(runtime, ids, stops)})
@@ -141,7 +142,3 @@ def _certain(runtime: LlamaCpp, ids: Sequence[int], stops: set[Any]) -> str:
             break
         said += text
     return said
-
-
-def _text(probe: Mapping[str, Any]) -> str:
-    return "".join(text for text, _ in probe["pieces"])

@@ -20,7 +20,7 @@ from dlmbuild.export.runtimes import HERE
 from dlmbuild.io.digest import readable_json
 from dlmbuild.io.json_file import read_json_object
 from dlmbuild.io.progress import Progress, silent
-from dlmbuild.io.safetensors_file import create_safetensors
+from dlmbuild.io.safetensors_file import write_arrays
 
 _MODULE = re.compile(r"model\.layers\.(\d+)\.(.+)\.weight")
 _SAME_NAMES = ("llama", "mistral", "smollm3", "qwen2", "qwen3", "phi3", "gemma2", "gemma3_text", "olmo2")
@@ -69,15 +69,11 @@ def write_adapter(
         layers.add(int(found[1]))
         keys.add(found[2])
         missing = (0, rank - pair.a.shape[0])
-        b = pair.b if pair.scale == scale else pair.b * np.float32(pair.scale / scale)
+        b = pair.b * np.float32(pair.scale / scale)
         name = weight.removesuffix(".weight")
         arrays[f"{name}.lora_a"] = np.pad(pair.a.T, ((0, 0), missing))
         arrays[f"{name}.lora_b"] = np.pad(b.T, (missing, (0, 0)))
-    with create_safetensors(
-        out / "adapters.safetensors", {name: array.shape for name, array in arrays.items()}
-    ) as file:
-        for _, array in sorted(arrays.items()):
-            file.write(np.ascontiguousarray(array, dtype="<f4").tobytes())
+    write_arrays(out / "adapters.safetensors", arrays)
     settings = {
         "fine_tune_type": "lora",
         "num_layers": model.layers - min(layers),  # counted from the last one
