@@ -24,7 +24,7 @@ def tasks(project: Project) -> Iterator[dict[str, Any] | Task]:
     for trained in models(project.documents):
         for quant in project.quantisations:
             yield {"name": f"{trained.title}:{quant}", **_ollama(trained, quant, project).task()}
-    yield from shorter("ollama", "in Ollama", project, "register the default exports in a running Ollama")
+    yield from shorter("ollama", project, "register the default exports in a running Ollama", ", in Ollama")
 
 
 def _ollama(trained: Trained, quant: str, project: Project) -> Step:

@@ -16,6 +16,7 @@ from dlmbuild.doc.names import RUNTIMES
 from dlmbuild.store.outputs import AdapterVersions, Folder
 from dlmbuild.store.records import Record
 
+from .check import refused
 from .shorter import alias
 
 
@@ -31,6 +32,7 @@ def tasks(project: Project) -> Iterator[dict[str, Any]]:
         yield alias(trained.title, f"{trained.title} for every runtime", needed, clean)
     for runtime in RUNTIMES:
         needed = [f"runtime:{document.name}:{runtime}" for document in project.documents]
+        needed += [f"check:{refusal.name}" for refusal in refused(project)]
         clean = [action for trained in every for action in _clean(trained, runtime)]
         yield alias(runtime, f"every document for {runtime}", needed, clean)
 
