@@ -28,7 +28,7 @@ from dlmbuild.io.digest import canonical_json
 from dlmbuild.lock import Mode
 from dlmbuild.store.layout import BaseFolder, Home, Store
 
-_HEADER_VERSION = "12"
+_HEADER_VERSION = "13"
 _REGISTRY = Path(base_models.__file__).with_name("registry.toml")
 
 
