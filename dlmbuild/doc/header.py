@@ -22,21 +22,20 @@ class Header:
     dlm_id: str
     base_model: str
     default_quant: Quantisation
-    sources: list[dict[str, Any]] = field(default_factory=list)
-    """`training.sources` as data."""
-    sources_policy: str = "permissive"
+    sources: dict[str, Any] = field(default_factory=dict)
+    """`given` and `policy`: `training.sources` and `training.sources_policy` as data. Empty where there are none."""
     prefers: bool = False
-    """Whether its adapter is trained on preferences."""
+    """Whether its adapter is trained on preferences, after the rows."""
     evaluates: bool = False
     """Whether it says what its model must reach."""
     retention: float | None = None
     """How strongly it holds its model to what the base says by itself; None where the recipe decides."""
-    whole: tuple[str, ...] = ()
+    whole: list[str] = field(default_factory=list)
     """Its adapters, by name ("" for the only one), that no LoRA file can hold: they are exported merged alone."""
     adapters: dict[str, bool] = field(default_factory=dict)
-    """The adapters that it names, in their order → whether they are trained on preferences."""
+    """The adapters that it names, in their order → whether they are trained on preferences. See build/trained.py."""
     mixes: dict[str, Any] = field(default_factory=dict)
-    """`export.mixes` as data."""
+    """`export.mixes` as data: `weights` and `rank` of each."""
     gated: bool = False
     """Whether it has a gate trained between its adapters."""
     imatrix: bool = True
@@ -55,7 +54,7 @@ def read_header(data: bytes, path: str) -> Header:
         raise InvalidDocument([error]) from None
     if len(mistakes) or values is None:
         mistakes.stop()
-    sources = [source.model_dump(mode="json") for source in values.training.sources or ()]
+    given = [source.model_dump(mode="json") for source in values.training.sources or ()]
     kinds = {name: one.adapter for name, one in (values.training.adapters or {}).items()}
     kinds = kinds or {"": values.training.adapter}
     named = list(values.training.adapters or ())
@@ -64,12 +63,11 @@ def read_header(data: bytes, path: str) -> Header:
         values.dlm_id,
         values.base_model,
         values.export.default_quant,
-        sources,
-        values.training.sources_policy,
+        {"given": given, "policy": values.training.sources_policy} if given else {},
         bool(preferring),
         any(wanted is not None for _, wanted in values.evaluate),
         None if values.training.retention == "auto" else values.training.retention,
-        tuple(name for name, kind in kinds.items() if kind == "dora"),
+        [name for name, kind in kinds.items() if kind == "dora"],
         {name: name in preferring for name in named},
         {name: mix.model_dump() for name, mix in (values.export.mixes or {}).items()},
         values.training.gate.enabled,
