@@ -144,7 +144,7 @@ def _dataset(trained: Trained, project: Project) -> Step:
         light=True,
         also_watched=lambda: [history.index_file(trained)] if history.share(trained) else [],
         done=done,
-        lock_file=store.lock_file,
+        store=store,
         archive=project.archive,
     )
 

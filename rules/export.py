@@ -146,7 +146,7 @@ def _export(trained: Trained, quant: str, project: Project) -> Step:
         reads=(store.document, base.facts, *trained.datasets),
         outputs=Files({name: folder / name for name in _files(trained, quant)}),
         work=work,
-        lock_file=store.lock_file,
+        store=store,
         archive=project.archive,
         done=done,
         summary=summary,

@@ -82,6 +82,6 @@ def _hub(trained: Trained, quant: str, project: Project) -> Step:
         outputs=_outputs(trained, quant),
         work=work,
         summary=summary,
-        lock_file=store.lock_file,
+        store=store,
         archive=project.archive,
     )

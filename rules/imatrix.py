@@ -10,6 +10,7 @@ from dlmbuild.build.reading import checkpoint
 from dlmbuild.build.reporter import watcher
 from dlmbuild.build.step import Step, Workplace
 from dlmbuild.build.trained import Trained, models
+from dlmbuild.hardware.detect import this_machine
 from dlmbuild.store.outputs import AdapterVersions, Files
 
 from .train import PACKAGES
@@ -30,12 +31,9 @@ def _imatrix(trained: Trained, project: Project) -> Step:
     datasets = {f"dataset_{number}": path for number, path in enumerate(trained.datasets, 1)}
 
     def work(place: Workplace) -> Mapping[str, Any]:
-        from dlmbuild.hardware.detect import this_machine
-        from dlmbuild.jobs.local import require_extra, run_job
-
-        require_extra(*PACKAGES, "gguf")
-        found = run_job(
+        found = place.run(
             "imatrix",
+            needs=(*PACKAGES, "gguf"),
             inputs={
                 "base": checkpoint(base),
                 "adapter": AdapterVersions(store.adapter).current(),
@@ -44,9 +42,6 @@ def _imatrix(trained: Trained, project: Project) -> Step:
             },
             params={},
             file=NAME,
-            out=place.out,
-            log=store.logs / "imatrix.log",
-            progress=place.progress,
             threads=this_machine().cores,
         )
         if found["without"]:
@@ -65,6 +60,6 @@ def _imatrix(trained: Trained, project: Project) -> Step:
         reads=(base.facts,),
         outputs=Files({NAME: store.cache / NAME}),
         work=work,
-        lock_file=store.lock_file,
+        store=store,
         archive=project.archive,
     )

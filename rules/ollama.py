@@ -40,20 +40,18 @@ def _ollama(trained: Trained, quant: str, project: Project) -> Step:
     def work(place: Workplace) -> Mapping[str, Any]:
         from dlmbuild.export.ollama.registration import model_name, register
         from dlmbuild.hardware.detect import this_machine
-        from dlmbuild.jobs.local import require_extra, run_job
+        from dlmbuild.jobs.local import require_extra
 
         require_extra("ollama", extra="ollama")
         require_extra("xllamacpp")
         name = model_name(trained.title.replace(":", "-"), quant)
         questions = [pair["question"] for pair in answered(trained.own_sections())]
         expect = partial(
-            run_job,
+            place.run,
             "expected_answers",
             inputs={"gguf": model, "reference": reference},
             params={"questions": questions},
-            out=place.out,
-            log=store.logs / "ollama.log",
-            progress=place.progress,
+            log="ollama",
             threads=this_machine().cores,
         )
         return register(name, model, read_json(manifest), expect, store.cache / "ollama.json", place.progress)
@@ -83,6 +81,6 @@ def _ollama(trained: Trained, quant: str, project: Project) -> Step:
         work=work,
         elsewhere=elsewhere,
         summary=summary,
-        lock_file=store.lock_file,
+        store=store,
         archive=project.archive,
     )

@@ -66,7 +66,7 @@ def _pack(document: Document, project: Project) -> Step:
         params=params,
         outputs=Files({target.name: target}, linked=False),
         work=work,
-        lock_file=store.lock_file,
+        store=store,
         archive=project.archive,
         clean=True,
         summary=lambda record: f"{target.name}: dlm unpack brings it in elsewhere",

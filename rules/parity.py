@@ -10,6 +10,7 @@ from dlmbuild.build.project import Project
 from dlmbuild.build.reading import answered, checkpoint, read_json
 from dlmbuild.build.step import Step, Workplace
 from dlmbuild.build.trained import Trained, models
+from dlmbuild.hardware.detect import this_machine
 from dlmbuild.store.outputs import AdapterVersions, Files
 
 from .train import PACKAGES
@@ -48,13 +49,9 @@ def _parity(trained: Trained, project: Project) -> Step:
         }
 
     def work(place: Workplace) -> Mapping[str, Any]:
-        from dlmbuild.hardware.detect import this_machine
-        from dlmbuild.jobs.local import require_extra, run_job
-
-        require_extra(*PACKAGES, "gguf", "xllamacpp")
         adapter = AdapterVersions(store.adapter).current()
         folder = checkpoint(base)
-        job = partial(run_job, out=place.out, progress=place.progress, log=store.logs / "parity.log")
+        job = partial(place.run, needs=(*PACKAGES, "gguf", "xllamacpp"), log="parity")
         threads = this_machine().cores
         named = {"base": place.params["base"]}
         used = {"adapter": adapter, "checkpoint": folder}
@@ -88,6 +85,6 @@ def _parity(trained: Trained, project: Project) -> Step:
         reads=(store.document, base.facts),
         outputs=Files({name: store.cache / name for name in names}),
         work=work,
-        lock_file=store.lock_file,
+        store=store,
         archive=project.archive,
     )

@@ -64,16 +64,12 @@ def _runtime(trained: Trained, runtime: str, project: Project) -> Step:
 
     def work(place: Workplace) -> Mapping[str, Any]:
         from dlmbuild.io.digest import readable_json, sha256_file
-        from dlmbuild.jobs.local import require_extra, run_job
 
-        require_extra("numpy", "gguf")
-        done = run_job(
+        done = place.run(
             runtime,
+            needs=("numpy", "gguf"),
             inputs={"adapter": AdapterVersions(store.adapter).current(), "checkpoint": checkpoint(base)},
             params={name: place.params[name] for name in ("files", "base", "parameters")},
-            out=place.out,
-            log=store.logs / f"{runtime}.log",
-            progress=place.progress,
         )
         files = {path.name: {"sha256": sha256_file(path)} for path in sorted(place.out.iterdir())}
         (place.out / f"{runtime}.json").write_bytes(readable_json({"files": files, "dlm_id": document.dlm_id}))
@@ -92,6 +88,6 @@ def _runtime(trained: Trained, runtime: str, project: Project) -> Step:
         outputs=_outputs(trained, runtime),
         work=work,
         summary=summary,
-        lock_file=store.lock_file,
+        store=store,
         archive=project.archive,
     )

@@ -31,7 +31,7 @@ from dlmbuild.io.progress import Progress
 from dlmbuild.io.statcache import StatCache
 from dlmbuild.store.built import note_built, read_built
 from dlmbuild.store.disk import disk_error
-from dlmbuild.store.layout import Home, Store
+from dlmbuild.store.layout import BaseFolder, Home, Store
 from dlmbuild.store.objects import Objects
 from dlmbuild.store.outputs import Outputs
 from dlmbuild.store.records import Ingredients, Record, Records
@@ -66,6 +66,18 @@ class Workplace(NamedTuple):
     kept: Path
     """A folder for what an interrupted attempt leaves to the next one with the same key; gone after success."""
     key: str
+    logs: Path
+    """The folder that logs of jobs go to."""
+
+    def run(self, job: str, *, needs: Sequence[str] = (), log: str = "", **given: Any) -> dict[str, Any]:
+        """Run a job of this step, as `run_job` says, if the packages that it `needs` are here.
+
+        What libraries print while it runs goes to the `log` of that name, by default of the job's.
+        """
+        from dlmbuild.jobs.local import require_extra, run_job
+
+        require_extra(*needs)
+        return run_job(job, out=self.out, log=self.logs / f"{log or job}.log", progress=self.progress, **given)
 
 
 @dataclass(kw_only=True)
@@ -85,7 +97,7 @@ class Step:
     outputs: Outputs
     work: Callable[[Workplace], Mapping[str, Any]]
     """Does the work and returns notes for the record."""
-    lock_file: Path
+    store: Store | BaseFolder
     archive: Archive
     doc: str = ""
     light: bool = False
@@ -139,7 +151,7 @@ class Step:
     @property
     def _records(self) -> Records:
         """Those of earlier builds, and those that a pack brought for this document."""
-        return Records(self.archive.home.records, Store(self.lock_file.parent).imported)
+        return Records(self.archive.home.records, Store(self.store.root).imported)
 
     def known(self, key: str) -> Record | None:
         """The record of an earlier build, here or, of a document that came in a pack, where it was packed."""
@@ -151,7 +163,7 @@ class Step:
 
     def is_noted(self, key: str) -> bool:
         """Whether the step's last build came to its very end: a kill before that leaves something untold."""
-        return read_built(self.lock_file.parent).get(self.slot) == key
+        return read_built(self.store.root).get(self.slot) == key
 
     def watched(self) -> list[Path] | None:
         """Every file that the step's being up to date depends on; None if it is not, or if files do not tell."""
@@ -160,7 +172,7 @@ class Step:
         if current is None or record is None or not self.is_noted(current.key) or self.elsewhere:
             return None
         made = [*self.outputs.files(record.outputs), self._records.path(current.key)]
-        return [*self.inputs.values(), *self.reads, *self.also_watched(), *made, self.lock_file.parent / "built.json"]
+        return [*self.inputs.values(), *self.reads, *self.also_watched(), *made, self.store.root / "built.json"]
 
     # -- doing it ----------------------------------------------------------------------------------------------
 
@@ -178,7 +190,7 @@ class Step:
     def _build_or_restore(self) -> None:
         from dlmbuild.store.exclusive import exclusive
 
-        with exclusive(self.lock_file, self.name, lambda text: watcher().note(self.name, text)):
+        with exclusive(self.store.lock_file, self.name, lambda text: watcher().note(self.name, text)):
             self._sweep()
             current = self.ingredients()  # after the wait for the lock, and before any work
             if current is None:
@@ -192,12 +204,12 @@ class Step:
             else:
                 record = self._build(current)
             self.done(record, not known)
-            note_built(self.lock_file.parent, self.slot, current.key)
+            note_built(self.store.root, self.slot, current.key)
             watcher().in_place(self.name, "restored from an earlier build" if known else "", self.summary(record))
 
     def _sweep(self) -> None:
         """Delete what a killed build left; the lock is ours. In a person's folder only what bears our target's name."""
-        for place in {self.lock_file.parent, *(target.parent for target in self.outputs.targets.values())}:
+        for place in {self.store.root, *(target.parent for target in self.outputs.targets.values())}:
             if place.is_relative_to(self.archive.home.root):
                 sweep_staging(place)
         for target in self.outputs.targets.values():
@@ -205,10 +217,10 @@ class Step:
                 left.unlink(missing_ok=True)
 
     def _build(self, current: Ingredients) -> Record:
-        parent = self.lock_file.parent
         kept = self._kept(current.key)
-        with staging_folder(parent) as out:
-            notes = self.work(Workplace(out, current.params, watcher().progress(self.name), kept, current.key))
+        with staging_folder(self.store.root) as out:
+            progress = watcher().progress(self.name)
+            notes = self.work(Workplace(out, current.params, progress, kept, current.key, self.store.logs))
             now = self.ingredients()
             if now is None or now.key != current.key:
                 raise StoreError(
@@ -226,7 +238,7 @@ class Step:
     def _kept(self, key: str) -> Path:
         """What attempts at this key left behind; what attempts at other keys left is of no use any more."""
         verb = self.slot.replace(":", ".")
-        kept = self.lock_file.parent / "cache" / "unfinished" / f"{verb}-{key[:16]}"
+        kept = self.store.root / "cache" / "unfinished" / f"{verb}-{key[:16]}"
         for other in kept.parent.glob(f"{verb}-*"):
             if other != kept:
                 shutil.rmtree(other, ignore_errors=True)

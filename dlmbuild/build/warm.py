@@ -18,7 +18,6 @@ from dlmbuild.build.reading import read_json, seen
 from dlmbuild.build.trained import Trained
 from dlmbuild.errors import StoreError
 from dlmbuild.store.built import read_built
-from dlmbuild.store.layout import Store
 from dlmbuild.store.objects import Objects
 from dlmbuild.store.outputs import AdapterVersions
 from dlmbuild.store.records import Ingredients, Record, Records
@@ -65,7 +64,7 @@ class Lineage:
 
     def __init__(self, trained: Trained, project: Project) -> None:
         self._trained, self._full, self._archive = trained, project.full, project.archive
-        self._imported = Store(trained.store.lock_file.parent).imported
+        self._imported = trained.store.imported
         self._records = Records(project.archive.home.records, self._imported)
         self._decided: dict[str, Beginning] = {}
 

@@ -116,7 +116,7 @@ def _would_run(
     instead: dict[Path, Path],
     unknown: dict[Path, str],
 ) -> Finding:
-    last_key = read_built(step.lock_file.parent).get(step.slot)
+    last_key = read_built(step.store.root).get(step.slot)
     last = step.known(last_key) if last_key else None
     if record is not None:
         causes = ["what it made is damaged, and so is the copy of it"]
@@ -128,7 +128,7 @@ def _would_run(
         unknown.update(dict.fromkeys(step.outputs.targets.values(), step.name))
         return Finding(step.name, "run", causes)
     scratch.mkdir()
-    step.work(Workplace(scratch, now.params, silent, scratch, now.key))
+    step.work(Workplace(scratch, now.params, silent, scratch, now.key, scratch))
     for name, target in step.outputs.targets.items():
         made = scratch / name
         if last is not None:
