@@ -47,7 +47,7 @@ def _measure(who: str, trained: Trained, project: Project) -> Step:
     document, store = trained.document, trained.store
     base = project.base_folder(document.base)
     exported = who == "export"
-    datasets = {} if exported else {f"dataset_{number}": path for number, path in enumerate(trained.datasets, 1)}
+    datasets = {} if exported else trained.datasets
     model = {
         "base": {},
         "adapter": {"adapter": store.adapter / "adapter.json"},

@@ -28,7 +28,6 @@ def tasks(project: Project) -> Iterator[dict[str, Any]]:
 def _imatrix(trained: Trained, project: Project) -> Step:
     base, store = project.base_folder(trained.document.base), trained.store
     f16 = base.gguf("F16")
-    datasets = {f"dataset_{number}": path for number, path in enumerate(trained.datasets, 1)}
 
     def work(place: Workplace) -> Mapping[str, Any]:
         found = place.run(
@@ -38,7 +37,7 @@ def _imatrix(trained: Trained, project: Project) -> Step:
                 "base": checkpoint(base),
                 "adapter": AdapterVersions(store.adapter).current(),
                 "f16": f16,
-                **datasets,
+                **trained.datasets,
             },
             params={},
             file=NAME,
@@ -56,7 +55,7 @@ def _imatrix(trained: Trained, project: Project) -> Step:
         name=f"imatrix:{trained.title}",
         doc=f"which inputs of the weights of {trained.title} matter",
         rule="imatrix/3",
-        inputs={"adapter": store.adapter / "adapter.json", "f16": f16, **datasets},
+        inputs={"adapter": store.adapter / "adapter.json", "f16": f16, **trained.datasets},
         reads=(base.facts,),
         outputs=Files({NAME: store.cache / NAME}),
         work=work,

@@ -10,7 +10,7 @@ from typing import Any
 from doit.task import Task
 
 from dlmbuild.build.project import Project
-from dlmbuild.build.reading import answered, read_json
+from dlmbuild.build.reading import read_json
 from dlmbuild.build.step import Step, Workplace
 from dlmbuild.build.trained import Trained, models
 from dlmbuild.store.outputs import Files
@@ -45,12 +45,11 @@ def _ollama(trained: Trained, quant: str, project: Project) -> Step:
         require_extra("ollama", extra="ollama")
         require_extra("xllamacpp")
         name = model_name(trained.title.replace(":", "-"), quant)
-        questions = [pair["question"] for pair in answered(trained.own_sections())]
         expect = partial(
             place.run,
             "expected_answers",
             inputs={"gguf": model, "reference": reference},
-            params={"questions": questions},
+            params={"questions": trained.questions()},
             log="ollama",
             threads=this_machine().cores,
         )

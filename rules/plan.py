@@ -35,26 +35,13 @@ def _plan(document: Document, project: Project) -> Step:
         }
 
     def work(place: Workplace) -> Mapping[str, Any]:
+        from dlmbuild.build.forecast import resolved
         from dlmbuild.doc.document import parse
-        from dlmbuild.errors import HardwareError, InvalidDocument
-        from dlmbuild.hardware.detect import Machine
-        from dlmbuild.hardware.plan import refused_modules, resolve_plan
         from dlmbuild.io.digest import readable_json
 
         given = place.params
         keep_to_lock(document, project, base=given["base"], training=False)
-        if refused := refused_modules(given["training"], given["base"]):
-            parsed = parse(document.path)
-            for path, error in refused.items():
-                error.where = parsed.where("training", *path)
-            raise InvalidDocument(list(refused.values()))
-        try:
-            plan = resolve_plan(given["training"], given["recipe"], given["base"], Machine(**given["machine"]))
-        except HardwareError as error:
-            error.where = parse(document.path).where(
-                *(("training", *error.field.split(".")) if error.field else ("base_model",))
-            )
-            raise
+        plan = resolved(given["training"], given, given["base"], lambda: parse(document.path))
         guessed = sorted(field for field, value in given["training"].items() if value == "auto")
         if guessed and not given["recipe"]["measured"]:
             watcher().note(name, "`auto` training values are cautious guesses: none were measured on this base")

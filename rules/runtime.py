@@ -54,12 +54,11 @@ def _runtime(trained: Trained, runtime: str, project: Project) -> Step:
         from dlmbuild.export.manifest import runtime_parameters
 
         data, facts = read_json(store.document), read_json(base.facts)
-        rows = max(read_json(dataset)["counts"]["longest_row"] for dataset in trained.datasets)
         return {
             "runtime": runtime,
             "files": facts["files"],
             "base": os.path.relpath(checkpoint(base), folder),
-            "parameters": runtime_parameters(data["export"], rows, facts["context_length"]),
+            "parameters": runtime_parameters(data["export"], trained.longest_row(), facts["context_length"]),
         }
 
     def work(place: Workplace) -> Mapping[str, Any]:
@@ -84,7 +83,7 @@ def _runtime(trained: Trained, runtime: str, project: Project) -> Step:
         rule="runtime/1",
         inputs={"adapter": store.adapter / "adapter.json"},
         params=params,
-        reads=(store.document, base.facts, *trained.datasets),
+        reads=(store.document, base.facts, *trained.datasets.values()),
         outputs=_outputs(trained, runtime),
         work=work,
         summary=summary,

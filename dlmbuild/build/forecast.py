@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dlmbuild.build.locking import governing_lock, planning_facts
 from dlmbuild.build.project import Document, Project
@@ -14,6 +14,9 @@ from dlmbuild.build.trained import Trained
 from dlmbuild.errors import HardwareError, InvalidDocument, StoreError
 from dlmbuild.hardware.detect import Machine
 from dlmbuild.hardware.memory import Estimate, Load, Setup, Shape, estimate
+
+if TYPE_CHECKING:
+    from dlmbuild.doc.document import Document as Parsed
 
 
 class Planned(NamedTuple):
@@ -28,7 +31,6 @@ class Planned(NamedTuple):
 def planned(trained: Trained, project: Project) -> Planned:
     """An adapter's plan as a build would make it now. The base has to be here; raises what the `plan` step would."""
     from dlmbuild.doc.document import as_data, parse
-    from dlmbuild.hardware.plan import refused_modules, resolve_plan
 
     document = trained.document
     if not project.base_folder(document.base).facts.exists():
@@ -37,15 +39,7 @@ def planned(trained: Trained, project: Project) -> Planned:
     parsed = parse(path.relative_to(here) if path.is_relative_to(here) else path)
     written = as_data(parsed)["training"]
     base, facts = read_json(project.base_folder(document.base).facts), planning_facts(document, project)
-    if refused := refused_modules(written, base):
-        for key, wrong in refused.items():
-            wrong.where = parsed.where("training", *key)
-        raise InvalidDocument(list(refused.values()))
-    try:
-        plan = resolve_plan(written, facts["recipe"], base, Machine(**facts["machine"]))
-    except HardwareError as error:
-        error.where = parsed.where(*(("training", *error.field.split(".")) if error.field else ("base_model",)))
-        raise
+    plan = resolved(written, facts, base, lambda: parsed)
     lock = {} if project.lock_mode == "update" else governing_lock(document, project) or {}
     keys = {path[1] for path in parsed.marks if len(path) == 2}
     if trained.name:
@@ -57,6 +51,24 @@ def planned(trained: Trained, project: Project) -> Planned:
         _origins(plan, written, keys, facts["recipe"], lock),
         not facts["recipe"]["measured"],
     )
+
+
+def resolved(
+    written: Mapping[str, Any], facts: Mapping[str, Any], base: Mapping[str, Any], read: Callable[[], Parsed]
+) -> dict[str, Any]:
+    """The plan of what a document says about training, by the `planning_facts`. `read` gives positions for mistakes."""
+    from dlmbuild.hardware.plan import refused_modules, resolve_plan
+
+    if refused := refused_modules(written, base):
+        parsed = read()
+        for key, wrong in refused.items():
+            wrong.where = parsed.where("training", *key)
+        raise InvalidDocument(list(refused.values()))
+    try:
+        return resolve_plan(written, facts["recipe"], base, Machine(**facts["machine"]))
+    except HardwareError as error:
+        error.where = read().where(*(("training", *error.field.split(".")) if error.field else ("base_model",)))
+        raise
 
 
 def _origins(

@@ -55,6 +55,14 @@ class Archive:
     def records(self) -> Records:
         return Records(self.home.records)
 
+    def known(self, folder: Path) -> Records:
+        """The records of earlier builds, and those that a pack brought for the document whose store is `folder`."""
+        return Records(self.home.records, Store(folder).imported)
+
+    def last(self, folder: Path, slot: str) -> Record | None:
+        """The record of what a step built last in a store or base."""
+        return self.known(folder).load(read_built(folder).get(slot, ""))
+
 
 class Workplace(NamedTuple):
     """What the work of a step gets to see."""
@@ -148,14 +156,9 @@ class Step:
         except Exception:
             return False  # `run` meets it again and tells it in words; here doit would end with a traceback
 
-    @property
-    def _records(self) -> Records:
-        """Those of earlier builds, and those that a pack brought for this document."""
-        return Records(self.archive.home.records, Store(self.store.root).imported)
-
     def known(self, key: str) -> Record | None:
         """The record of an earlier build, here or, of a document that came in a pack, where it was packed."""
-        return self._records.load(key)
+        return self.archive.known(self.store.root).load(key)
 
     def missing_elsewhere(self, record: Record) -> str:
         """What another program lacks of what the record says, in words."""
@@ -171,7 +174,7 @@ class Step:
         record = self.known(current.key) if current else None
         if current is None or record is None or not self.is_noted(current.key) or self.elsewhere:
             return None
-        made = [*self.outputs.files(record.outputs), self._records.path(current.key)]
+        made = [*self.outputs.files(record.outputs), self.archive.known(self.store.root).path(current.key)]
         return [*self.inputs.values(), *self.reads, *self.also_watched(), *made, self.store.root / "built.json"]
 
     # -- doing it ----------------------------------------------------------------------------------------------

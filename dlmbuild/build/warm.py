@@ -65,7 +65,7 @@ class Lineage:
     def __init__(self, trained: Trained, project: Project) -> None:
         self._trained, self._full, self._archive = trained, project.full, project.archive
         self._imported = trained.store.imported
-        self._records = Records(project.archive.home.records, self._imported)
+        self._records = project.archive.known(trained.store.root)
         self._decided: dict[str, Beginning] = {}
 
     def continued(self, whole: Ingredients) -> Ingredients:
@@ -81,7 +81,7 @@ class Lineage:
         return self._archive.objects
 
     def _begin(self, whole: Ingredients) -> Beginning:
-        head = read_built(self._trained.store.root).get(":".join(filter(None, ("train", self._trained.name))), "")
+        head = read_built(self._trained.store.root).get(self._trained.slot("train"), "")
         if self._full:
             return Beginning(whole, head, "it was asked for")
         for record in (*self._back_from(head), *Records(self._imported).every()):

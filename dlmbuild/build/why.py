@@ -23,7 +23,6 @@ from dlmbuild.build.step import Step, Workplace
 from dlmbuild.errors import DlmError
 from dlmbuild.io.progress import silent
 from dlmbuild.io.text import unreadable
-from dlmbuild.store.built import read_built
 from dlmbuild.store.outputs import Folder
 from dlmbuild.store.records import Ingredients, Record
 
@@ -116,8 +115,7 @@ def _would_run(
     instead: dict[Path, Path],
     unknown: dict[Path, str],
 ) -> Finding:
-    last_key = read_built(step.store.root).get(step.slot)
-    last = step.known(last_key) if last_key else None
+    last = step.archive.last(step.store.root, step.slot)
     if record is not None:
         causes = ["what it made is damaged, and so is the copy of it"]
     elif last is None:
