@@ -88,6 +88,23 @@ class Workplace(NamedTuple):
         return run_job(job, out=self.out, log=self.logs / f"{log or job}.log", progress=self.progress, **given)
 
 
+class State(NamedTuple):
+    """What a step would be made from now, and what there is of an earlier build of the same."""
+
+    made_from: Ingredients
+    record: Record | None
+    absent: str = ""
+    """What another program lacks of what the record says, in words."""
+    mismatch: str = ""
+    """What lies here otherwise than the record says, in words."""
+    noted: bool = False
+    """Whether the step's last build came to its very end: a kill before that leaves something untold."""
+
+    @property
+    def is_fine(self) -> bool:
+        return self.record is not None and self.noted and not (self.absent or self.mismatch)
+
+
 @dataclass(kw_only=True)
 class Step:
     """A task creator's description of one task."""
@@ -144,15 +161,27 @@ class Step:
         except (FileNotFoundError, json.JSONDecodeError, KeyError):
             return None  # the step that makes the input finds out, and comes first
 
+    def _made_from(self) -> Ingredients:
+        """The same. Raises a DlmError where something is missing, or what lies here must not be used."""
+        found = self.ingredients()
+        if found is None:
+            raise self._missing_input()
+        self.guard()
+        return found
+
+    def state(self) -> State:
+        """How the step is now. Raises a DlmError where it can neither be built nor be used."""
+        made_from = self._made_from()
+        record = self.known(made_from.key)
+        if record is None:
+            return State(made_from, None)
+        mismatch = self.outputs.mismatch(record.outputs, self.archive.cache)
+        return State(made_from, record, self._absent(record), mismatch, self.is_noted(made_from.key))
+
     def is_up_to_date(self) -> bool:
         """doit's question, asked just before the step would run."""
         try:
-            current = self.ingredients()
-            self.guard()
-            record = self.known(current.key) if current else None
-            if current is None or record is None or not self.is_noted(current.key):
-                return False
-            return not (self.outputs.mismatch(record.outputs, self.archive.cache) or self.missing_elsewhere(record))
+            return self.state().is_fine
         except Exception:
             return False  # `run` meets it again and tells it in words; here doit would end with a traceback
 
@@ -160,12 +189,11 @@ class Step:
         """The record of an earlier build, here or, of a document that came in a pack, where it was packed."""
         return self.archive.known(self.store.root).load(key)
 
-    def missing_elsewhere(self, record: Record) -> str:
-        """What another program lacks of what the record says, in words."""
+    def _absent(self, record: Record) -> str:
         return self.elsewhere(record) if self.elsewhere else ""
 
     def is_noted(self, key: str) -> bool:
-        """Whether the step's last build came to its very end: a kill before that leaves something untold."""
+        """Whether the step's last build is the one with this key, and came to its very end."""
         return read_built(self.store.root).get(self.slot) == key
 
     def watched(self) -> list[Path] | None:
@@ -195,13 +223,10 @@ class Step:
 
         with exclusive(self.store.lock_file, self.name, lambda text: watcher().note(self.name, text)):
             self._sweep()
-            current = self.ingredients()  # after the wait for the lock, and before any work
-            if current is None:
-                raise self.missing_input()
-            self.guard()
+            current = self._made_from()  # after the wait for the lock, and before any work
             record = self.known(current.key)
             known = record is not None and all(map(self.archive.objects.has, record.outputs.values()))
-            known = known and not (record and self.missing_elsewhere(record))
+            known = known and not (record and self._absent(record))
             if record is not None and known:
                 self.outputs.publish(record.outputs, self.archive.objects)
             else:
@@ -247,7 +272,7 @@ class Step:
                 shutil.rmtree(other, ignore_errors=True)
         return kept
 
-    def missing_input(self) -> StoreError:
+    def _missing_input(self) -> StoreError:
         missing = [path for path in (*self.inputs.values(), *self.reads) if not path.exists()]
         named = missing[0] if missing else "an input"
         return StoreError(f"{named} is missing", why=f"{self.name} is made from it", do="doit " + self.name)
