@@ -33,19 +33,15 @@ def _base(reference: Reference, folder: BaseFolder, project: Project) -> Step:
 
     def work(place: Workplace) -> Mapping[str, Any]:
         from dlmbuild.base_models.license import accepted_by_environment, require_acceptance
-        from dlmbuild.jobs.local import require_extra, run_job
 
         known = reference.known
         if known is not None:
             require_acceptance(known, accepted_by_environment())
-        require_extra("numpy", "gguf", "safetensors", "huggingface_hub")
-        facts = run_job(
+        facts = place.run(
             "base",
+            needs=("numpy", "gguf", "safetensors", "huggingface_hub"),
             inputs={},
             params={"reference": reference.as_data(), "pre_tokenizer": place.params.get("pre_tokenizer", "")},
-            out=place.out,
-            log=folder.root / "base.log",
-            progress=place.progress,
             network=reference.kind in ("package", "hub"),
         )
         (place.out / "base.json").write_bytes(readable_json(facts))
@@ -70,7 +66,7 @@ def _base(reference: Reference, folder: BaseFolder, project: Project) -> Step:
         work=work,
         also_watched=lambda: [reference.path] if reference.path else [],  # a file may be added to a folder
         guard=guard,
-        lock_file=folder.lock_file,
+        store=folder,
         archive=project.archive,
     )
 

@@ -112,7 +112,7 @@ def _check(document: Document, project: Project) -> Step:
         light=True,
         places=places,
         also_watched=also_watched,
-        lock_file=document.store.lock_file,
+        store=document.store,
         archive=project.archive,
     )
 

@@ -13,7 +13,6 @@ from dlmbuild.build.step import Step, Workplace
 from dlmbuild.build.trained import Trained, adapters
 from dlmbuild.errors import DataError, Where
 from dlmbuild.io.digest import sha256_json
-from dlmbuild.store.built import read_built
 from dlmbuild.store.outputs import Folder
 from dlmbuild.store.records import Record
 
@@ -144,7 +143,7 @@ def _dataset(trained: Trained, project: Project) -> Step:
         light=True,
         also_watched=lambda: [history.index_file(trained)] if history.share(trained) else [],
         done=done,
-        lock_file=store.lock_file,
+        store=store,
         archive=project.archive,
     )
 
@@ -162,9 +161,7 @@ def _source_files(document: Document, project: Project) -> list[SourceFile]:
 
 def _last_shards(trained: Trained, project: Project) -> Mapping[str, Any]:
     """The shards of source files in the dataset that is in place."""
-    slot = f"dataset:{trained.name}" if trained.name else "dataset"
-    key = read_built(trained.store.root).get(slot)
-    record = project.archive.records.load(key) if key else None
+    record = project.archive.last(trained.store.root, trained.slot("dataset"))
     return record.notes.get("source_shards", {}) if record else {}
 
 

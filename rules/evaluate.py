@@ -12,6 +12,7 @@ from dlmbuild.build.reading import answered, checkpoint, read_json
 from dlmbuild.build.reporter import watcher
 from dlmbuild.build.step import Step, Workplace
 from dlmbuild.build.trained import Trained, adapters, models
+from dlmbuild.hardware.detect import this_machine
 from dlmbuild.io.digest import sha256_json
 from dlmbuild.store.outputs import AdapterVersions, Files
 from dlmbuild.store.records import Record
@@ -46,7 +47,7 @@ def _measure(who: str, trained: Trained, project: Project) -> Step:
     document, store = trained.document, trained.store
     base = project.base_folder(document.base)
     exported = who == "export"
-    datasets = {} if exported else {f"dataset_{number}": path for number, path in enumerate(trained.datasets, 1)}
+    datasets = {} if exported else trained.datasets
     model = {
         "base": {},
         "adapter": {"adapter": store.adapter / "adapter.json"},
@@ -65,21 +66,16 @@ def _measure(who: str, trained: Trained, project: Project) -> Step:
         }
 
     def work(place: Workplace) -> Mapping[str, Any]:
-        from dlmbuild.hardware.detect import this_machine
-        from dlmbuild.jobs.local import require_extra, run_job
-
-        require_extra(*_WHO[who])
         used = dict(model) if exported else {"base": checkpoint(base), **datasets}
         if who == "adapter":
             used["adapter"] = AdapterVersions(store.adapter).current()
-        return run_job(
+        return place.run(
             "measure_export" if exported else "measure",
+            needs=_WHO[who],
             inputs={**used, "general": _GENERAL},
             params={name: place.params[name] for name in ("asked", "system_prompt")},
             file=f"{who}.json",
-            out=place.out,
-            log=store.logs / f"evaluate-{who}.log",
-            progress=place.progress,
+            log=f"evaluate-{who}",
             threads=this_machine().cores,
         )
 
@@ -92,7 +88,7 @@ def _measure(who: str, trained: Trained, project: Project) -> Step:
         reads=(store.document, store.plan, *([] if exported else [base.facts])),
         outputs=Files({f"{who}.json": store.evaluation / f"{who}.json"}),
         work=work,
-        lock_file=store.lock_file,
+        store=store,
         archive=project.archive,
     )
 
@@ -147,7 +143,7 @@ def _evaluate(trained: Trained, project: Project) -> Step:
         guard=guard,
         done=done,
         summary=lambda record: f"\n{told()}",
-        lock_file=store.lock_file,
+        store=store,
         archive=project.archive,
         clean=True,
     )

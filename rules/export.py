@@ -15,41 +15,25 @@ from dlmbuild.build.project import Project
 from dlmbuild.build.reading import checkpoint, read_json
 from dlmbuild.build.step import Step, Workplace
 from dlmbuild.build.trained import Trained, models
-from dlmbuild.doc.names import QUANTISATIONS
 from dlmbuild.store.outputs import Files
 from dlmbuild.store.records import Record
 
-from .check import refused
 from .merge import weighed
-from .shorter import alias
+from .shorter import Made, shorter
 
 
 def tasks(project: Project) -> Iterator[dict[str, Any] | Task]:
     """build the exports that a runtime loads (the default quantisation of each document)"""
     said: set[Path] = set()
-    every = list(models(project.documents))
-    made = {quant: [_exported(trained, quant) for trained in every] for quant in project.quantisations}
-    for at, trained in enumerate(every):
+
+    def clean(made: Made) -> list[Clean]:
+        return [Clean([Exported(trained.store.export(quant), _files(trained, quant)) for trained, quant in made], said)]
+
+    for trained in models(project.documents):
         for quant in project.quantisations:
             task = _export(trained, quant, project).task()
-            yield {"name": f"{trained.title}:{quant}", **task, "clean": [Clean([made[quant][at]], said)]}
-        usual = trained.document.default_quant
-        clean = Clean([_exported(trained, usual)], said)
-        yield alias(trained.title, f"{trained.title} as {usual}", [f"export:{trained.title}:{usual}"], [clean])
-    blocked = [f"check:{refusal.name}" for refusal in refused(project)]
-    for quant in project.quantisations:
-        exports = [f"export:{document.name}:{quant}" for document in project.documents]
-        yield alias(quant, f"every document as {quant}", exports + blocked, [Clean(made[quant], said)])
-    # doit would let the group stand for all of its tasks; here it stands for the default quantisations.
-    # `doit clean` removes the exports of every quantisation; adapters and history stay.
-    yield Task(
-        "export",
-        None,
-        doc="build the exports that a runtime loads (the default quantisation of each document)",
-        task_dep=[f"export:{document.name}" for document in project.documents] + blocked,
-        has_subtask=True,
-        clean=[Clean((_exported(one, quant) for one in every for quant in QUANTISATIONS), said)],
-    )
+            yield {"name": f"{trained.title}:{quant}", **task, "clean": clean([(trained, quant)])}
+    yield from shorter("export", project, tasks.__doc__ or "", clean=clean)
 
 
 def _named(trained: Trained) -> dict[str, Any]:
@@ -66,10 +50,6 @@ _NOT_OF_A_FILE = ("default_quant", "mixes", "imatrix")
 def _files(trained: Trained, quant: str) -> tuple[str, ...]:
     parts = () if trained.merged_alone(quant) else (f"base.{quant}.gguf", "adapter.gguf")
     return (*parts, f"model.{quant}.gguf", "Modelfile", "README.md", "llama-server.sh", "export_manifest.json")
-
-
-def _exported(trained: Trained, quant: str) -> Exported:
-    return Exported(trained.store.export(quant), _files(trained, quant))
 
 
 def _export(trained: Trained, quant: str, project: Project) -> Step:
@@ -99,7 +79,7 @@ def _export(trained: Trained, quant: str, project: Project) -> Step:
                 **{name: facts[name] for name in ("context_length", "files")},
             },
             "draft": os.path.relpath(project.archive.home.base(draft).root, folder) if draft else "",
-            "longest_row": max(read_json(rows)["counts"]["longest_row"] for rows in trained.datasets),
+            "longest_row": trained.longest_row(),
             **({"trained": _named(trained)} if trained.name else {}),
             **({"imatrix": True} if weighed(trained, quant) else {}),
             **({"method": "DoRA"} if trained.whole else {}),
@@ -163,10 +143,10 @@ def _export(trained: Trained, quant: str, project: Project) -> Step:
         rule="export/5",
         inputs={**big, **reports, "adapter": store.adapter / "adapter.json"},
         params=params,
-        reads=(store.document, base.facts, *trained.datasets),
+        reads=(store.document, base.facts, *trained.datasets.values()),
         outputs=Files({name: folder / name for name in _files(trained, quant)}),
         work=work,
-        lock_file=store.lock_file,
+        store=store,
         archive=project.archive,
         done=done,
         summary=summary,

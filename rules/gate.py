@@ -10,6 +10,7 @@ from dlmbuild.build.project import Document, Project
 from dlmbuild.build.reading import base_identity, checkpoint, read_json
 from dlmbuild.build.reporter import watcher
 from dlmbuild.build.step import Step, Workplace
+from dlmbuild.hardware.detect import this_machine
 from dlmbuild.store.outputs import Files
 from dlmbuild.store.records import Record
 
@@ -45,20 +46,15 @@ def _gate(document: Document, project: Project) -> Step:
 
     def work(place: Workplace) -> Mapping[str, Any]:
         from dlmbuild.data.gate import told
-        from dlmbuild.hardware.detect import this_machine
-        from dlmbuild.jobs.local import require_extra, run_job
 
-        require_extra("torch", "transformers", "safetensors")
         keep_to_lock(document, project, base=place.params["base"], training=False)
         given = {key: place.params[key] for key in ("adapters", "texts", "probes", "settings", "seed")}
         threads = this_machine().threads
-        found = run_job(
+        found = place.run(
             "gate",
+            needs=("torch", "transformers", "safetensors"),
             inputs={"base": checkpoint(base)},
             params={**given, "base_identity": place.params["base"], "threads": threads},
-            out=place.out,
-            log=store.logs / "gate.log",
-            progress=place.progress,
             threads=threads,
         )
         if found["cold"]:
@@ -79,7 +75,7 @@ def _gate(document: Document, project: Project) -> Step:
         outputs=Files({file: store.gate / file for file in ("gate.safetensors", "gate_config.json")}),
         work=work,
         summary=summary,
-        lock_file=store.lock_file,
+        store=store,
         archive=project.archive,
         clean=True,
     )

@@ -31,17 +31,12 @@ def _gguf(reference: Reference, folder: BaseFolder, project: Project) -> Step:
         return {"base": facts["files"], **named, **how, "pins": pins(made_by)}
 
     def work(place: Workplace) -> Mapping[str, Any]:
-        from dlmbuild.jobs.local import require_extra, run_job
-
-        require_extra("numpy", "gguf")
-        return run_job(
+        return place.run(
             "gguf",
+            needs=("numpy", "gguf"),
             inputs={"checkpoint": checkpoint(folder)},
             params={name: place.params[name] for name in ("name", "general", "pre")},
             file="base.F16.gguf",
-            out=place.out,
-            log=folder.root / "gguf.log",
-            progress=place.progress,
         )
 
     return Step(
@@ -52,6 +47,6 @@ def _gguf(reference: Reference, folder: BaseFolder, project: Project) -> Step:
         reads=(folder.facts,),
         outputs=Files({"base.F16.gguf": folder.gguf("F16")}),
         work=work,
-        lock_file=folder.lock_file,
+        store=folder,
         archive=project.archive,
     )

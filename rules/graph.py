@@ -4,78 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from copy import copy
+from importlib import import_module
 from typing import Any
 
+from dlmbuild.build.checker import VERBS
 from dlmbuild.build.project import Document, Project
 from dlmbuild.doc.names import RUNTIMES
 
-from . import (
-    base,
-    check,
-    dataset,
-    evaluate,
-    export,
-    gate,
-    gguf,
-    hub,
-    imatrix,
-    merge,
-    mix,
-    ollama,
-    pack,
-    parity,
-    plan,
-    prefer,
-    quantize,
-    retention,
-    runtime,
-    smoke,
-    train,
-)
+from .check import Refusal, refused
 
-STAGES = (
-    check,
-    base,
-    plan,
-    dataset,
-    retention,
-    train,
-    prefer,
-    mix,
-    gguf,
-    quantize,
-    parity,
-    imatrix,
-    merge,
-    smoke,
-    export,
-    hub,
-    runtime,
-    ollama,
-    pack,
-    evaluate,
-    gate,
-)
-"""In the order in which they follow each other."""
-_OF_A_BASE = (base, retention, gguf, quantize)
+_OF_A_BASE = ("base", "retention", "gguf", "quantize")
+_BY_QUANTISATION = ("merge", "smoke", "export", "hub", "ollama")
 
 
 def graph(found: Project) -> Iterator[Any]:
     """Every task of every stage, as doit takes them."""
-    refused = list(check.refused(found))
-    for stage in STAGES:
-        verb = stage.__name__.rpartition(".")[2]
+    refusals = list(refused(found))
+    variants = {"runtime": RUNTIMES, **dict.fromkeys(_BY_QUANTISATION, found.quantisations)}
+    for verb in VERBS:
+        stage = import_module(f"dlmbuild.rules.{verb}")
         yield {"basename": verb, "name": None, "doc": stage.tasks.__doc__}
         tasks = list(stage.tasks(found))
         named = [task for task in tasks if isinstance(task, dict)]
         taken = {task["name"] for task in named}
-        if stage is not check:  # after the others: doit stops at the first that fails
-            quantised = found.quantisations if stage in (merge, smoke, export, hub, ollama) else ()
-            blocked = _blocked(refused, RUNTIMES if stage is runtime else quantised)
-            named += [task for task in blocked if task["name"] not in taken]
+        if verb != "check":  # after the others: doit stops at the first that fails
+            named += [task for task in _blocked(refusals, variants.get(verb, ())) if task["name"] not in taken]
         named += _of_all_adapters(named, found.documents, verb)
         for task in named:
-            if stage not in (check, *_OF_A_BASE) and "meta" in task:  # what a document's own steps make
+            if verb not in ("check", *_OF_A_BASE) and "meta" in task:  # what a document's own steps make
                 # Its check before all else, the base as well: nothing is fetched for a document with mistakes.
                 task["task_dep"] = [f"check:{task['name'].partition(':')[0]}"]
             yield {"basename": verb, **task}
@@ -107,9 +63,9 @@ def _of_all_adapters(tasks: list[dict[str, Any]], documents: Sequence[Document],
     ]
 
 
-def _blocked(refused: list[check.Refusal], variants: Sequence[str]) -> Iterator[dict[str, Any]]:
+def _blocked(refusals: list[Refusal], variants: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Tasks of what is refused: whatever is asked of it ends at its check, which says what is wrong."""
-    for refusal in refused:
+    for refusal in refusals:
         for ending in ("", *(f":{variant}" for variant in variants)):
             yield {
                 "name": refusal.name + ending,

@@ -17,7 +17,7 @@ from dlmbuild.build.trained import Trained, models
 from dlmbuild.store.outputs import AdapterVersions, Folder
 from dlmbuild.store.records import Record
 
-from .shorter import shorter
+from .shorter import Made, shorter
 
 
 def tasks(project: Project) -> Iterator[dict[str, Any] | Task]:
@@ -25,16 +25,16 @@ def tasks(project: Project) -> Iterator[dict[str, Any] | Task]:
     for trained in models(project.documents):
         for quant in project.quantisations:
             task = _hub(trained, quant, project).task()
-            yield {"name": f"{trained.title}:{quant}", **task, "clean": _clean(trained, quant)}
-    yield from shorter("hub", "for a hub", project, "make folders of the default exports for a model hub", _clean)
+            yield {"name": f"{trained.title}:{quant}", **task, "clean": _clean([(trained, quant)])}
+    yield from shorter("hub", project, "make folders of the default exports for a model hub", ", for a hub", _clean)
 
 
 def _outputs(trained: Trained, quant: str) -> Folder:
     return Folder(trained.store.hub / f"{quant}.json", quant, shared=True)
 
 
-def _clean(trained: Trained, quant: str) -> list[CleanFolder]:
-    return [CleanFolder(_outputs(trained, quant))]
+def _clean(made: Made) -> list[CleanFolder]:
+    return [CleanFolder(_outputs(trained, quant)) for trained, quant in made]
 
 
 def _hub(trained: Trained, quant: str, project: Project) -> Step:
@@ -82,6 +82,6 @@ def _hub(trained: Trained, quant: str, project: Project) -> Step:
         outputs=_outputs(trained, quant),
         work=work,
         summary=summary,
-        lock_file=store.lock_file,
+        store=store,
         archive=project.archive,
     )

@@ -10,6 +10,7 @@ from dlmbuild.build.reading import checkpoint
 from dlmbuild.build.reporter import watcher
 from dlmbuild.build.step import Step, Workplace
 from dlmbuild.build.trained import Trained, models
+from dlmbuild.hardware.detect import this_machine
 from dlmbuild.store.outputs import AdapterVersions, Files
 
 from .train import PACKAGES
@@ -27,26 +28,19 @@ def tasks(project: Project) -> Iterator[dict[str, Any]]:
 def _imatrix(trained: Trained, project: Project) -> Step:
     base, store = project.base_folder(trained.document.base), trained.store
     f16 = base.gguf("F16")
-    datasets = {f"dataset_{number}": path for number, path in enumerate(trained.datasets, 1)}
 
     def work(place: Workplace) -> Mapping[str, Any]:
-        from dlmbuild.hardware.detect import this_machine
-        from dlmbuild.jobs.local import require_extra, run_job
-
-        require_extra(*PACKAGES, "gguf")
-        found = run_job(
+        found = place.run(
             "imatrix",
+            needs=(*PACKAGES, "gguf"),
             inputs={
                 "base": checkpoint(base),
                 "adapter": AdapterVersions(store.adapter).current(),
                 "f16": f16,
-                **datasets,
+                **trained.datasets,
             },
             params={},
             file=NAME,
-            out=place.out,
-            log=store.logs / "imatrix.log",
-            progress=place.progress,
             threads=this_machine().cores,
         )
         if found["without"]:
@@ -61,10 +55,10 @@ def _imatrix(trained: Trained, project: Project) -> Step:
         name=f"imatrix:{trained.title}",
         doc=f"which inputs of the weights of {trained.title} matter",
         rule="imatrix/4",
-        inputs={"adapter": store.adapter / "adapter.json", "f16": f16, **datasets},
+        inputs={"adapter": store.adapter / "adapter.json", "f16": f16, **trained.datasets},
         reads=(base.facts,),
         outputs=Files({NAME: store.cache / NAME}),
         work=work,
-        lock_file=store.lock_file,
+        store=store,
         archive=project.archive,
     )

@@ -12,6 +12,7 @@ from dlmbuild.build.step import Step, Workplace
 from dlmbuild.build.trained import Trained, models
 from dlmbuild.doc.names import EXACT, WEIGHED
 from dlmbuild.errors import UsageError, Where
+from dlmbuild.hardware.detect import this_machine
 from dlmbuild.store.outputs import AdapterVersions, Files
 
 from .imatrix import NAME as IMATRIX
@@ -63,12 +64,9 @@ def _merge(trained: Trained, quant: str, project: Project) -> Step:
         }
 
     def work(place: Workplace) -> Mapping[str, Any]:
-        from dlmbuild.hardware.detect import this_machine
-        from dlmbuild.jobs.local import require_extra, run_job
-
-        require_extra("numpy", "gguf", "libggml")
-        return run_job(
+        return place.run(
             "merge",
+            needs=("numpy", "gguf", "libggml"),
             inputs={
                 "checkpoint": checkpoint(base),
                 "adapter": AdapterVersions(store.adapter).current(),
@@ -82,9 +80,6 @@ def _merge(trained: Trained, quant: str, project: Project) -> Step:
                 **{name: place.params[name] for name in ("name", "general", "base")},
             },
             file=name,
-            out=place.out,
-            log=store.logs / "merge.log",
-            progress=place.progress,
         )
 
     return Step(
@@ -102,6 +97,6 @@ def _merge(trained: Trained, quant: str, project: Project) -> Step:
         outputs=Files({name: store.cache / name}),
         work=work,
         impossible=partial(_impossible, trained.document, quant) if quant in WEIGHED and not matters else None,
-        lock_file=store.lock_file,
+        store=store,
         archive=project.archive,
     )

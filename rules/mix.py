@@ -27,16 +27,11 @@ def _mix(trained: Trained, project: Project) -> Step:
         return {"weights": dict(trained.parts), "rank": trained.rank}
 
     def work(place: Workplace) -> Mapping[str, Any]:
-        from dlmbuild.jobs.local import require_extra, run_job
-
-        require_extra("numpy", "safetensors")
-        found = run_job(
+        found = place.run(
             "mix",
+            needs=("numpy", "safetensors"),
             inputs={f"of_{part}": versions.current() for part, versions in parts.items()},
             params=place.params,
-            out=place.out,
-            log=store.logs / "mix.log",
-            progress=place.progress,
         )
         if trained.rank is not None:
             watcher().note(name, f"at rank {found['rank']} it lacks {found['error']:.2%} of the whole sum")
@@ -50,6 +45,6 @@ def _mix(trained: Trained, project: Project) -> Step:
         params=params,
         outputs=AdapterVersions(store.adapter),
         work=work,
-        lock_file=store.lock_file,
+        store=store,
         archive=project.archive,
     )

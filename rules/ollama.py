@@ -10,7 +10,7 @@ from typing import Any
 from doit.task import Task
 
 from dlmbuild.build.project import Project
-from dlmbuild.build.reading import answered, read_json
+from dlmbuild.build.reading import read_json
 from dlmbuild.build.step import Step, Workplace
 from dlmbuild.build.trained import Trained, models
 from dlmbuild.store.outputs import Files
@@ -24,7 +24,7 @@ def tasks(project: Project) -> Iterator[dict[str, Any] | Task]:
     for trained in models(project.documents):
         for quant in project.quantisations:
             yield {"name": f"{trained.title}:{quant}", **_ollama(trained, quant, project).task()}
-    yield from shorter("ollama", "in Ollama", project, "register the default exports in a running Ollama")
+    yield from shorter("ollama", project, "register the default exports in a running Ollama", ", in Ollama")
 
 
 def _ollama(trained: Trained, quant: str, project: Project) -> Step:
@@ -40,20 +40,17 @@ def _ollama(trained: Trained, quant: str, project: Project) -> Step:
     def work(place: Workplace) -> Mapping[str, Any]:
         from dlmbuild.export.ollama.registration import model_name, register
         from dlmbuild.hardware.detect import this_machine
-        from dlmbuild.jobs.local import require_extra, run_job
+        from dlmbuild.jobs.local import require_extra
 
         require_extra("ollama", extra="ollama")
         require_extra("xllamacpp")
         name = model_name(trained.title.replace(":", "-"), quant)
-        questions = [pair["question"] for pair in answered(trained.own_sections())]
         expect = partial(
-            run_job,
+            place.run,
             "expected_answers",
             inputs={"gguf": model, "reference": reference},
-            params={"questions": questions},
-            out=place.out,
-            log=store.logs / "ollama.log",
-            progress=place.progress,
+            params={"questions": trained.questions()},
+            log="ollama",
             threads=this_machine().cores,
         )
         return register(name, model, read_json(manifest), expect, store.cache / "ollama.json", place.progress)
@@ -83,6 +80,6 @@ def _ollama(trained: Trained, quant: str, project: Project) -> Step:
         work=work,
         elsewhere=elsewhere,
         summary=summary,
-        lock_file=store.lock_file,
+        store=store,
         archive=project.archive,
     )

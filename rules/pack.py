@@ -25,7 +25,7 @@ def _pack(document: Document, project: Project) -> Step:
     trained = list(adapters([document]))
     trainings = [train.step(one, project) for one in trained]
     trainings += [prefer.step(one, project) for one in trained if one.prefers]
-    indexes = {":".join(filter(None, ("adapter", one.name))): one.store.adapter / "adapter.json" for one in trained}
+    indexes = {one.slot("adapter"): one.store.adapter / "adapter.json" for one in trained}
     target = project.folder / f"{document.name}.dlm.pack"
     name = f"pack:{document.name}"
 
@@ -66,7 +66,7 @@ def _pack(document: Document, project: Project) -> Step:
         params=params,
         outputs=Files({target.name: target}, linked=False),
         work=work,
-        lock_file=store.lock_file,
+        store=store,
         archive=project.archive,
         clean=True,
         summary=lambda record: f"{target.name}: dlm unpack brings it in elsewhere",

@@ -7,9 +7,10 @@ from functools import partial
 from typing import Any
 
 from dlmbuild.build.project import Project
-from dlmbuild.build.reading import answered, checkpoint, read_json
+from dlmbuild.build.reading import checkpoint, read_json
 from dlmbuild.build.step import Step, Workplace
 from dlmbuild.build.trained import Trained, models
+from dlmbuild.hardware.detect import this_machine
 from dlmbuild.store.outputs import AdapterVersions, Files
 
 from .train import PACKAGES
@@ -26,7 +27,6 @@ def tasks(project: Project) -> Iterator[dict[str, Any]]:
 
 def _parity(trained: Trained, project: Project) -> Step:
     base, store, whole = project.base_folder(trained.document.base), trained.store, trained.whole
-    datasets = {f"dataset_{number}": path for number, path in enumerate(trained.datasets, 1)}
     names = ("reference.json", "parity.json") if whole else ("adapter.gguf", "reference.json", "parity.json")
 
     def params() -> Mapping[str, Any]:
@@ -35,7 +35,7 @@ def _parity(trained: Trained, project: Project) -> Step:
 
         document, facts = trained.document, read_json(base.facts)
         return {
-            "questions": [pair["question"] for pair in answered(trained.own_sections())],
+            "questions": trained.questions(),
             "system_prompt": read_json(store.document)["system_prompt"],
             "base": facts["files"],
             "general": {
@@ -48,13 +48,9 @@ def _parity(trained: Trained, project: Project) -> Step:
         }
 
     def work(place: Workplace) -> Mapping[str, Any]:
-        from dlmbuild.hardware.detect import this_machine
-        from dlmbuild.jobs.local import require_extra, run_job
-
-        require_extra(*PACKAGES, "gguf", "xllamacpp")
         adapter = AdapterVersions(store.adapter).current()
         folder = checkpoint(base)
-        job = partial(run_job, out=place.out, progress=place.progress, log=store.logs / "parity.log")
+        job = partial(place.run, needs=(*PACKAGES, "gguf", "xllamacpp"), log="parity")
         threads = this_machine().cores
         named = {"base": place.params["base"]}
         used = {"adapter": adapter, "checkpoint": folder}
@@ -62,7 +58,7 @@ def _parity(trained: Trained, project: Project) -> Step:
             described = {**named, "general": place.params["general"]}
             job("adapter_gguf", inputs=used, params=described, file="adapter.gguf")
         asked = {name: place.params[name] for name in ("questions", "system_prompt")}
-        job("reference", inputs={"base": folder, "adapter": adapter, **datasets}, params=asked, threads=threads)
+        job("reference", inputs={"base": folder, "adapter": adapter, **trained.datasets}, params=asked, threads=threads)
         pair = {"gguf": base.gguf("F16"), "lora": place.out / "adapter.gguf"}
         if whole:
             pair = {"gguf": place.out / "model.F16.gguf"}
@@ -83,11 +79,11 @@ def _parity(trained: Trained, project: Project) -> Step:
         name=f"parity:{trained.title}",
         doc=f"the adapter of {trained.title} as GGUF, compared with the trained model",
         rule="parity/6",
-        inputs={"adapter": store.adapter / "adapter.json", "f16": base.gguf("F16"), **datasets},
+        inputs={"adapter": store.adapter / "adapter.json", "f16": base.gguf("F16"), **trained.datasets},
         params=params,
         reads=(store.document, base.facts),
         outputs=Files({name: store.cache / name for name in names}),
         work=work,
-        lock_file=store.lock_file,
+        store=store,
         archive=project.archive,
     )

@@ -68,6 +68,6 @@ def _plan(document: Document, project: Project) -> Step:
         work=work,
         light=True,
         also_watched=lambda: [document.store.dlm_lock, project.archive.home.selftest],
-        lock_file=document.store.lock_file,
+        store=document.store,
         archive=project.archive,
     )

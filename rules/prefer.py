@@ -56,7 +56,7 @@ def step(trained: Trained, project: Project) -> Step:
         reads=(store.dataset, store.plan, base.facts),
         outputs=after,
         work=work,
-        lock_file=store.lock_file,
+        store=store,
         archive=project.archive,
         done=lambda record, built: note_run(trained, project, record, built),
     )

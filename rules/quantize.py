@@ -10,6 +10,7 @@ from dlmbuild.build.project import Project
 from dlmbuild.build.reporter import watcher
 from dlmbuild.build.step import Step, Workplace
 from dlmbuild.doc.names import WEIGHED
+from dlmbuild.hardware.detect import this_machine
 from dlmbuild.store.layout import BaseFolder
 from dlmbuild.store.outputs import Files
 
@@ -31,18 +32,12 @@ def _quantize(reference: Reference, folder: BaseFolder, quant: str, project: Pro
         return {"quant": quant, "pins": pins(("libggml-python",))}
 
     def work(place: Workplace) -> Mapping[str, Any]:
-        from dlmbuild.hardware.detect import this_machine
-        from dlmbuild.jobs.local import require_extra, run_job
-
-        require_extra("numpy", "gguf", "libggml")
-        done = run_job(
+        done = place.run(
             "quantize",
+            needs=("numpy", "gguf", "libggml"),
             inputs={"f16": folder.gguf("F16")},
             params={"quant": quant, "threads": this_machine().cores},
             file=name,
-            out=place.out,
-            log=folder.root / "quantize.log",
-            progress=place.progress,
         )
         if done["fallbacks"]:
             types = ", ".join(f"{kind} {count}" for kind, count in done["types"].items())
@@ -60,6 +55,6 @@ def _quantize(reference: Reference, folder: BaseFolder, quant: str, project: Pro
         params=params,
         outputs=Files({name: folder.gguf(quant)}),
         work=work,
-        lock_file=folder.lock_file,
+        store=folder,
         archive=project.archive,
     )

@@ -11,6 +11,7 @@ from dlmbuild.base_models.reference import Reference
 from dlmbuild.build.project import Project
 from dlmbuild.build.reading import checkpoint, read_json
 from dlmbuild.build.step import Step, Workplace
+from dlmbuild.hardware.detect import this_machine
 from dlmbuild.store.layout import BaseFolder
 from dlmbuild.store.outputs import Files
 
@@ -30,18 +31,12 @@ def _retention(reference: Reference, folder: BaseFolder, project: Project) -> St
         return {"base": read_json(folder.facts)["files"]}
 
     def work(place: Workplace) -> Mapping[str, Any]:
-        from dlmbuild.hardware.detect import this_machine
-        from dlmbuild.jobs.local import require_extra, run_job
-
-        require_extra("torch", "transformers", "safetensors")
-        return run_job(
+        return place.run(
             "retention",
+            needs=("torch", "transformers", "safetensors"),
             inputs={"base": checkpoint(folder)},
             params={"threads": this_machine().threads, "precision": this_machine().precision},
             file=folder.retention.name,
-            out=place.out,
-            log=folder.root / "retention.log",
-            progress=place.progress,
             threads=this_machine().threads,
         )
 
@@ -54,6 +49,6 @@ def _retention(reference: Reference, folder: BaseFolder, project: Project) -> St
         reads=(folder.facts,),
         outputs=Files({folder.retention.name: folder.retention}),
         work=work,
-        lock_file=folder.lock_file,
+        store=folder,
         archive=project.archive,
     )

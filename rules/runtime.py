@@ -16,6 +16,7 @@ from dlmbuild.doc.names import RUNTIMES
 from dlmbuild.store.outputs import AdapterVersions, Folder
 from dlmbuild.store.records import Record
 
+from .check import refused
 from .shorter import alias
 
 
@@ -31,6 +32,7 @@ def tasks(project: Project) -> Iterator[dict[str, Any]]:
         yield alias(trained.title, f"{trained.title} for every runtime", needed, clean)
     for runtime in RUNTIMES:
         needed = [f"runtime:{document.name}:{runtime}" for document in project.documents]
+        needed += [f"check:{refusal.name}" for refusal in refused(project)]
         clean = [action for trained in every for action in _clean(trained, runtime)]
         yield alias(runtime, f"every document for {runtime}", needed, clean)
 
@@ -52,26 +54,21 @@ def _runtime(trained: Trained, runtime: str, project: Project) -> Step:
         from dlmbuild.export.manifest import runtime_parameters
 
         data, facts = read_json(store.document), read_json(base.facts)
-        rows = max(read_json(dataset)["counts"]["longest_row"] for dataset in trained.datasets)
         return {
             "runtime": runtime,
             "files": facts["files"],
             "base": os.path.relpath(checkpoint(base), folder),
-            "parameters": runtime_parameters(data["export"], rows, facts["context_length"]),
+            "parameters": runtime_parameters(data["export"], trained.longest_row(), facts["context_length"]),
         }
 
     def work(place: Workplace) -> Mapping[str, Any]:
         from dlmbuild.io.digest import readable_json, sha256_file
-        from dlmbuild.jobs.local import require_extra, run_job
 
-        require_extra("numpy", "gguf")
-        done = run_job(
+        done = place.run(
             runtime,
+            needs=("numpy", "gguf"),
             inputs={"adapter": AdapterVersions(store.adapter).current(), "checkpoint": checkpoint(base)},
             params={name: place.params[name] for name in ("files", "base", "parameters")},
-            out=place.out,
-            log=store.logs / f"{runtime}.log",
-            progress=place.progress,
         )
         files = {path.name: {"sha256": sha256_file(path)} for path in sorted(place.out.iterdir())}
         (place.out / f"{runtime}.json").write_bytes(readable_json({"files": files, "dlm_id": document.dlm_id}))
@@ -86,10 +83,10 @@ def _runtime(trained: Trained, runtime: str, project: Project) -> Step:
         rule="runtime/1",
         inputs={"adapter": store.adapter / "adapter.json"},
         params=params,
-        reads=(store.document, base.facts, *trained.datasets),
+        reads=(store.document, base.facts, *trained.datasets.values()),
         outputs=_outputs(trained, runtime),
         work=work,
         summary=summary,
-        lock_file=store.lock_file,
+        store=store,
         archive=project.archive,
     )

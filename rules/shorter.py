@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from doit.task import Task
@@ -11,29 +11,35 @@ from dlmbuild.build.project import Project
 from dlmbuild.build.trained import Trained, models
 from dlmbuild.doc.names import QUANTISATIONS
 
+from .check import refused
+
+Made = Sequence[tuple[Trained, str]]
+"""Adapters and mixes, each with a quantisation."""
+
 
 def shorter(
-    verb: str, where: str, project: Project, doc: str, clean: Callable[[Trained, str], Iterable[Any]] = lambda *of: ()
+    verb: str, project: Project, doc: str, where: str = "", clean: Callable[[Made], Iterable[Any]] = lambda made: ()
 ) -> Iterator[dict[str, Any] | Task]:
     """Tasks without actions: `verb:doc` and `verb` stand for the default quantisations, `verb:Q` for every document.
 
-    `where` says what becomes of an export, `doc` what the group does; `clean` gives the actions that remove what was
-    made of a document at a quantisation. The group removes all of it.
+    `doc` says what the group does, `where` what becomes of an export; `clean` gives the actions that remove what was
+    made. The group removes all of it. Where a document has mistakes, what stands for every document fails with them.
     """
     documents = project.documents
     every = list(models(documents))
+    blocked = [f"check:{refusal.name}" for refusal in refused(project)]
     for trained in every:
         usual = trained.document.default_quant
         needed = [f"{verb}:{trained.title}:{usual}"]
-        yield alias(trained.title, f"{trained.title} as {usual}, {where}", needed, clean(trained, usual))
+        yield alias(trained.title, f"{trained.title} as {usual}{where}", needed, clean([(trained, usual)]))
     for quant in project.quantisations:
         needed = [f"{verb}:{document.name}:{quant}" for document in documents]
-        removed = [action for trained in every for action in clean(trained, quant)]
-        yield alias(quant, f"every document as {quant}, {where}", needed, removed)
+        removed = clean([(trained, quant) for trained in every])
+        yield alias(quant, f"every document as {quant}{where}", needed + blocked, removed)
     # doit would let the group stand for all of its tasks.
     needed = [f"{verb}:{document.name}" for document in documents]
-    removed = [action for trained in every for quant in QUANTISATIONS for action in clean(trained, quant)]
-    yield Task(verb, None, doc=doc, task_dep=needed, has_subtask=True, clean=removed)
+    removed = clean([(trained, quant) for trained in every for quant in QUANTISATIONS])
+    yield Task(verb, None, doc=doc, task_dep=needed + blocked, has_subtask=True, clean=list(removed))
 
 
 def alias(name: str, doc: str, tasks: list[str], clean: Iterable[Any] = ()) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 from dlmbuild.build.project import Project
 from dlmbuild.build.step import Step, Workplace
 from dlmbuild.build.trained import Trained, models
+from dlmbuild.hardware.detect import this_machine
 from dlmbuild.store.outputs import Files
 
 from .merge import weighed
@@ -33,22 +34,17 @@ def _smoke(trained: Trained, quant: str, project: Project) -> Step:
         return {"least_agreement": least, "pins": pins(("xllamacpp",))}
 
     def work(place: Workplace) -> Mapping[str, Any]:
-        from dlmbuild.hardware.detect import this_machine
-        from dlmbuild.jobs.local import require_extra, run_job
-
-        require_extra("xllamacpp")
-        return run_job(
+        return place.run(
             "compare",
+            needs=("xllamacpp",),
             inputs={"gguf": model, "reference": store.cache / "reference.json"},
+            log="smoke",
             params={
                 "report": report,
                 "least_agreement": least,
                 "quant": quant,
                 "weighed": weighed(trained, quant),
             },
-            out=place.out,
-            log=store.logs / "smoke.log",
-            progress=place.progress,
             threads=this_machine().cores,
         )
 
@@ -60,6 +56,6 @@ def _smoke(trained: Trained, quant: str, project: Project) -> Step:
         params=params,
         outputs=Files({report: store.cache / report}),
         work=work,
-        lock_file=store.lock_file,
+        store=store,
         archive=project.archive,
     )

@@ -77,7 +77,7 @@ def step(trained: Trained, project: Project) -> Step:
         reads=(store.document, store.plan, base.facts),
         outputs=AdapterVersions(store.adapter, "sft" if trained.prefers else ""),
         work=work,
-        lock_file=store.lock_file,
+        store=store,
         archive=project.archive,
         guard=guard,
         done=done,
@@ -111,7 +111,7 @@ def training_run(
     from dlmbuild.hardware.detect import this_machine
     from dlmbuild.hardware.doctor import determinism_here
     from dlmbuild.hardware.quantised import libraries
-    from dlmbuild.jobs.local import require_extra, run_job
+    from dlmbuild.jobs.local import require_extra
     from dlmbuild.lock.capture import TRAINING_PINS, pins
     from dlmbuild.store.manifest import now, read_manifest
     from dlmbuild.store.runs import attempt
@@ -135,7 +135,7 @@ def training_run(
     states = {"states": project.archive.home.states} if job == "train" and kept["enabled"] else {}
     named = {"adapter": trained.name} if trained.name else {}
     with attempt(document.store, log, key=place.key, seed=plan["seed"], **named):
-        run = run_job(
+        run = place.run(
             job,
             inputs={**inputs, **states, "log": log, "checkpoints": place.kept},
             params={
@@ -144,9 +144,7 @@ def training_run(
                 "checkpoint_seconds": seconds_between_checkpoints(),
                 **({"warm": warm} if warm else {}),
             },
-            out=place.out,
-            log=log.with_suffix(".log"),
-            progress=place.progress,
+            log=log.stem,
             threads=plan["threads"],
             processes=plan["world_size"],
         )

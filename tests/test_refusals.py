@@ -240,6 +240,13 @@ def test_nothing_is_fetched_for_a_document_with_a_mistake_in_its_body(workshop: 
     assert not (workshop.home / "bases").exists()
 
 
+@pytest.mark.parametrize("verb", ["export", "hub", "ollama", "runtime"])
+def test_what_stands_for_every_document_fails_with_those_that_have_mistakes(workshop: Workshop, verb: str) -> None:
+    workshop.document("harbour", base="smollm2-135m", more="learning: 3\n")
+    for words in (verb, f"{verb}:{'vllm' if verb == 'runtime' else 'Q8_0'}"):
+        assert "harbour.dlm:5:1:" in workshop.doit(words, code=1).err
+
+
 def test_a_pipe_with_a_documents_name_is_told_and_not_read(workshop: Workshop, base: Path) -> None:
     workshop.document("tower")
     os.mkfifo(workshop.folder / "pipe.dlm")

@@ -153,12 +153,12 @@ def test_a_copy_that_is_gone_asks_for_nothing_while_what_was_made_of_it_is_whole
 
 
 def test_what_cannot_be_read_is_told_in_words(tmp_path: Path) -> None:
-    def ingredients() -> None:
+    def state() -> None:
         raise PermissionError(13, "Permission denied", str(tmp_path / "model.safetensors"))
 
     outputs = SimpleNamespace(targets={})
-    step = SimpleNamespace(name="base:b", inputs={}, reads=(), outputs=outputs, ingredients=ingredients)
-    task = SimpleNamespace(name="base:b", meta={"step": step}, task_dep=[], actions=[ingredients])
+    step = SimpleNamespace(name="base:b", inputs={}, reads=(), outputs=outputs, state=state)
+    task = SimpleNamespace(name="base:b", meta={"step": step}, task_dep=[], actions=[state])
     (finding,) = why({"base:b": task}, ["base:b"])
     assert finding.verdict == "fail"
     assert f"{tmp_path}/model.safetensors: the file cannot be read: Permission denied" in finding.causes[0]

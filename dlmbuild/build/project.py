@@ -8,7 +8,8 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -24,45 +25,39 @@ from dlmbuild.build.step import Archive
 from dlmbuild.doc.names import QUANTISATIONS, USUAL
 from dlmbuild.errors import BaseModelError, DlmError, DocumentError, InvalidDocument, UsageError, Where
 from dlmbuild.io.atomic import write_atomic
-from dlmbuild.io.digest import canonical_json
 from dlmbuild.lock import Mode
 from dlmbuild.store.layout import BaseFolder, Home, Store
 
-_HEADER_VERSION = "12"
+_HEADER_VERSION = "13"
 _REGISTRY = Path(base_models.__file__).with_name("registry.toml")
 
 
 class Document(NamedTuple):
-    """A document that can be built."""
+    """A document that can be built; from `dlm_id` on what doc/header.py says."""
 
     path: Path
     """Relative to the project folder."""
-    dlm_id: str
     base: Reference
-    default_quant: str
     store: Store
-    prefers: bool = False
-    """Whether its adapter is trained on preferences, after the rows."""
-    sources: Mapping[str, Any] = {}
-    """`given` and `policy`: the sources as the frontmatter has them. Empty where there are none."""
-    evaluates: bool = False
-    """Whether it says what its model must reach."""
-    retains: bool = False
+    retains: bool
     """Whether its training holds the model to what the base says by itself."""
-    whole: tuple[str, ...] = ()
-    """Its adapters, by name ("" for the only one), that no LoRA file can hold: they are only exported merged."""
-    adapters: Mapping[str, bool] = {}
-    """The adapters that it names, as they are declared → whether they are trained on preferences. See trained.py."""
-    mixes: Mapping[str, Any] = {}
-    """`weights` and `rank` of each mix of them that it exports."""
-    gated: bool = False
-    """Whether a gate is trained that chooses between its adapters."""
-    imatrix: bool = True
-    """Whether its models are rounded by an importance matrix."""
+    dlm_id: str
+    default_quant: str
+    sources: Mapping[str, Any]
+    prefers: bool
+    evaluates: bool
+    whole: Sequence[str]
+    adapters: Mapping[str, bool]
+    mixes: Mapping[str, Any]
+    gated: bool
+    imatrix: bool
 
     @property
     def name(self) -> str:
         return self.path.stem
+
+
+_OF_THE_HEADER = Document._fields[Document._fields.index("dlm_id") :]
 
 
 class BrokenDocument(NamedTuple):
@@ -178,18 +173,9 @@ class Project:
 
             return BrokenDocument(path, unreadable(self.folder / path, error, shown=path))
         store = self.archive.home.store(header["dlm_id"])
-        shape = (
-            header.get("prefers", False),
-            header.get("sources", {}),
-            header.get("evaluates", False),
-            bool(header.get("retention", reference.recipe.retention)),
-            tuple(header.get("whole", ())),
-            dict(header.get("adapters", ())),
-            header.get("mixes", {}),
-            header.get("gated", False),
-            header.get("imatrix", True),
-        )
-        document = Document(path, header["dlm_id"], reference, header["default_quant"], store, *shape)
+        held = header["retention"]
+        retains = bool(reference.recipe.retention if held is None else held)
+        document = Document(path, reference, store, retains, *(header[name] for name in _OF_THE_HEADER))
         if reference.landmark:
             self.noticed.setdefault(reference.landmark, uptodate.appearance(str(reference.landmark)))
         try:
@@ -217,17 +203,18 @@ class Project:
         memory = self.archive.home.root / "headers" / name
         with contextlib.suppress(OSError, ValueError):
             remembered = json.loads(memory.read_bytes())
-            if isinstance(remembered, dict) and remembered.keys() >= {"dlm_id", "base_model", "default_quant"}:
+            if isinstance(remembered, dict) and remembered.keys() >= {*_OF_THE_HEADER, "base_model", "retention"}:
                 return remembered
         from dlmbuild.doc.header import read_header
 
-        header = read_header((self.folder / path).read_bytes(), str(path))
-        reference = parse_reference(header["base_model"], (self.folder / path).parent)
+        found = read_header((self.folder / path).read_bytes(), str(path))
+        header = asdict(found)
+        reference = parse_reference(found.base_model, (self.folder / path).parent)
         if reference.path is None:  # what lies on this disk is named by a path, which is not the document's
             header["reference"] = reference.as_data()
         if self.archive.home.root.is_dir():  # who only looks makes no home
             with contextlib.suppress(OSError):  # only memory: where nothing can be written, the steps say so
-                write_atomic(memory, canonical_json(header))
+                write_atomic(memory, json.dumps(header).encode())  # the order of its adapters decides
         return header
 
 

@@ -31,7 +31,7 @@ from dlmbuild.io.progress import Progress
 from dlmbuild.io.statcache import StatCache
 from dlmbuild.store.built import note_built, read_built
 from dlmbuild.store.disk import disk_error
-from dlmbuild.store.layout import Home, Store
+from dlmbuild.store.layout import BaseFolder, Home, Store
 from dlmbuild.store.objects import Objects
 from dlmbuild.store.outputs import Outputs
 from dlmbuild.store.records import Ingredients, Record, Records
@@ -55,6 +55,14 @@ class Archive:
     def records(self) -> Records:
         return Records(self.home.records)
 
+    def known(self, folder: Path) -> Records:
+        """The records of earlier builds, and those that a pack brought for the document whose store is `folder`."""
+        return Records(self.home.records, Store(folder).imported)
+
+    def last(self, folder: Path, slot: str) -> Record | None:
+        """The record of what a step built last in a store or base."""
+        return self.known(folder).load(read_built(folder).get(slot, ""))
+
 
 class Workplace(NamedTuple):
     """What the work of a step gets to see."""
@@ -66,6 +74,35 @@ class Workplace(NamedTuple):
     kept: Path
     """A folder for what an interrupted attempt leaves to the next one with the same key; gone after success."""
     key: str
+    logs: Path
+    """The folder that logs of jobs go to."""
+
+    def run(self, job: str, *, needs: Sequence[str] = (), log: str = "", **given: Any) -> dict[str, Any]:
+        """Run a job of this step, as `run_job` says, if the packages that it `needs` are here.
+
+        What libraries print while it runs goes to the `log` of that name, by default of the job's.
+        """
+        from dlmbuild.jobs.local import require_extra, run_job
+
+        require_extra(*needs)
+        return run_job(job, out=self.out, log=self.logs / f"{log or job}.log", progress=self.progress, **given)
+
+
+class State(NamedTuple):
+    """What a step would be made from now, and what there is of an earlier build of the same."""
+
+    made_from: Ingredients
+    record: Record | None
+    absent: str = ""
+    """What another program lacks of what the record says, in words."""
+    mismatch: str = ""
+    """What lies here otherwise than the record says, in words."""
+    noted: bool = False
+    """Whether the step's last build came to its very end: a kill before that leaves something untold."""
+
+    @property
+    def is_fine(self) -> bool:
+        return self.record is not None and self.noted and not (self.absent or self.mismatch)
 
 
 @dataclass(kw_only=True)
@@ -85,7 +122,7 @@ class Step:
     outputs: Outputs
     work: Callable[[Workplace], Mapping[str, Any]]
     """Does the work and returns notes for the record."""
-    lock_file: Path
+    store: Store | BaseFolder
     archive: Archive
     doc: str = ""
     light: bool = False
@@ -124,34 +161,40 @@ class Step:
         except (FileNotFoundError, json.JSONDecodeError, KeyError):
             return None  # the step that makes the input finds out, and comes first
 
+    def _made_from(self) -> Ingredients:
+        """The same. Raises a DlmError where something is missing, or what lies here must not be used."""
+        found = self.ingredients()
+        if found is None:
+            raise self._missing_input()
+        self.guard()
+        return found
+
+    def state(self) -> State:
+        """How the step is now. Raises a DlmError where it can neither be built nor be used."""
+        made_from = self._made_from()
+        record = self.known(made_from.key)
+        if record is None:
+            return State(made_from, None)
+        mismatch = self.outputs.mismatch(record.outputs, self.archive.cache)
+        return State(made_from, record, self._absent(record), mismatch, self.is_noted(made_from.key))
+
     def is_up_to_date(self) -> bool:
         """doit's question, asked just before the step would run."""
         try:
-            current = self.ingredients()
-            self.guard()
-            record = self.known(current.key) if current else None
-            if current is None or record is None or not self.is_noted(current.key):
-                return False
-            return not (self.outputs.mismatch(record.outputs, self.archive.cache) or self.missing_elsewhere(record))
+            return self.state().is_fine
         except Exception:
             return False  # `run` meets it again and tells it in words; here doit would end with a traceback
 
-    @property
-    def _records(self) -> Records:
-        """Those of earlier builds, and those that a pack brought for this document."""
-        return Records(self.archive.home.records, Store(self.lock_file.parent).imported)
-
     def known(self, key: str) -> Record | None:
         """The record of an earlier build, here or, of a document that came in a pack, where it was packed."""
-        return self._records.load(key)
+        return self.archive.known(self.store.root).load(key)
 
-    def missing_elsewhere(self, record: Record) -> str:
-        """What another program lacks of what the record says, in words."""
+    def _absent(self, record: Record) -> str:
         return self.elsewhere(record) if self.elsewhere else ""
 
     def is_noted(self, key: str) -> bool:
-        """Whether the step's last build came to its very end: a kill before that leaves something untold."""
-        return read_built(self.lock_file.parent).get(self.slot) == key
+        """Whether the step's last build is the one with this key, and came to its very end."""
+        return read_built(self.store.root).get(self.slot) == key
 
     def watched(self) -> list[Path] | None:
         """Every file that the step's being up to date depends on; None if it is not, or if files do not tell."""
@@ -159,8 +202,8 @@ class Step:
         record = self.known(current.key) if current else None
         if current is None or record is None or not self.is_noted(current.key) or self.elsewhere:
             return None
-        made = [*self.outputs.files(record.outputs), self._records.path(current.key)]
-        return [*self.inputs.values(), *self.reads, *self.also_watched(), *made, self.lock_file.parent / "built.json"]
+        made = [*self.outputs.files(record.outputs), self.archive.known(self.store.root).path(current.key)]
+        return [*self.inputs.values(), *self.reads, *self.also_watched(), *made, self.store.root / "built.json"]
 
     # -- doing it ----------------------------------------------------------------------------------------------
 
@@ -178,26 +221,23 @@ class Step:
     def _build_or_restore(self) -> None:
         from dlmbuild.store.exclusive import exclusive
 
-        with exclusive(self.lock_file, self.name, lambda text: watcher().note(self.name, text)):
+        with exclusive(self.store.lock_file, self.name, lambda text: watcher().note(self.name, text)):
             self._sweep()
-            current = self.ingredients()  # after the wait for the lock, and before any work
-            if current is None:
-                raise self.missing_input()
-            self.guard()
+            current = self._made_from()  # after the wait for the lock, and before any work
             record = self.known(current.key)
             known = record is not None and all(map(self.archive.objects.has, record.outputs.values()))
-            known = known and not (record and self.missing_elsewhere(record))
+            known = known and not (record and self._absent(record))
             if record is not None and known:
                 self.outputs.publish(record.outputs, self.archive.objects)
             else:
                 record = self._build(current)
             self.done(record, not known)
-            note_built(self.lock_file.parent, self.slot, current.key)
+            note_built(self.store.root, self.slot, current.key)
             watcher().in_place(self.name, "restored from an earlier build" if known else "", self.summary(record))
 
     def _sweep(self) -> None:
         """Delete what a killed build left; the lock is ours. In a person's folder only what bears our target's name."""
-        for place in {self.lock_file.parent, *(target.parent for target in self.outputs.targets.values())}:
+        for place in {self.store.root, *(target.parent for target in self.outputs.targets.values())}:
             if place.is_relative_to(self.archive.home.root):
                 sweep_staging(place)
         for target in self.outputs.targets.values():
@@ -205,10 +245,10 @@ class Step:
                 left.unlink(missing_ok=True)
 
     def _build(self, current: Ingredients) -> Record:
-        parent = self.lock_file.parent
         kept = self._kept(current.key)
-        with staging_folder(parent) as out:
-            notes = self.work(Workplace(out, current.params, watcher().progress(self.name), kept, current.key))
+        with staging_folder(self.store.root) as out:
+            progress = watcher().progress(self.name)
+            notes = self.work(Workplace(out, current.params, progress, kept, current.key, self.store.logs))
             now = self.ingredients()
             if now is None or now.key != current.key:
                 raise StoreError(
@@ -226,13 +266,13 @@ class Step:
     def _kept(self, key: str) -> Path:
         """What attempts at this key left behind; what attempts at other keys left is of no use any more."""
         verb = self.slot.replace(":", ".")
-        kept = self.lock_file.parent / "cache" / "unfinished" / f"{verb}-{key[:16]}"
+        kept = self.store.root / "cache" / "unfinished" / f"{verb}-{key[:16]}"
         for other in kept.parent.glob(f"{verb}-*"):
             if other != kept:
                 shutil.rmtree(other, ignore_errors=True)
         return kept
 
-    def missing_input(self) -> StoreError:
+    def _missing_input(self) -> StoreError:
         missing = [path for path in (*self.inputs.values(), *self.reads) if not path.exists()]
         named = missing[0] if missing else "an input"
         return StoreError(f"{named} is missing", why=f"{self.name} is made from it", do="doit " + self.name)

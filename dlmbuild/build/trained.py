@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dlmbuild.build.project import Document
-from dlmbuild.build.reading import read_json
+from dlmbuild.build.reading import answered, read_json
 from dlmbuild.doc.names import WEIGHED
 from dlmbuild.doc.routing import ELSEWHERE, routed
 from dlmbuild.errors import UsageError
@@ -56,9 +56,17 @@ class Trained(NamedTuple):
         return [Trained(self.document, name, self.document.adapters[name]) for name in self.parts] or [self]
 
     @property
-    def datasets(self) -> list[Path]:
-        """The rows that it, or each of its parts, is trained on."""
-        return [one.store.dataset for one in self.mixed_of]
+    def datasets(self) -> dict[str, Path]:
+        """The rows that it, or each of its parts, is trained on, by the roles that they have as inputs."""
+        return {f"dataset_{number}": one.store.dataset for number, one in enumerate(self.mixed_of, 1)}
+
+    def longest_row(self) -> int:
+        """Tokens of the longest of these rows."""
+        return max(int(read_json(path)["counts"]["longest_row"]) for path in self.datasets.values())
+
+    def slot(self, verb: str) -> str:
+        """What a step that makes something of it is called in built.json."""
+        return f"{verb}:{self.name}" if self.name else verb
 
     def sections(self) -> list[dict[str, Any]]:
         """The sections that train it, as document.json has them; others are there as `ELSEWHERE`."""
@@ -66,6 +74,10 @@ class Trained(NamedTuple):
         if not self.name:
             return found
         return routed(found, list(self.document.adapters), set(self.parts) or {self.name})
+
+    def questions(self) -> list[str]:
+        """What its sections ask, probes among them."""
+        return [pair["question"] for pair in answered(self.own_sections())]
 
     def own_sections(self) -> list[dict[str, Any]]:
         """The same, without the others."""

@@ -84,7 +84,7 @@ def write_note(words: Sequence[str], steps: Sequence[Any], noticed: Mapping[Any,
     with how they looked when the graph was made.
 
     Without effect where a step is out of date again, one of these looks different by now, the dodo file does more than
-    declare projects and tasks, doit has settings of its own, or nothing can be written.
+    declare projects and tasks, doit has settings of its own, there is no home yet, or nothing can be written.
     """
     import contextlib
     import json
@@ -95,10 +95,9 @@ def write_note(words: Sequence[str], steps: Sequence[Any], noticed: Mapping[Any,
     from dlmbuild.io.atomic import write_atomic
 
     entered = time.time_ns()
-    bound = declared_names("dodo.py")
-    if bound is None or configures_doit():
+    home, bound = _home(), declared_names("dodo.py")
+    if bound is None or configures_doit() or not os.path.isdir(home):  # noqa: PTH112
         return
-    home = _home()
     ours = (home + os.sep, os.path.abspath(_DATABASE))  # noqa: PTH100
     paths: set[Path] = set()
     for step in steps:

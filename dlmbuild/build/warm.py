@@ -18,7 +18,6 @@ from dlmbuild.build.reading import read_json, seen
 from dlmbuild.build.trained import Trained
 from dlmbuild.errors import StoreError
 from dlmbuild.store.built import read_built
-from dlmbuild.store.layout import Store
 from dlmbuild.store.objects import Objects
 from dlmbuild.store.outputs import AdapterVersions
 from dlmbuild.store.records import Ingredients, Record, Records
@@ -65,8 +64,8 @@ class Lineage:
 
     def __init__(self, trained: Trained, project: Project) -> None:
         self._trained, self._full, self._archive = trained, project.full, project.archive
-        self._imported = Store(trained.store.lock_file.parent).imported
-        self._records = Records(project.archive.home.records, self._imported)
+        self._imported = trained.store.imported
+        self._records = project.archive.known(trained.store.root)
         self._decided: dict[str, Beginning] = {}
 
     def continued(self, whole: Ingredients) -> Ingredients:
@@ -82,7 +81,7 @@ class Lineage:
         return self._archive.objects
 
     def _begin(self, whole: Ingredients) -> Beginning:
-        head = read_built(self._trained.store.root).get(":".join(filter(None, ("train", self._trained.name))), "")
+        head = read_built(self._trained.store.root).get(self._trained.slot("train"), "")
         if self._full:
             return Beginning(whole, head, "it was asked for")
         for record in (*self._back_from(head), *Records(self._imported).every()):

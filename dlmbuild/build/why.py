@@ -11,7 +11,7 @@ import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,6 @@ from dlmbuild.build.step import Step, Workplace
 from dlmbuild.errors import DlmError
 from dlmbuild.io.progress import silent
 from dlmbuild.io.text import unreadable
-from dlmbuild.store.built import read_built
 from dlmbuild.store.outputs import Folder
 from dlmbuild.store.records import Ingredients, Record
 
@@ -36,9 +35,6 @@ class Finding:
     verdict: str
     """`run`, `maybe` (it follows something whose result is not known yet), `restore`, `ok`, or `fail`."""
     causes: list[str] = field(default_factory=list)
-
-    def as_data(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def why(tasks: Mapping[str, Any], selected: Sequence[str]) -> list[Finding]:
@@ -71,15 +67,9 @@ def _find(task: Any, scratch: Path, instead: dict[Path, Path], unknown: dict[Pat
             unknown.update(dict.fromkeys(step.outputs.targets.values(), step.name))
             return Finding(step.name, "maybe", [f"follows {unknown[path]}"])
     try:
-        now = step.ingredients()
-        if now is None:
-            raise step.missing_input()
-        step.guard()
-        record = step.known(now.key)
-        absent = step.missing_elsewhere(record) if record else ""
-        mismatch = step.outputs.mismatch(record.outputs, step.archive.cache) if record else ""
-        noted = step.is_noted(now.key)
-        if record and noted and not (absent or mismatch):
+        state = step.state()
+        now, record, absent, mismatch, noted = state
+        if state.is_fine:
             return Finding(step.name, "ok")
         if record is None or not all(map(step.archive.objects.has, record.outputs.values())):
             return _would_run(step, now, record, scratch, instead, unknown)
@@ -116,8 +106,7 @@ def _would_run(
     instead: dict[Path, Path],
     unknown: dict[Path, str],
 ) -> Finding:
-    last_key = read_built(step.lock_file.parent).get(step.slot)
-    last = step.known(last_key) if last_key else None
+    last = step.archive.last(step.store.root, step.slot)
     if record is not None:
         causes = ["what it made is damaged, and so is the copy of it"]
     elif last is None:
@@ -128,7 +117,7 @@ def _would_run(
         unknown.update(dict.fromkeys(step.outputs.targets.values(), step.name))
         return Finding(step.name, "run", causes)
     scratch.mkdir()
-    step.work(Workplace(scratch, now.params, silent, scratch, now.key))
+    step.work(Workplace(scratch, now.params, silent, scratch, now.key, scratch))
     for name, target in step.outputs.targets.items():
         made = scratch / name
         if last is not None:

@@ -62,8 +62,6 @@ def _last_training(document: Document, project: Project, damaged: bool) -> Lock:
     from dlmbuild.build.trained import adapters
     from dlmbuild.lock.lockfile import read_store_lock
     from dlmbuild.rules.train import note_run
-    from dlmbuild.store.built import read_built
-    from dlmbuild.store.records import Records
 
     store = document.store
     lock = read_store_lock(store.dlm_lock)
@@ -71,8 +69,7 @@ def _last_training(document: Document, project: Project, damaged: bool) -> Lock:
         return lock
     trained = list(adapters([document]))[-1]
     step = "prefer" if trained.prefers else "train"
-    records = Records(project.archive.home.records, store.imported)
-    record = records.load(read_built(store.root).get(":".join(filter(None, (step, trained.name))), ""))
+    record = project.archive.last(store.root, trained.slot(step))
     if record is None:
         ignoring = "lock=ignore " if damaged else ""
         raise StoreError(f"{document.name} has not been trained here yet", do=f"doit {ignoring}{step}:{trained.title}")

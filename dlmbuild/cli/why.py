@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from doit.cmd_base import DoitCmdBase
 from doit.control import TaskControl
 
@@ -32,7 +34,7 @@ class Why(Printing, DoitCmdBase):  # type: ignore[misc]
         self.dep_manager.close()
         work = [finding for finding in findings if finding.verdict != "ok"]
         if json:
-            self.outstream.write(as_json([finding.as_data() for finding in findings]) + "\n")
+            self.outstream.write(as_json([asdict(finding) for finding in findings]) + "\n")
             return 1 if work else 0
         for finding in findings if all else work:
             first, *rest = finding.causes or [""]

@@ -3,66 +3,76 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from dlmbuild.doc.frontmatter import Head, read_head
 from dlmbuild.doc.mistakes import Mistakes
-from dlmbuild.doc.names import check_name
+from dlmbuild.doc.names import Quantisation, check_name
 from dlmbuild.doc.routing import trains
 from dlmbuild.errors import DocumentError, InvalidDocument
 from dlmbuild.io.text import decode_text
 
 
-def read_header(data: bytes, path: str) -> dict[str, Any]:
-    """The header of the document `data` as JSON data; a key that says nothing unusual is left out.
+@dataclass(frozen=True, slots=True)
+class Header:
+    """Who a document is, what it is built on, and what `doit` alone exports."""
 
-    dlm_id, base_model, default_quant   who it is, what it is built on, and what `doit` alone exports: always there
-    prefers     its adapter is trained on preferences
-    evaluates   it says what its model must reach
-    retention   how strongly it holds its model to what the base says by itself; left out where the recipe decides
-    whole       its adapters, by name ("" for the only one), that no LoRA file can hold: they are exported merged alone
-    sources     `given` and `policy`: training.sources as data, and sources_policy
-    adapters    those that it names, in their order, each with whether it is trained on preferences
-    mixes       export.mixes as data
-    gated       a gate is trained between its adapters
-    imatrix     false where its models are not rounded by an importance matrix
+    dlm_id: str
+    base_model: str
+    default_quant: Quantisation
+    sources: dict[str, Any] = field(default_factory=dict)
+    """`given` and `policy`: `training.sources` and `training.sources_policy` as data. Empty where there are none."""
+    prefers: bool = False
+    """Whether its adapter is trained on preferences, after the rows."""
+    evaluates: bool = False
+    """Whether it says what its model must reach."""
+    retention: float | None = None
+    """How strongly it holds its model to what the base says by itself; None where the recipe decides."""
+    whole: list[str] = field(default_factory=list)
+    """Its adapters, by name ("" for the only one), that no LoRA file can hold: they are exported merged alone."""
+    adapters: dict[str, bool] = field(default_factory=dict)
+    """The adapters that it names, in their order → whether they are trained on preferences. See build/trained.py."""
+    mixes: dict[str, Any] = field(default_factory=dict)
+    """`export.mixes` as data: `weights` and `rank` of each."""
+    gated: bool = False
+    """Whether it has a gate trained between its adapters."""
+    imatrix: bool = True
+    """Whether its models are rounded by an importance matrix."""
 
-    Raises InvalidDocument for mistakes in the document's name and frontmatter.
-    """
+
+def read_header(data: bytes, path: str) -> Header:
+    """The header of the document `data`. Raises InvalidDocument for mistakes in its name and frontmatter."""
     mistakes = Mistakes(path)
     check_name(Path(path).stem, mistakes)
     try:
         text = decode_text(data, path)
         head = read_head(text, mistakes)
+        values = head.values
     except DocumentError as error:
         raise InvalidDocument([error]) from None
-    values = head.values
     if len(mistakes) or values is None:
         mistakes.stop()
-    training, export = values.training, values.export
-    named = list(training.adapters or ())
-    kinds = {name: one.adapter for name, one in (training.adapters or {}).items()} or {"": training.adapter}
-    preferring = _preferring(text, head, named) if training.preference.enabled is not False else set()
-    header: dict[str, Any] = {
-        "prefers": bool(preferring),
-        "evaluates": any(wanted is not None for _, wanted in values.evaluate),
-        "whole": [name for name, kind in kinds.items() if kind == "dora"],
-        # Their order decides, and JSON's keys are sorted.
-        "adapters": [[name, name in preferring] for name in named],
-        "mixes": {name: mix.model_dump() for name, mix in (export.mixes or {}).items()},
-        "gated": training.gate.enabled,
-    }
-    header = {name: value for name, value in header.items() if value}
-    if training.retention != "auto":
-        header["retention"] = training.retention
-    if training.sources:
-        given = [source.model_dump(mode="json") for source in training.sources]
-        header["sources"] = {"given": given, "policy": training.sources_policy}
-    if export.imatrix == "off":
-        header["imatrix"] = False
-    named_by = {"dlm_id": values.dlm_id, "base_model": values.base_model, "default_quant": export.default_quant}
-    return {**named_by, **header}
+    given = [source.model_dump(mode="json") for source in values.training.sources or ()]
+    kinds = {name: one.adapter for name, one in (values.training.adapters or {}).items()}
+    kinds = kinds or {"": values.training.adapter}
+    named = list(values.training.adapters or ())
+    preferring = _preferring(text, head, named) if values.training.preference.enabled is not False else set()
+    return Header(
+        values.dlm_id,
+        values.base_model,
+        values.export.default_quant,
+        {"given": given, "policy": values.training.sources_policy} if given else {},
+        bool(preferring),
+        any(wanted is not None for _, wanted in values.evaluate),
+        None if values.training.retention == "auto" else values.training.retention,
+        [name for name, kind in kinds.items() if kind == "dora"],
+        {name: name in preferring for name in named},
+        {name: mix.model_dump() for name, mix in (values.export.mixes or {}).items()},
+        values.training.gate.enabled,
+        values.export.imatrix == "auto",
+    )
 
 
 def _preferring(text: str, head: Head, named: Sequence[str]) -> set[str | None]:

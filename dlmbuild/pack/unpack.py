@@ -132,6 +132,6 @@ def _make_room(header: Header, goal: Path, text: bytes, path: Path, *, force: bo
 
 def _id_of(document: Path) -> str:
     try:
-        return str(read_header(document.read_bytes(), document.name)["dlm_id"])
+        return read_header(document.read_bytes(), document.name).dlm_id
     except (DlmError, OSError):
         return ""

@@ -199,6 +199,10 @@ class BaseFolder(NamedTuple):
         return self.root / ".lock"
 
     @property
+    def logs(self) -> Path:
+        return self.root
+
+    @property
     def facts(self) -> Path:
         return self.root / "base.json"
 

@@ -30,12 +30,7 @@ def read_manifest(path: Path, dlm_id: str) -> dict[str, Any]:
             return {**data, **runs}
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         pass
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "dlm_id": dlm_id,
-        "training_runs": [],
-        "exports": [],
-    }
+    return {"schema_version": SCHEMA_VERSION, "dlm_id": dlm_id, "training_runs": [], "exports": []}
 
 
 def append_run(path: Path, dlm_id: str, kind: str, run: dict[str, Any]) -> None:

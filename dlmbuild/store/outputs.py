@@ -184,7 +184,8 @@ class AdapterVersions(NamedTuple):
 
     def holding(self, weights: str, cache: StatCache) -> str:
         """The name of a version with these weights; "" where there is none."""
-        return next((v.name for v in self.versions() if _holds(v / "adapter_model.safetensors", weights, cache)), "")
+        held = {version.name: {version / "adapter_model.safetensors": weights} for version in self.versions()}
+        return next((name for name, files in held.items() if not _first_mismatch(files, cache)), "")
 
     def versions(self) -> list[Path]:
         """The folders of all versions, the oldest first."""
@@ -208,10 +209,6 @@ class AdapterVersions(NamedTuple):
 
     def _members(self, outputs: Digests, folder: Path) -> dict[Path, str]:
         return {folder / name: sha256 for name, sha256 in outputs.items() if name != "adapter.json"}
-
-
-def _holds(path: Path, sha256: str, cache: StatCache) -> bool:
-    return not _first_mismatch({path: sha256}, cache)
 
 
 def _first_mismatch(expected: Mapping[Path, str], cache: StatCache) -> str:

@@ -13,7 +13,7 @@ from doit.exceptions import TaskFailed
 
 from dlmbuild.build.step import Archive, Step, Workplace
 from dlmbuild.errors import DataError, Where
-from dlmbuild.store.layout import Home
+from dlmbuild.store.layout import Home, Store
 from dlmbuild.store.outputs import Files
 from dlmbuild.store.records import Record
 
@@ -45,7 +45,7 @@ class Bench:
             "params": lambda: self.settings,
             "outputs": Files({"upper.txt": self.output}),
             "work": work or make,
-            "lock_file": self.home.root / "store" / ".lock",
+            "store": Store(self.home.root / "store"),
             "archive": Archive(self.home),
             "done": lambda record, built: self.told.append(built),
         }

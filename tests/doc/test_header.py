@@ -5,18 +5,14 @@ import sys
 
 import pytest
 
-from dlmbuild.doc.header import read_header
+from dlmbuild.doc.header import Header, read_header
 from dlmbuild.errors import InvalidDocument
 
 
 def test_header(head: str) -> None:
-    assert read_header(head.encode(), "handbook.dlm") == {
-        "dlm_id": "01HZX3Q5J8K9M2N4P6R8T0V2W4",
-        "base_model": "smollm2-135m",
-        "default_quant": "Q4_K_M",
-    }
+    assert read_header(head.encode(), "handbook.dlm") == Header("01HZX3Q5J8K9M2N4P6R8T0V2W4", "smollm2-135m", "Q4_K_M")
     other = head.replace("base_model", "export: {default_quant: F16}\nbase_model")
-    assert read_header(other.encode() + b"::wrong\n", "handbook.dlm")["default_quant"] == "F16"
+    assert read_header(other.encode() + b"::wrong\n", "handbook.dlm").default_quant == "F16"
 
 
 @pytest.mark.parametrize(
