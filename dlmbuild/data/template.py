@@ -27,6 +27,26 @@ _DATE = date(2024, 7, 26)
 run, so rows would differ from one day to the next; templates of Llama 3 take this one where nobody tells them."""
 
 
+def template_source(folder: Path, config: dict[str, Any]) -> str:
+    """The template that transformers uses: the file's, or else that of the tokenizer's `config`; "" if there is none.
+
+    Of several that have names it is the default one. Raises BaseModelError for a file that cannot be read.
+    """
+    file = folder / "chat_template.jinja"
+    try:
+        source = file.read_text("utf-8") if file.exists() else config.get("chat_template")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BaseModelError(
+            "the base's chat template cannot be read",
+            where=Where(str(file)),
+            why=str(error),
+            do="save the template again as UTF-8 text, or fetch the base again",
+        ) from None
+    if isinstance(source, list):
+        source = {one.get("name"): one.get("template") for one in source if isinstance(one, dict)}.get("default")
+    return source if isinstance(source, str) and source.strip() else ""
+
+
 @dataclass(frozen=True)
 class ChatTemplate:
     """A jinja source with the special tokens that it may name."""
@@ -39,17 +59,8 @@ class ChatTemplate:
     def from_base(cls, folder: Path) -> ChatTemplate:
         """The template of a checkpoint folder. Raises BaseModelError where there is none."""
         config = read_json_object(folder / "tokenizer_config.json", BaseModelError)
-        file = folder / "chat_template.jinja"
-        try:
-            source = file.read_text("utf-8") if file.exists() else config.get("chat_template")
-        except (OSError, UnicodeDecodeError) as error:
-            raise BaseModelError(
-                "the base's chat template cannot be read",
-                where=Where(str(file)),
-                why=str(error),
-                do="save the template again as UTF-8 text, or fetch the base again",
-            ) from None
-        if not isinstance(source, str) or not source.strip():
+        source = template_source(folder, config)
+        if not source:
             raise BaseModelError(
                 "the base has no chat template",
                 why="questions and answers are trained in the form in which the model will be asked",

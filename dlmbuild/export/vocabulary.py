@@ -14,6 +14,7 @@ from typing import Any
 
 from dlmbuild.base_models.pretokenizers import pre_name, space_in_front
 from dlmbuild.data.control import is_control
+from dlmbuild.data.template import template_source
 from dlmbuild.errors import ExportError, Where
 from dlmbuild.io.gguf_file import entry
 from dlmbuild.io.json_file import read_json_object
@@ -61,8 +62,7 @@ def vocabulary_entries(checkpoint: Path, vocab: int, pre: str = "") -> list[byte
     entries.append(entry("tokenizer.ggml.add_bos_token", adds_bos))
     if adds_eos:
         entries.append(entry("tokenizer.ggml.add_eos_token", True))
-    template = _chat_template(checkpoint, config)
-    if template is not None:
+    if template := template_source(checkpoint, config):
         entries.append(entry("tokenizer.chat_template", template))
     return entries
 
@@ -187,20 +187,3 @@ def _step_text(step: Any, config: dict[str, Any]) -> str:
         if text is not None and text == (value.get("content") if isinstance(value, dict) else value):
             return role
     return f"unknown {text!r}"
-
-
-def _chat_template(checkpoint: Path, config: dict[str, Any]) -> str | None:
-    """The template that transformers uses: the file's, or else the configuration's (the default one of several)."""
-    path = checkpoint / "chat_template.jinja"
-    if path.is_file():
-        try:
-            return path.read_bytes().decode("utf-8")
-        except UnicodeDecodeError:
-            raise ExportError("the chat template is not UTF-8", where=Where(str(path))) from None
-    template = config.get("chat_template")
-    if isinstance(template, list):
-        named = {one.get("name"): one.get("template") for one in template if isinstance(one, dict)}
-        template = named.get("default")
-    if template is not None and not isinstance(template, str):
-        raise ExportError("the chat template is no text", where=Where(str(checkpoint / "tokenizer_config.json")))
-    return template

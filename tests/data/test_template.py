@@ -127,9 +127,11 @@ def test_the_file_wins_over_the_configuration(base: Path, configure: Callable[..
     assert ChatTemplate.from_base(base).source == CHAT_TEMPLATE
     (base / "chat_template.jinja").unlink()
     assert ChatTemplate.from_base(base).source == PLAIN
+    configure(chat_template=[{"name": "tool_use", "template": "no"}, {"name": "default", "template": PLAIN}])
+    assert ChatTemplate.from_base(base).source == PLAIN
 
 
-@pytest.mark.parametrize("value", [None, "", "  \n", 7, [], {"a": 1}])
+@pytest.mark.parametrize("value", [None, "", "  \n", 7, [], {"a": 1}, [{"name": "tool_use", "template": PLAIN}, 7]])
 def test_no_template(base: Path, configure: Callable[..., None], value: object) -> None:
     (base / "chat_template.jinja").unlink()
     configure(chat_template=value)
