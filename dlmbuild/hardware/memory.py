@@ -70,13 +70,14 @@ class Shape:
         try:
             hidden, heads = config["hidden_size"], config["num_attention_heads"]
             kind = str(config["model_type"])
+            inner = config.get("moe_intermediate_size") or config["intermediate_size"]  # of one expert
             return cls(
                 layers=config["num_hidden_layers"],
                 hidden=hidden,
                 heads=heads,
                 kv_heads=config.get("num_key_value_heads") or heads,
                 head_dim=config.get("head_dim") or hidden // heads,
-                feed_forward=config["intermediate_size"] * config.get("num_experts_per_tok", 1),
+                feed_forward=inner * config.get("num_experts_per_tok", 1),
                 vocab=config["vocab_size"],
                 tied=config.get("tie_word_embeddings", kind.startswith("gemma")) is True,
                 norms=4 if kind.startswith("gemma") and kind != "gemma" else 2,

@@ -206,5 +206,9 @@ def test_the_shape_is_read_from_a_configuration() -> None:
     }
     assert Shape.of_config(config) == replace(SMALL, head_dim=64)
     assert Shape.of_config({**config, "model_type": "gemma2"}) == replace(SMALL, head_dim=64, norms=4)
+    experts = {**config, "num_experts_per_tok": 2}
+    assert Shape.of_config(experts) == replace(SMALL, head_dim=64, feed_forward=2 * SMALL.feed_forward)
+    experts |= {"intermediate_size": 7, "moe_intermediate_size": SMALL.feed_forward}  # 7 where a layer has no experts
+    assert Shape.of_config(experts) == replace(SMALL, head_dim=64, feed_forward=2 * SMALL.feed_forward)
     for missing in ("hidden_size", "intermediate_size", "model_type"):
         assert Shape.of_config({name: value for name, value in config.items() if name != missing}) is None
