@@ -56,8 +56,8 @@ def run_job(name, *, inputs, params, out, log, file="", progress=silent, threads
     elif name == "compare":
         (out / params["report"]).write_text(json.dumps({**SAME, "made": made}))
     elif file.endswith(".gguf"):
-        entry = entry("general.name", made)
-        (out / file).write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + entry)
+        named = entry("general.name", made)
+        (out / file).write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + named)
     else:
         (out / file).write_text(made)
     return {"fallbacks": {}, "without": [], "experts": 0, "unseen": 0}
