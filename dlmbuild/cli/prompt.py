@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
     question = _question(*arguments.question).strip()
     if not question:
         raise UsageError("there is no question", do=f'dlm prompt {arguments.document} "How …?"')
-    print(_answer(question, arguments))
+    print(answers(arguments.document, [question], arguments)[0])
     return 0
 
 
@@ -99,14 +99,14 @@ def _question(given: str | None = None) -> str:
         ) from None
 
 
-def _answer(question: str, arguments: argparse.Namespace) -> str:
-    """What the built model answers."""
+def answers(document: str, questions: list[str], arguments: argparse.Namespace) -> list[str]:
+    """What the built model answers to each question."""
     from dlmbuild.build.project import find_document
     from dlmbuild.build.reading import base_identity, checkpoint, read_json
     from dlmbuild.build.trained import adapters as trainings
     from dlmbuild.jobs.local import require_extra, run_job
 
-    project, found = find_document(arguments.document, Path.cwd())
+    project, found = find_document(document, Path.cwd())
     gated = found.gated and not (arguments.base or arguments.mix or arguments.adapter)
     asked = list(trainings([found])) if gated else _asked(found, arguments)
     store = found.store
@@ -117,7 +117,7 @@ def _answer(question: str, arguments: argparse.Namespace) -> str:
     with as_built(store.document, project, f"check:{found.name}"):
         data = read_json(store.document)
         params = {
-            "questions": [question],
+            "questions": questions,
             "system_prompt": data["system_prompt"],
             "sampling": _sampling(arguments, data["export"]),
         }
@@ -125,7 +125,7 @@ def _answer(question: str, arguments: argparse.Namespace) -> str:
     if arguments.export:
         require_extra("xllamacpp")
         if gated:
-            asked = [_routed(project, found, question)]
+            asked = [_routed(project, found, questions)]
         (one,) = asked
         inputs = {"model": one.store.export(arguments.export) / f"model.{arguments.export}.gguf"}
         if not inputs["model"].exists():
@@ -163,12 +163,11 @@ def _answer(question: str, arguments: argparse.Namespace) -> str:
             threads=_threads(),
         )
     _tell_choices(found, result.get("choices", []))
-    (answer,) = result["answers"]
-    return str(answer)
+    return list(result["answers"])
 
 
-def _routed(project: Project, found: Document, question: str) -> Trained:
-    """The adapter that the gate chooses for the question, which is asked of an export."""
+def _routed(project: Project, found: Document, questions: list[str]) -> Trained:
+    """The adapter that the gate chooses for the only question, which is asked of an export."""
     from dlmbuild.build.reading import checkpoint
     from dlmbuild.build.trained import chosen
     from dlmbuild.jobs.local import require_extra, run_job
@@ -179,7 +178,7 @@ def _routed(project: Project, found: Document, question: str) -> Trained:
         told = run_job(
             "route",
             inputs=inputs,
-            params={"questions": [question]},
+            params={"questions": questions},
             out=Path(out),
             log=found.store.logs / "route.log",
             progress=_tell,
