@@ -77,7 +77,7 @@ def check(root: Path, *, fresh: bool = False, edit: int | None = None) -> Took:
         path.write_text(path.read_text() + "more")
     time.sleep(0.05)
     read: list[str] = []
-    source_tree.examine = counted(source_file.examine, read)
+    source_tree.examine = counted(source_file.examine, read)  # type: ignore[attr-defined]
     cpu, wall = time.process_time(), time.monotonic()
     found: list[Found] = find_sources(GIVEN, "permissive", root / "tower.dlm", memory)
     (root / "document.json").write_bytes(canonical_json([source.as_data() for source in found]))
