@@ -9,9 +9,8 @@ their own `gguf` along, which other code must not see: they run as a process.
 from __future__ import annotations
 
 import hashlib
-import html
+import json
 import os
-import re
 import ssl
 import subprocess
 import sys
@@ -19,7 +18,9 @@ import tarfile
 import urllib.parse
 import urllib.request
 from contextlib import suppress
+from html.parser import HTMLParser
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from dlmbuild.base_models.package import PACKAGES_VARIABLE, require_digest
 from dlmbuild.errors import BaseModelError, DlmError
@@ -38,6 +39,7 @@ _INSIDE = PurePosixPath(f"xllamacpp-{VERSION}/thirdparty/llama.cpp")
 _FOLDERS = (PurePosixPath("conversion"), PurePosixPath("gguf-py/gguf"))
 _FILES = (PurePosixPath("convert_hf_to_gguf.py"), PurePosixPath("convert_lora_to_gguf.py"))
 _LARGEST_PACKAGE = 200_000_000
+_LARGEST_SCRIPT = 4_000_000
 _CHUNK = 1 << 20
 _START = """
 import runpy, sys
@@ -143,10 +145,27 @@ def _download(goal: Path, progress: Progress) -> Path:
 
 def _look_up(index: str, context: ssl.SSLContext) -> str | None:
     page = index.rstrip("/") + "/xllamacpp/"
-    with urllib.request.urlopen(page, timeout=60, context=context) as reply:
+    asked = urllib.request.Request(page, headers={"Accept": "application/vnd.pypi.simple.v1+json, text/html;q=0.5"})
+    with urllib.request.urlopen(asked, timeout=60, context=context) as reply:
         text, base = reply.read(_CHUNK * 16).decode(), reply.url
-    link = re.search(rf"""href\s*=\s*["']((?:[^"']*/)?{re.escape(_PACKAGE)}(?:[?#][^"']*)?)["']""", text)
-    return urllib.parse.urljoin(base, html.unescape(link[1])) if link else None
+    if text.lstrip().startswith("{"):
+        files: Any = json.loads(text).get("files")
+        links = [str(file.get("url")) for file in files if isinstance(file, dict)] if isinstance(files, list) else []
+    else:
+        parser = _Links()
+        parser.feed(text)
+        links = parser.links
+    found = (urllib.parse.urljoin(base, link) for link in links)
+    return next((url for url in found if urllib.parse.urlsplit(url).path.endswith(f"/{_PACKAGE}")), None)
+
+
+class _Links(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.links: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.links += [value for name, value in attrs if tag == "a" and name == "href" and value]
 
 
 def _fetch(url: str, goal: Path, context: ssl.SSLContext, progress: Progress) -> None:
@@ -186,7 +205,8 @@ def _unpack(package: Path, goal: Path) -> None:
             if path.suffix != ".py" or not (path in _FILES or any(path.is_relative_to(one) for one in _FOLDERS)):
                 continue
             source = archive.extractfile(member)
-            assert source is not None  # of a file there is one
+            if source is None or member.size > _LARGEST_SCRIPT:
+                raise BaseModelError(f"{package.name} cannot be used", why=f"{member.name} has {member.size} bytes")
             (goal / path).parent.mkdir(parents=True, exist_ok=True)
             (goal / path).write_bytes(source.read())
 

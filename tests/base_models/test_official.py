@@ -116,8 +116,8 @@ def test_sentence_pieces_are_asked_for_where_there_are_some(package: Path, tmp_p
     official.run("convert_hf_to_gguf.py", "pieces", str(tmp_path), progress=silent)
 
 
-@pytest.fixture
-def index(package: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+@pytest.fixture(params=["json", "html"])
+def index(request: pytest.FixtureRequest, package: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A package index on this machine, and pip told to use it."""
     link = f"../../files/{package.name}#sha256=0"
 
@@ -127,6 +127,8 @@ def index(package: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
                 data = package.read_bytes()
             elif self.path != "/simple/xllamacpp/":
                 return self.send_error(404)
+            elif request.param == "json":
+                data = json.dumps({"files": [{"url": "../../files/other.whl"}, {"url": link}]}).encode()
             else:
                 data = f'<a href="../../files/other.whl">x</a><a href="{link}">y</a>'.encode()
             self.send_response(200)
