@@ -60,8 +60,7 @@ def with_wordings(
     """The wordings of all rows. `embeddings` is the base's matrix of (vocabulary, width)."""
     asked = {row.ids[at] for row in rows for at, end in _words(row) if end == at + 1}
     near = neighbours(sorted(asked), tokenizer.whole_words, embeddings)
-    counts = [wordings(row.kind, plan) for row in rows]
-    questions = [row for row, count in zip(rows, counts, strict=True) if count > 1]
+    questions = [row for row in rows if wordings(row.kind, plan) > 1]
     said: list[list[list[int]]] = []
     if questions:
         progress(PARAPHRASING, 0, len(questions))
@@ -72,9 +71,9 @@ def with_wordings(
     numbers = []
     paraphrased = 0
     answers = iter(said)
-    for row, count in zip(rows, counts, strict=True):
+    for row in rows:
         own = [row]
-        if count > 1:
+        if (count := wordings(row.kind, plan)) > 1:
             own = [asked_as(row, way) for way in next(answers)[: int(PARAPHRASED * count)]]
             paraphrased += len(own)
             own += [wording(row, number, near) for number in range(count - len(own))]
