@@ -76,14 +76,19 @@ class FrozenPrefix:
             )
 
     def give(self, packed: Packed, rows: Sequence[Sequence[int]]) -> None:
-        """Say of which rows the next sequence consists."""
+        """Say of which rows the next sequence consists. Raises TrainingError where somebody removed their states."""
         import torch
 
         together = torch.empty(len(packed.ids), self._width, dtype=getattr(torch, self._dtype))
         for path, ids in zip(packed.places, rows, strict=True):
             name, places = self._places[tuple(ids)]
             numbers = self._kept.get(name)
-            assert numbers is not None, "nobody else removes files while a training needs them"
+            if numbers is None:
+                raise TrainingError(
+                    "what the frozen layers give for a row was here as training began, and is gone or damaged",
+                    why="a build with a smaller training.cache may have made room, or somebody emptied it",
+                    do="build again: the training goes on from its last checkpoint",
+                )
             states = torch.frombuffer(bytearray(numbers), dtype=together.dtype).view(-1, self._width)
             together[path] = states[places]
         self._handover.states = together[None].to(self._model.device)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from dlmbuild.data.rows import Row
+from dlmbuild.errors import TrainingError
 from dlmbuild.train import sft
 from dlmbuild.train.kept import prune
 from tests.tiny import make_tiny_base
@@ -76,6 +77,25 @@ def test_losses_are_those_of_a_training_that_computes_every_layer_each_time(
     plain = _losses(tmp_path, "plain", wordings)
     assert kept == pytest.approx(plain, abs=1e-4)
     assert kept[-1] < kept[0]
+
+
+def test_states_that_another_build_removes_are_told_and_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_tiny_base(tmp_path / "base")
+    states = tmp_path / "states"
+
+    def make_room(*_: Any) -> Any:
+        for path in prune(states, 0, 90):
+            path.unlink()
+        return run_to_end(*_)
+
+    run_to_end = sft.run_to_end
+    monkeypatch.setattr(sft, "run_to_end", make_room)
+    with pytest.raises(TrainingError, match="is gone or damaged: a build with a smaller training.cache"):
+        _losses(tmp_path, "first", 1, states=states)
+    monkeypatch.undo()
+    assert _losses(tmp_path, "again", 1, states=states) == _losses(tmp_path, "alone", 1)
 
 
 @pytest.mark.parametrize("layers", ["all", "last 1"])
