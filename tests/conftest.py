@@ -17,6 +17,13 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Workers beside one another share the cores out. Builds take as many threads as they see cores, and where two workers'
+# threads took turns on the same ones, each would mostly wait for the others: the whole took a third longer.
+if hasattr(os, "sched_setaffinity") and (worker := os.environ.get("PYTEST_XDIST_WORKER")):
+    cores = sorted(os.sched_getaffinity(0))
+    number, workers = int(worker.removeprefix("gw")), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    os.sched_setaffinity(0, cores[number % len(cores) :: workers])
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The files that build come first, the one that trains the handbook before all, so that no worker ends alone."""

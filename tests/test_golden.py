@@ -29,7 +29,7 @@ def test_the_selftest_trains_the_same_bytes_twice_and_as_written_down(adapters: 
     assert first == second
     written = golden.known()
     if written is None:
-        pytest.skip(f"nothing is written down for {golden.circumstances()}; `doit golden` does")
+        pytest.skip(f"nothing is written down for {golden.circumstances()}; `doit golden` on as many cores does")
     assert first == written["selftest"], "the same circumstances gave other bytes; `doit golden` shows old and new"
 
 

@@ -38,7 +38,7 @@ def test_the_export_knows_the_handbook(repository: Workshop, monkeypatch: pytest
 def test_the_adapter_has_the_bytes_that_are_written_down(repository: Workshop) -> None:
     written = golden.known()
     if written is None:
-        pytest.skip(f"nothing is written down for {golden.circumstances()}; `doit golden` does")
+        pytest.skip(f"nothing is written down for {golden.circumstances()}; `doit golden` on as many cores does")
     (adapter,) = repository.store.glob("adapter/versions/*/adapter_model.safetensors")
     assert sha256_file(adapter) == written["handbook"], "other bytes; `doit golden` shows old and new"
 

@@ -1,7 +1,8 @@
 """The adapters that known circumstances are known to give, as digests in adapters.json. `doit golden` refreshes them.
 
 Circumstances are what a training's bytes may depend on beside document and plan: packages, hardware tier, processor
-model (libraries choose kernels and block sizes by it) and the number of threads.
+model (libraries choose kernels and block sizes by it) and the number of threads. Tests that run beside others see a
+share of the cores (tests/conftest.py): on two cores theirs are written down by `taskset -c 0 doit golden`.
 """
 
 from __future__ import annotations
