@@ -8,7 +8,7 @@ from typing import Any
 
 from doit.task import Task
 
-from dlmbuild.build.clean import CleanFolder
+from dlmbuild.build.clean import CleanFolders
 from dlmbuild.build.project import Project
 from dlmbuild.build.reading import read_json
 from dlmbuild.build.reporter import watcher
@@ -33,8 +33,8 @@ def _outputs(trained: Trained, quant: str) -> Folder:
     return Folder(trained.store.hub / f"{quant}.json", quant, shared=True)
 
 
-def _clean(made: Made) -> list[CleanFolder]:
-    return [CleanFolder(_outputs(trained, quant)) for trained, quant in made]
+def _clean(made: Made) -> list[CleanFolders]:
+    return [CleanFolders([_outputs(trained, quant) for trained, quant in made])]
 
 
 def _hub(trained: Trained, quant: str, project: Project) -> Step:

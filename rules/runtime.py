@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from dlmbuild.build.clean import CleanFolder
+from dlmbuild.build.clean import CleanFolders
 from dlmbuild.build.project import Project
 from dlmbuild.build.reading import checkpoint, read_json
 from dlmbuild.build.step import Step, Workplace
@@ -26,23 +26,21 @@ def tasks(project: Project) -> Iterator[dict[str, Any]]:
     for trained in every:
         for runtime in RUNTIMES:
             task = _runtime(trained, runtime, project).task()
-            yield {"name": f"{trained.title}:{runtime}", **task, "clean": _clean(trained, runtime)}
+            yield {"name": f"{trained.title}:{runtime}", **task, "clean": _clean([trained], [runtime])}
         needed = [f"runtime:{trained.title}:{runtime}" for runtime in RUNTIMES]
-        clean = [action for runtime in RUNTIMES for action in _clean(trained, runtime)]
-        yield alias(trained.title, f"{trained.title} for every runtime", needed, clean)
+        yield alias(trained.title, f"{trained.title} for every runtime", needed, _clean([trained], RUNTIMES))
     for runtime in RUNTIMES:
         needed = [f"runtime:{document.name}:{runtime}" for document in project.documents]
         needed += [f"check:{refusal.name}" for refusal in refused(project)]
-        clean = [action for trained in every for action in _clean(trained, runtime)]
-        yield alias(runtime, f"every document for {runtime}", needed, clean)
+        yield alias(runtime, f"every document for {runtime}", needed, _clean(every, [runtime]))
 
 
 def _outputs(trained: Trained, runtime: str) -> Folder:
     return Folder(trained.store.runtime / f"{runtime}.json", runtime, shared=True)
 
 
-def _clean(trained: Trained, runtime: str) -> list[CleanFolder]:
-    return [CleanFolder(_outputs(trained, runtime))]
+def _clean(every: Sequence[Trained], runtimes: Iterable[str]) -> list[CleanFolders]:
+    return [CleanFolders([_outputs(trained, runtime) for trained in every for runtime in runtimes])]
 
 
 def _runtime(trained: Trained, runtime: str, project: Project) -> Step:

@@ -34,27 +34,30 @@ class Exported(NamedTuple):
                 yield path
 
 
-class CleanFolder(PythonAction):  # type: ignore[misc]
-    """An action for the `clean` of a task whose files lie in a folder that an index describes."""
+class CleanFolders(PythonAction):  # type: ignore[misc]
+    """An action for the `clean` of a task whose files lie in folders that an index each describes."""
 
-    def __init__(self, outputs: Folder) -> None:
+    def __init__(self, outputs: Sequence[Folder]) -> None:
         self._outputs = outputs
         super().__init__(self._clean)
 
     def __str__(self) -> str:
-        return f"remove what is in {self._outputs.index_file.with_suffix('')}"
+        if len(self._outputs) == 1:
+            return f"remove what is in {self._outputs[0].index_file.with_suffix('')}"
+        return f"remove what is in those of {len(self._outputs)} folders that are there"
 
     def _clean(self, dryrun: bool) -> None:
-        index = self._outputs.index_file
-        folder = index.parent / self._outputs.members
-        for path in (*(folder / Path(name).name for name in made_before(index)), index):
-            if path.is_file():
-                print("would remove" if dryrun else "removing", path)
-                if not dryrun:
-                    _remove(path)
-        for left in (folder, folder.parent, folder.parent.parent) if not dryrun else ():
-            with contextlib.suppress(OSError):  # not there, or not empty
-                left.rmdir()
+        for outputs in self._outputs:
+            index = outputs.index_file
+            folder = index.parent / outputs.members
+            for path in (*(folder / Path(name).name for name in made_before(index)), index):
+                if path.is_file():
+                    print("would remove" if dryrun else "removing", path)
+                    if not dryrun:
+                        _remove(path)
+            for left in (folder, folder.parent, folder.parent.parent) if not dryrun else ():
+                with contextlib.suppress(OSError):  # not there, or not empty
+                    left.rmdir()
 
 
 class Clean(PythonAction):  # type: ignore[misc]
