@@ -7,9 +7,8 @@ from copy import copy
 from importlib import import_module
 from typing import Any
 
-from dlmbuild.build.checker import VERBS
 from dlmbuild.build.project import Document, Project
-from dlmbuild.doc.names import RUNTIMES
+from dlmbuild.doc.names import RUNTIMES, VERBS
 
 from .check import Refusal, refused
 

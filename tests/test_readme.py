@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from dlmbuild.build.checker import VERBS
 from dlmbuild.cli import COMMANDS
 from dlmbuild.doc.document import parse_text
+from dlmbuild.doc.names import VERBS
 
 REPOSITORY = Path(__file__).parent.parent
 README = (REPOSITORY / "README.md").read_text("utf-8")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from dlmbuild.build.checker import VERBS
+from dlmbuild.doc.names import VERBS
 from tests.history import History
 from tests.workshop import Workshop
 

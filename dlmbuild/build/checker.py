@@ -11,12 +11,7 @@ from typing import Any
 
 from doit.dependency import MD5Checker
 
-VERBS = (
-    *("check", "base", "plan", "dataset", "retention", "train", "prefer", "mix", "gguf", "quantize", "parity"),
-    *("imatrix", "merge", "smoke", "export", "hub", "runtime", "ollama", "pack", "evaluate", "gate"),
-)
-"""The first words of our tasks' names, in the order in which their stages follow each other. There is a module of rules
-for each; every other task is the person's own."""
+from dlmbuild.doc.names import VERBS
 
 DEFAULT = ("export", "gate", "evaluate:_default")
 """What a build without words builds; the last stands for the documents that say what their models must reach."""

@@ -47,15 +47,17 @@ EXACT = ("F16", "BF16", "Q8_0", "Q6_K")
 WEIGHED = QUANTISATIONS[QUANTISATIONS.index("IQ3_XS") :]
 """Those that there are only by an importance matrix: there is no base in them, and no export in two parts."""
 
-_TASKS = (
-    "check base plan dataset retention train prefer mix gate evaluate gguf imatrix quantize parity merge export smoke "
-    "hub runtime ollama pack report bench"
+VERBS = (
+    *("check", "base", "plan", "dataset", "retention", "train", "prefer", "mix", "gguf", "quantize", "parity"),
+    *("imatrix", "merge", "smoke", "export", "hub", "runtime", "ollama", "pack", "evaluate", "gate"),
 )
+"""The first words of our tasks' names, in the order in which their stages follow each other. There is a module of rules
+for each; every other task is the person's own."""
 RUNTIMES = ("mlx", "vllm")
 """Those that an adapter is written for in a layout of their own."""
 _COMMANDS = "list run info clean forget ignore help dumpdb strace tabcompletion reset-dep init prompt serve why"
 RESERVED: dict[str, str] = {
-    **dict.fromkeys(_TASKS.split(), "a task"),
+    **dict.fromkeys((*VERBS, "report", "bench"), "a task"),
     **dict.fromkeys(_COMMANDS.split(), "a command"),
     **dict.fromkeys(QUANTISATIONS, "a quantisation"),
     **dict.fromkeys(RUNTIMES, "a runtime"),
