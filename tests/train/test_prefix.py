@@ -92,7 +92,7 @@ def test_states_that_another_build_removes_are_told_and_made_again(
 
     run_to_end = sft.run_to_end
     monkeypatch.setattr(sft, "run_to_end", make_room)
-    with pytest.raises(TrainingError, match="is gone or damaged: a build with a smaller training.cache"):
+    with pytest.raises(TrainingError, match=r"is gone or damaged: a build with a smaller training\.cache"):
         _losses(tmp_path, "first", 1, states=states)
     monkeypatch.undo()
     assert _losses(tmp_path, "again", 1, states=states) == _losses(tmp_path, "alone", 1)
