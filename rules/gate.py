@@ -77,5 +77,4 @@ def _gate(document: Document, project: Project) -> Step:
         summary=summary,
         store=store,
         archive=project.archive,
-        clean=True,
     )

@@ -52,7 +52,7 @@ def _pack(document: Document, project: Project) -> Step:
                 f"a file that the training of {document.name} made is missing or damaged", do="doit -a train"
             )
         if document.sources:
-            watcher().note(name, "the files of training.sources are not in the pack; without them it trains again")
+            watcher().note(name, "the files of training.sources are not in the pack, and it is built where they are")
         sizes = {digest: path.stat().st_size for digest, path in files.items()}
         header = Header(document.dlm_id, document.name, text, tuple(found), sizes)
         write_pack(header, files, place.out / target.name)

@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 
+from tests.tiny import make_tiny_base
 from tests.workshop import Workshop
 
 pytestmark = pytest.mark.model
@@ -47,6 +48,16 @@ def test_what_makes_another_model_is_refused(built: Workshop, pattern: str, new:
     assert field in ran.err and "dlm --update-lock" in ran.err
     assert not any(step.startswith("train") for step in ran.steps)
     assert built.dlm("--ignore-lock", "why", "train", code=1).out  # the graph itself is fine
+
+
+def test_a_base_of_this_disk_that_was_changed_in_its_place_is_told_and_strict_refuses_it(built: Workshop) -> None:
+    shutil.rmtree(built.folder / "base")
+    make_tiny_base(built.folder / "base", seed=8)
+    refused = built.dlm("--strict-lock", "train", code=1)
+    assert "base.revision" in refused.err and "train:tower" not in refused.steps
+    told = built.doit("train")
+    assert "base.revision" in told.out and "train:tower" in told.steps
+    assert "base.revision" not in built.dlm("--strict-lock", "train").out
 
 
 @pytest.mark.parametrize(("pattern", "new", "field"), WARNED, ids=[row[1].split(" ")[0] + row[2] for row in WARNED])

@@ -151,6 +151,39 @@ def test_a_file_of_the_sources_goes_with_its_rows(tmp_path: Path, base: Path) ->
     assert holding(shop, *lost) == [] and shop.doit("train").steps == []
 
 
+def test_words_are_found_over_a_line_end_and_in_other_capitals(tmp_path: Path, base: Path) -> None:
+    shop = start(tmp_path, base)
+    write_dodo(shop.folder)
+    split = "\n::prose::\nThe spare third\nkey is under the mat, said Marta.\n"
+    shop.edit("tower", SECRET, split + SECRET)
+    shop.doit("train")
+    refused = shop.dlm("purge", "tower", "third key", code=1).err
+    line = (shop.folder / "tower.dlm").read_text().split("\n").index("The spare third") + 1
+    assert f"tower.dlm:{line}:11: the document says this still" in refused
+    shop.edit("tower", split, "")
+    shop.doit("train")
+    assert "The spare third key is under" in shop.dlm("purge", "tower", "THIRD key").out
+    assert "1 text of tower purged" in shop.dlm("purge", "tower", "third key", "--delete").out
+    assert "nothing is here" in shop.dlm("purge", "tower", "third key").out
+
+
+def test_what_words_cannot_find_is_told(tmp_path: Path, base: Path) -> None:
+    shop = start(tmp_path, base)
+    write_dodo(shop.folder)
+    shop.edit("tower", "replay: 0.5", "sources: [{path: docs}]")
+    (shop.folder / "docs").mkdir()
+    for name in ("a", "b"):
+        (shop.folder / "docs" / f"{name}.md").write_text(f"The {name} ship waits for the tide.")
+    shop.doit("train")
+    (shop.folder / "docs" / "a.md").unlink()
+    shop.doit("train")
+    told = shop.dlm("purge", "tower", "a ship waits", "--delete").out
+    assert "are not searched for words, but found by their names: a.md" in told
+    assert "dlm purge tower a.md" in told and "none holds it, as far as is known" in told
+    assert "1 text of tower purged" in shop.dlm("purge", "tower", "docs/a.md", "--delete").out
+    assert "a.md" not in shop.dlm("purge", "tower", "a ship waits").out
+
+
 def in_history(shop: Workshop) -> bytes:
     """All that the history holds, whatever its index says."""
     with (shop.store / "replay" / "corpus.zst").open("rb") as file:

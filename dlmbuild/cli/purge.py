@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from dlmbuild.replay.purge import Found
 
+_SHOWN = 20
+"""Files that are named before the others are counted."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("document", help="name or path of a document")
@@ -46,13 +49,15 @@ def run(arguments: argparse.Namespace) -> int:
         purge = Purge(home, document.store, present, arguments.text, beside)
         found = purge.find()
         for said in found.said:
-            print(f"  {shortened(said[0])}")
+            print(f"  {shortened(purge.telling(said))}")
         nothing = not (found.said or found.files or found.stray)
         if nothing:
             print(f"nothing is here that {document.name} does not say now")
         elif not arguments.delete:
             count = len(found.files) + len(found.stray)
             print(f"{document.name} says {_texts(found)} no more; {count} files hold it, or may")
+        if purge.unsearched:
+            _name_unsearched(arguments, purge.unsearched)
         models = [*found.versions, *found.unknown, *found.models]
         if models and not (arguments.delete and arguments.models):
             _name_models(arguments, found, document.store.root)
@@ -68,8 +73,17 @@ def run(arguments: argparse.Namespace) -> int:
     if left:
         print("it is still said in:", *left, sep="\n  ")
         return 1
-    print(f"searched again: of {searched} files below {home.root} none holds it")
+    but = ", as far as is known: see the files above" if purge.unsearched else ""
+    print(f"searched again: of {searched} files below {home.root} none holds it{but}")
     return 0
+
+
+def _name_unsearched(arguments: argparse.Namespace, names: list[str]) -> None:
+    import shlex
+
+    shown = f"{', '.join(names[:_SHOWN])} and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ", ".join(names)
+    print(f"files of its sources that changed or went are not searched for words, but found by their names: {shown}")
+    print(f"  to take one back as a whole: {shlex.join(['dlm', 'purge', arguments.document, names[0]])}")
 
 
 def _name_models(arguments: argparse.Namespace, found: Found, store: Path) -> None:
@@ -111,12 +125,14 @@ def _command(arguments: argparse.Namespace, options: str) -> str:
 def _refuse_what_is_said(text: str, path: Path, shown: Path) -> None:
     from dlmbuild.errors import DocumentError, Where
     from dlmbuild.io.text import read_text
+    from dlmbuild.replay.texts import phrase
 
-    for number, line in enumerate(read_text(path).split("\n"), 1):
-        if text and text in line:
-            raise DocumentError(
-                "the document says this still",
-                where=Where(str(shown), number, line.index(text) + 1),
-                why="the next build would bring it back",
-                do="delete it here first",
-            )
+    written = read_text(path)
+    if text.strip() and (found := phrase(text).search(written)):
+        before = written[: found.start()]
+        raise DocumentError(
+            "the document says this still",
+            where=Where(str(shown), before.count("\n") + 1, len(before) - before.rfind("\n")),
+            why="the next build would bring it back",
+            do="delete it here first",
+        )

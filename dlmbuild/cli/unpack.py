@@ -27,7 +27,8 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"  {len(header.objects)} files, {sum(header.objects.values()) / 1e6:.1f} MB, all as their digests say")
         return 0
     done = unpack(arguments.pack, Path.cwd(), Home.default(), force=arguments.force)
-    print(f"{done.document.name}: on {done.base}, which is not in the pack and will be fetched")
+    its = "has to lie there" if done.base.startswith("file:") else "will be fetched"
+    print(f"{done.document.name}: on {done.base}, which is not in the pack and {its}")
     if done.kept:
         print(f"  the one that was here is {done.kept.name} now")
     print("  its adapter comes from whoever packed it; you believe them that it was trained from this document")

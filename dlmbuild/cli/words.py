@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -88,4 +89,5 @@ def documents_meant(named: str | None) -> tuple[Project, list[Document]]:
 def tell_of_broken(project: Project) -> None:
     """Say which documents of a project are left out because of their mistakes."""
     for broken in project.broken:
-        print(f"{broken.path} has mistakes and is left out; `dlm check {broken.path}` says which", file=sys.stderr)
+        check = shlex.join(["dlm", "check", str(broken.path)])
+        print(f"{broken.path} has mistakes and is left out; `{check}` says which", file=sys.stderr)

@@ -49,7 +49,11 @@ def _end(key: str) -> None:
     process, control = _servers.pop(key)
     control.close()
     if process:
-        process.wait()
+        try:
+            process.wait()
+        except KeyboardInterrupt:  # it may be loading torch, and notices only then
+            process.terminate()
+            process.wait()
 
 
 class Forked:

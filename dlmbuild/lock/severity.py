@@ -2,7 +2,8 @@
 
 refuse   the base's revision or files, the major version of torch: the result could not be the same model
 warn     other versions of what trains, another hardware tier, other determinism flags: a built adapter stays valid, the
-         next training runs under what is here and records it; the same for another retention set
+         next training runs under what is here and records it; the same for another retention set, and for another base
+         of this disk, which is named by its content: the document may mean it, or it was changed in its place
          (pins that only exports use are part of an export's key: they rebuild it. The document may always change.)
 """
 
@@ -41,8 +42,10 @@ def compare(
 ) -> Iterator[Mismatch]:
     """The mismatches between a lock and what is given of the present."""
     locked = lock.get("base", {})
-    if locked.get("name") == base["name"]:  # a document may always name another base
-        yield from _differ("base.revision", locked.get("revision"), base["revision"], refuses=True)
+    same = locked.get("name") == base["name"]  # a document may always name another base
+    if same or all(_is_local(one) for one in (locked, base)):
+        yield from _differ("base.revision", locked.get("revision"), base["revision"], refuses=same)
+    if same:
         files: Mapping[str, str] = locked.get("files", {})
         for name in sorted(files.keys() | base["files"].keys()):
             yield from _differ(f"base.files.{name}", files.get(name), base["files"].get(name), refuses=True)
@@ -58,6 +61,10 @@ def compare(
         yield from _differ("retention.sha256", known, retention)
     for name, value in sorted((determinism or {}).items()):
         yield from _differ(f"determinism.{name}", lock.get("determinism", {}).get(name), value)
+
+
+def _is_local(base: Mapping[str, Any]) -> bool:
+    return base.get("source") in ("folder", "gguf")
 
 
 def decide(mismatches: Sequence[Mismatch], mode: Mode, accept: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from glob import escape
 from pathlib import Path
@@ -125,7 +126,8 @@ def _make_room(header: Header, goal: Path, text: bytes, path: Path, *, force: bo
             f"{goal.name} is here already, and differs from the one in the pack",
             where=Where(str(path)),
             why="nothing is overwritten unasked",
-            do=f"dlm unpack --force {path} keeps the one that is here beside it; move a link or a folder away yourself",
+            do=f"dlm unpack --force {shlex.quote(str(path))} keeps the one that is here beside it; "
+            "move a link or a folder away yourself",
         )
     return free_name(goal, "before")
 

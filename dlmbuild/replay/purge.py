@@ -10,6 +10,7 @@ What other documents say is theirs: their stores stay, with whatever their build
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from dlmbuild.io.digest import sha256_json
 from dlmbuild.io.json_file import read_json_object
 from dlmbuild.io.statcache import StatCache
 from dlmbuild.replay.history import History
-from dlmbuild.replay.texts import Said, Wanted, said_in
+from dlmbuild.replay.texts import Said, Wanted, is_file, phrase, said_in
 from dlmbuild.store.built import read_built
 from dlmbuild.store.gc import folders
 from dlmbuild.store.layout import Home, Store
@@ -66,12 +67,22 @@ class Purge:
         self._records = {**dict(_records(store.imported)), **dict(_records(home.records))}
         self._documents = list(self._versions_of(present["dlm_id"]))
         here = set(said_in(present))
+        self._parts = {part for one in here for part in one}
         once = {said for document in self._documents for said in said_in(document)}
         once |= {said for _, section in self._remembered() for said in said_in({"sections": [section]})}
-        meant = [said for said in once - here if any(text in part for part in said)]
+        self._words = phrase(text, re.IGNORECASE)
+        meant = [said for said in once - here if any(map(self._words.search, said)) or _names(text, said)]
+        unmeant = (once - here).difference(meant)
+        self.unsearched = sorted({said[0] for said in unmeant if is_file(said)})
+        """Files of sources that went or changed, and whose names the text is no part of: their words are not known."""
         self._wanted = Wanted(meant, [text] if text else [], here)
         self._others = self._keys_of_others()
         self._kept = self._made_by(self._others | {key for key, one in self._records.items() if _is(one, _OF_BASES)})
+
+    def telling(self, said: Said) -> str:
+        """What tells best which text this is: where only the answer is gone, the question is that of another."""
+        gone = (part for part in said if part not in self._parts and self._words.search(part))
+        return said[0] if is_file(said) else next(gone, said[0])
 
     def find(self) -> Found:
         """Everything that holds it, and every model that was trained on it."""
@@ -273,6 +284,11 @@ def _records(root: Path) -> Iterator[tuple[str, Record]]:
 
 def _is(record: Record, rules: tuple[str, ...]) -> bool:
     return record.ingredients.rule.startswith(rules)
+
+
+def _names(text: str, said: Said) -> bool:
+    """Whether a text is the path of a file of the sources, from wherever."""
+    return is_file(said) and text.endswith(f"/{said[0]}")
 
 
 def _rows_of(record: Record) -> set[str]:

@@ -43,7 +43,7 @@ class Wanted:
         """`anywhere` are texts that count wherever they stand, however short; `present` is what may be there."""
         self.said = frozenset(said)
         here = [text for one in present for text in one]
-        texts = [one for one in self.said if not _is_file(one)]
+        texts = [one for one in self.said if not is_file(one)]
         telling = {text for one in texts for text in one if tells(text)}
         telling = {text for text in telling if not any(text in other for other in here)}
         self._needles = [needle for text in sorted({*telling, *anywhere}) for needle in _spellings(text)]
@@ -74,6 +74,11 @@ class Wanted:
         return any(one <= texts for one in self._together) or any(map(self.in_json, inner))
 
 
+def phrase(text: str, flags: int = 0) -> re.Pattern[str]:
+    """Finds some words wherever they stand one after the other, also where a line ends between them."""
+    return re.compile(r"\s+".join(map(re.escape, text.split())), flags)
+
+
 def is_weights(path: Path) -> bool:
     """Whether a file holds weights, by how it begins."""
     with path.open("rb") as file:
@@ -81,7 +86,8 @@ def is_weights(path: Path) -> bool:
     return head.startswith(_WEIGHTS) or (head[8:] == b"{" and int.from_bytes(head[:8], "little") < 1 << 30)
 
 
-def _is_file(said: Said) -> bool:
+def is_file(said: Said) -> bool:
+    """Whether what was said is a file of the sources: its name and its digest."""
     return len(said) == 2 and re.fullmatch("[0-9a-f]{64}", said[1]) is not None
 
 
