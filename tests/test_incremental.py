@@ -75,7 +75,7 @@ def test_a_training_goes_on_from_the_one_before(shop: Workshop, tmp_path: Path) 
     assert (version(shop).name, warm["adapter_version"]) == ("v0002", "v0002")
     adapter = json.loads((shop.store / "adapter" / "adapter.json").read_bytes())
     assert adapter["warm"] == {"changed_rows": 1, "chain": 1, "steps": 6}
-    assert "v0001, 1 changed rows; trained from the start" in shop.dlm("show", "tower").out
+    assert "v0001 (itself trained from the start), 1 changed rows" in shop.dlm("show", "tower").out
     assert shop.doit("train").steps == []
     assert "5 of 5 steps are up to date" in shop.doit("why", "train").out
 

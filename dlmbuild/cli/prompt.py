@@ -222,7 +222,12 @@ def _asked(found: Document, arguments: argparse.Namespace) -> list[Trained]:
     if arguments.base and (arguments.mix or arguments.adapter):
         raise UsageError("--base goes without an adapter", do="leave one of the two out")
     if arguments.mix:
-        return [chosen(found, name, option="--mix") for name in arguments.mix]
+        mixed = [chosen(found, name, option="--mix") for name in arguments.mix]
+        for one in mixed:
+            if one.whole:
+                why = "DoRA sets the length of rows: a weighted sum of such adapters is none"
+                raise UsageError(f"{one.title} is in no mix", why=why, do="mix adapters of plain LoRA")
+        return mixed
     return [] if arguments.base else [chosen(found, arguments.adapter)]
 
 

@@ -207,7 +207,9 @@ def _root(at: int, path: str, policy: str, anchor: Path) -> str:
         mode = os.stat(root).st_mode  # noqa: PTH116
     except OSError as error:
         why = "it is looked for beside the document"
-        raise _wrong_path(at, path, f": {error.strerror}", why=why, do="mend it") from None
+        raise _wrong_path(
+            at, path, f": {error.strerror}", why=why, do="write where it lies, or delete it here"
+        ) from None
     if not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):
         raise _wrong_path(at, path, ", which is neither a folder nor a plain file", do="mend it")
     never = (NEVER - {".dlm"}).intersection(os.path.relpath(root, os.path.realpath(anchor)).split("/"))

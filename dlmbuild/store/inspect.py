@@ -80,8 +80,8 @@ def _validated(run: Mapping[str, Any]) -> str:
 
 def _went_on(warm: Mapping[str, Any]) -> str:
     """In words what a training went on from."""
-    since = f"{warm['chain']} in a row" if warm["chain"] > 1 else "trained from the start"
-    return f"{warm.get('from', 'a deleted version')}, {warm['changed_rows']} changed rows; {since}"
+    since = f"{warm['chain']} in a row" if warm["chain"] > 1 else "itself trained from the start"
+    return f"{warm.get('from', 'a deleted version')} ({since}), {warm['changed_rows']} changed rows"
 
 
 def disk_use(home: Home, store: Store, base: BaseFolder) -> dict[str, int]:

@@ -57,6 +57,13 @@ def test_a_question_without_quotes(here: Workshop, typed: list[str], advised: li
     assert "\n  → doit train:tower\n" in here.shell(told.rpartition("→ ")[2], code=1).err
 
 
+def test_an_adapter_that_is_in_no_mix(workshop: Workshop) -> None:
+    more = "training: {adapters: {facts: {}, odd: {adapter: dora}}}\n"
+    workshop.document("tower", base="smollm2-135m", more=more)
+    told = workshop.dlm("prompt", "--mix", "facts=0.5,odd=1", "tower", "Who?", code=2).err
+    assert told.startswith("tower:odd is in no mix: DoRA") and "GGUF" not in told
+
+
 def test_a_question_that_is_not_text(here: Workshop) -> None:
     dlm = str(SCRIPTS / "dlm")
     for words, stdin in (([b"Wh\xff?"], b""), ([], b"Wh\xff?"), ([], b"W" * (1 << 20) + b"?")):
