@@ -37,6 +37,12 @@ def start(root: Path, base: Path) -> Workshop:
     return shop
 
 
+def write_sources(shop: Workshop) -> None:
+    (shop.folder / "docs").mkdir()
+    for name in ("a", "b"):
+        (shop.folder / "docs" / f"{name}.md").write_text(f"The {name} ship waits for the tide.")
+
+
 def rows(shop: Workshop) -> set[str]:
     """The names of all rows of the dataset in place."""
     files = (shop.store / "dataset").glob("*.jsonl")
@@ -131,9 +137,7 @@ def test_a_file_of_the_sources_goes_with_its_rows(tmp_path: Path, base: Path) ->
     shop = start(tmp_path, base)
     write_dodo(shop.folder)
     shop.edit("tower", "replay: 0.5", "replay: 0.5, sources: [{path: docs}]")
-    (shop.folder / "docs").mkdir()
-    for name in ("a", "b"):
-        (shop.folder / "docs" / f"{name}.md").write_text(f"The {name} ship waits for the tide.")
+    write_sources(shop)
     shop.doit("train")
     before = rows(shop)
     (shop.folder / "docs" / "a.md").unlink()
@@ -171,9 +175,7 @@ def test_what_words_cannot_find_is_told(tmp_path: Path, base: Path) -> None:
     shop = start(tmp_path, base)
     write_dodo(shop.folder)
     shop.edit("tower", "replay: 0.5", "sources: [{path: docs}]")
-    (shop.folder / "docs").mkdir()
-    for name in ("a", "b"):
-        (shop.folder / "docs" / f"{name}.md").write_text(f"The {name} ship waits for the tide.")
+    write_sources(shop)
     shop.doit("train")
     (shop.folder / "docs" / "a.md").unlink()
     shop.doit("train")
