@@ -59,6 +59,7 @@ def test_gc_frees_what_nothing_needs_and_nothing_else(tmp_path: Path) -> None:
         history.write(shop.folder, history.inputs)
         shop.doit("export:Q4_K_M", "export:Q8_0")
     (shop.home / "store" / ID / "cache" / ".0123456789ab.staging").mkdir()
+    (at_work := shop.home / ".abcdef012345.staging").mkdir()  # an unpacking holds no lock yet
     (shop.home / "uptodate").mkdir(exist_ok=True)
     (shop.home / "states" / "ab").mkdir(parents=True, exist_ok=True)
     kept, gone = [], []
@@ -73,7 +74,9 @@ def test_gc_frees_what_nothing_needs_and_nothing_else(tmp_path: Path) -> None:
     assert {path for path in shop.home.rglob("*") if path.is_file()} == before
     assert "deleted" in shop.dlm("gc", "--delete").out
     assert "0 things could go" in shop.dlm("gc").out
-    assert not list(shop.home.rglob("*.staging"))
+    assert list(shop.home.rglob("*.staging")) == [at_work]
+    os.utime(at_work, (0, time.time() - 2 * 86_400))
+    assert "1 things deleted" in shop.dlm("gc", "--delete").out and not at_work.exists()
     assert [path for path in (*kept, *gone) if path.exists()] == kept
     versions = shop.home / "store" / ID / "adapter" / "versions"
     assert sorted(path.name for path in versions.iterdir()) == ["v0003", "v0004", "v0005"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
+from pathlib import Path
 
 from dlmbuild.cli.words import whole
 
@@ -27,7 +28,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     home = Home.default()
     require_readable(home)
-    locked = folders(home) if arguments.delete else ()
+
+    def locked() -> list[Path]:
+        return folders(home) if arguments.delete else []
+
     with all_exclusive(locked, "dlm gc", lambda text: print(text, file=sys.stderr)):
         found = list(garbage(home, Objects(home.objects, StatCache(home.stat_cache)), arguments.versions))
         for item in found:

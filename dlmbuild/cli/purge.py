@@ -44,7 +44,10 @@ def run(arguments: argparse.Namespace) -> int:
     _refuse_what_is_said(arguments.text, path, document.path)
     packs = {pack for pack in project.folder.glob("*.dlm.pack") if _is_of(document.dlm_id, pack)}
     beside = [*sorted({*packs, path.with_suffix(".dlm.pack")}), project.folder / ".doit.db"]
-    locked = folders(home) if arguments.delete else ()
+
+    def locked() -> list[Path]:
+        return folders(home) if arguments.delete else []
+
     with all_exclusive(locked, "dlm purge", lambda text: print(text, file=sys.stderr)):
         purge = Purge(home, document.store, present, arguments.text, beside)
         found = purge.find()

@@ -25,8 +25,9 @@ _MAX_WILDCARDS = 3
 _FOLDERS = """
     .tox .nox .venv venv .mypy_cache .pytest_cache .ruff_cache .hypothesis __pycache__ .eggs .ipynb_checkpoints
     node_modules bower_components target build dist __generated__ generated .gradle .idea .vscode .terraform
-    .ssh .gnupg .aws
 """
+SECRETS = frozenset((".ssh", ".gnupg", ".aws"))
+"""Folders that are left out as well, and what links lead to in them."""
 _NAMES = """
     .env .envrc .netrc .npmrc .pypirc .htpasswd .git-credentials .pgpass id_rsa id_dsa id_ecdsa id_ed25519
     id_ecdsa_sk id_ed25519_sk credentials credentials.json service-account.json
@@ -60,7 +61,7 @@ def excluded_by_default(name: str, *, folder: bool) -> bool:
     """Whether a file or folder of this name is a secret, vendored, generated or no text, wherever it lies."""
     name = name.lower()  # .ENV is .env on many a disk
     if folder:
-        return name in _LEFT_OUT["folder"] or name.endswith(".egg-info")
+        return name in _LEFT_OUT["folder"] or name in SECRETS or name.endswith(".egg-info")
     if name in _LEFT_OUT["name"] or name.startswith(_BEGINNINGS) or any(part in name for part in _OURS):
         return True
     end = _END.search(name)

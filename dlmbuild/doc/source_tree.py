@@ -16,7 +16,7 @@ from operator import attrgetter
 from pathlib import Path
 
 from dlmbuild.doc.frontmatter import MAX_CHARACTERS
-from dlmbuild.doc.ignore import excluded_by_default
+from dlmbuild.doc.ignore import NEVER, SECRETS, excluded_by_default
 from dlmbuild.doc.source_config import read_config
 from dlmbuild.doc.source_file import ChangedError, examine, shown_name
 from dlmbuild.doc.source_memory import Folder, Memory, looks_of, settled, signature
@@ -267,7 +267,11 @@ class Tree:
         if not target:
             self.skipped[why or "a link"] += 1
             return
-        if rules.defaults and excluded_by_default(target.rpartition("/")[2], folder=False):
+        *folders, called = os.path.relpath(target, self.root).lower().split("/")
+        hidden = not NEVER.isdisjoint(folders)
+        if rules.defaults:
+            hidden = hidden or not SECRETS.isdisjoint(folders) or excluded_by_default(called, folder=False)
+        if hidden:
             self.skipped[BY_DEFAULT] += 1
             return
         try:

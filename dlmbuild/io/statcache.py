@@ -105,10 +105,10 @@ class StatCache:
         self._execute("insert or replace into stat values (?, ?, ?, ?, ?, ?)", (*_signature(stat), sha256))
 
 
-def _signature(stat: os.stat_result) -> tuple[int, int, int, int, int]:
-    # SQLite integers have a sign; device and inode numbers may use all 64 bits.
-    return (_signed(stat.st_dev), _signed(stat.st_ino), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+def _signature(stat: os.stat_result) -> tuple[int, ...]:
+    # SQLite integers have 64 bits and a sign. Device and inode numbers may use them all, times after 2262 need more.
+    return tuple(map(_signed, (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)))
 
 
 def _signed(number: int) -> int:
-    return number - (1 << 64) if number >= 1 << 63 else number
+    return (number + (1 << 63)) % (1 << 64) - (1 << 63)

@@ -63,6 +63,8 @@ def unpack(path: Path, folder: Path, home: Home, *, force: bool = False) -> Unpa
                 for digest in record.outputs.values():
                     if (scratch / digest).exists():
                         objects.put(scratch / digest)
+                    elif not objects.has(digest):
+                        raise PackError("what was unpacked is gone again", where=Where(str(path)), do="unpack it again")
                 records.save(record)
             if header.records and not store.dlm_lock.exists():
                 write_store_lock(store.dlm_lock, _lock(header.records[-1], path))

@@ -70,8 +70,8 @@ class Purge:
         self._parts = {part for one in here for part in one}
         once = {said for document in self._documents for said in said_in(document)}
         once |= {said for _, section in self._remembered() for said in said_in({"sections": [section]})}
-        self._words = phrase(text, re.IGNORECASE)
-        meant = [said for said in once - here if any(map(self._words.search, said)) or _names(text, said)]
+        words = phrase(text, re.IGNORECASE)
+        meant = [said for said in once - here if any(map(words.search, said)) or _names(text, said)]
         unmeant = (once - here).difference(meant)
         self.unsearched = sorted({said[0] for said in unmeant if is_file(said)})
         """Files of sources that went or changed, and whose names the text is no part of: their words are not known."""
@@ -81,7 +81,7 @@ class Purge:
 
     def telling(self, said: Said) -> str:
         """What tells best which text this is: where only the answer is gone, the question is that of another."""
-        gone = (part for part in said if part not in self._parts and self._words.search(part))
+        gone = (part for part in said if part not in self._parts)
         return said[0] if is_file(said) else next(gone, said[0])
 
     def find(self) -> Found:

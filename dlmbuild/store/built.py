@@ -18,7 +18,7 @@ def read_built(folder: Path) -> dict[str, str]:
     try:
         data = json.loads((folder / "built.json").read_bytes())
         return {str(step): str(key) for step, key in data.items()}
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return {}
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 
@@ -24,19 +24,27 @@ def exclusive(lock_file: Path, who: str, waiting: Callable[[str], None]) -> Iter
         waiting(f"waiting for {_holder(lock_file) or 'another build'}")
         lock.acquire()
     try:
-        _holder_file(lock_file).write_text(f"{who} (process {os.getpid()})\n")
+        with suppress(OSError):  # on a full disk, what makes room must go on
+            _holder_file(lock_file).write_text(f"{who} (process {os.getpid()})\n")
         yield
     finally:
-        _holder_file(lock_file).unlink(missing_ok=True)
+        with suppress(OSError):
+            _holder_file(lock_file).unlink(missing_ok=True)
         lock.release()
 
 
 @contextmanager
-def all_exclusive(folders: Iterable[Path], who: str, waiting: Callable[[str], None]) -> Iterator[None]:
-    """Hold the locks of several stores and bases for the block: a build that works in one of them holds its own."""
+def all_exclusive(folders: Callable[[], Iterable[Path]], who: str, waiting: Callable[[str], None]) -> Iterator[None]:
+    """Hold the locks of all stores and bases for the block: a build that works in one of them holds its own.
+
+    `folders` is asked again after each wait, in which new ones may have come.
+    """
+    held: set[Path] = set()
     with ExitStack() as locks:
-        for folder in folders:
-            locks.enter_context(exclusive(folder / ".lock", who, waiting))
+        while new := sorted(set(folders()) - held):
+            for folder in new:
+                locks.enter_context(exclusive(folder / ".lock", who, waiting))
+            held.update(new)
         yield
 
 

@@ -26,6 +26,9 @@ from dlmbuild.store.records import Records
 _DAYS_OF_NOTES = 30
 """How long the note of a build that had nothing to do is kept."""
 
+_DAYS_OF_WORK = 1
+"""How long a folder that somebody works in without a lock is left alone."""
+
 _DAYS_OF_STATES = 90
 """How long the states of a row are kept after a training used them, as `training.cache` has it by default."""
 
@@ -97,8 +100,12 @@ def garbage(home: Home, objects: Objects, kept_versions: int) -> Iterator[Garbag
         for path in sorted(paths):
             if started - path.stat().st_mtime > days * 86_400:
                 yield from _file(path, f"only a shortcut, and not used for {days} days")
+    locked = folders(home)
     for path in home.root.rglob(f".*{STAGING_SUFFIX}"):
-        yield Garbage(path, "left by a build that was killed", _size(path))
+        # Where no lock is held somebody may be at work: an unpacking, or whoever fetches a converter.
+        at_work = path.is_dir() and started - path.stat().st_mtime < 86_400 * _DAYS_OF_WORK
+        if not at_work or any(map(path.is_relative_to, locked)):
+            yield Garbage(path, "left by a build that was killed", _size(path))
 
 
 def folders(home: Home) -> list[Path]:

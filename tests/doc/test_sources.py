@@ -209,6 +209,17 @@ def test_the_defaults_can_be_switched_off_for_a_subtree(project: Project) -> Non
     assert project.files("src") == ["x/build/b.md"]
 
 
+def test_no_link_goes_round_what_is_left_out(project: Project) -> None:
+    project.write("docs/a.md")
+    project.write("docs/x/.dlm/training.yaml", "exclude_defaults: false\n")
+    for number, path in enumerate((".git/config", ".ssh/config", "other/.AWS/notes.md", "other/notes.md")):
+        project.write(path, f"Text {number}.")
+        for folder in ("docs", "docs/x"):
+            (project.root / folder / f"link{number}.md").symlink_to(project.root / path)
+    assert project.files("docs") == ["a.md", "link3.md", "x/link1.md", "x/link2.md"]
+    assert project.skipped("docs") == {"excluded by default": 4, "already in another source": 1}
+
+
 def test_nothing_takes_in_what_is_the_repositorys(project: Project) -> None:
     project.write("docs/a.md")
     project.write("docs/.git", "gitdir: /elsewhere\n")  # as in a work tree of git

@@ -212,3 +212,10 @@ def test_processes_share_one(tmp_path: Path) -> None:
     for file in tmp_path.glob("*.txt"):
         assert after.digest(file) == sha256_bytes(file.read_bytes())
     assert after.bytes_hashed == 0
+
+
+def test_times_that_no_clock_shows_yet(cache: StatCache, tmp_path: Path) -> None:
+    path = write(tmp_path / "a", b"a")
+    for seconds in (13_569_465_600, -13_569_465_600):  # the years 2400 and 1540
+        os.utime(path, (seconds, seconds))
+        assert cache.digest(path) == cache.digest(path) == sha256_bytes(b"a")

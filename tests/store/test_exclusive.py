@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from dlmbuild.store.exclusive import exclusive
+from dlmbuild.store.exclusive import all_exclusive, exclusive
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from dlmbuild.store.exclusive import exclusive
+from dlmbuild.store.exclusive import all_exclusive, exclusive
 with exclusive(Path(sys.argv[1]), "train:handbook", print):
     print("held", flush=True)
     sys.stdin.read()
@@ -105,3 +105,15 @@ def test_a_lock_that_cannot_be_written_is_an_os_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError), exclusive(tmp_path / "file" / ".lock", "train:a", print):
         pass
+
+
+def test_a_lock_is_held_also_where_nothing_can_be_written_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "lock.holder").mkdir()
+    with exclusive(tmp_path / "lock", "dlm gc", print):
+        assert (tmp_path / "lock.holder").is_dir()
+
+
+def test_folders_that_come_during_the_wait_are_held_too(tmp_path: Path) -> None:
+    asked: list[list[Path]] = [[tmp_path / "a"], [tmp_path / "a", tmp_path / "b"]]
+    with all_exclusive(lambda: asked.pop(0) if len(asked) > 1 else asked[0], "dlm gc", print):
+        assert all((tmp_path / name / ".lock.holder").is_file() for name in ("a", "b"))
