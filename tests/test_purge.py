@@ -127,7 +127,7 @@ def test_only_what_is_named_goes_and_other_documents_keep_theirs(tmp_path: Path,
     with tarfile.open(shop.folder / "tower.dlm.pack") as pack:
         assert "header.json" in pack.getnames()
     shop.edit("tower", "grey granite", "red brick")
-    assert '"When does the bell ring?"' in shop.dlm("purge", "tower").out
+    assert '"The bell rings in fog."' in shop.dlm("purge", "tower").out  # its question is that of another answer now
     shop.dlm("purge", "tower", "--delete", "--models")
     assert not (shop.folder / "tower.dlm.pack").exists()
     assert {"check:tower", "dataset:tower", "train:tower"} <= set(shop.doit("train:tower").steps)
