@@ -105,6 +105,29 @@ def test_gc_after_clean_frees_the_parts_of_the_exports(tmp_path: Path) -> None:
     assert history.build() == ""
 
 
+def test_gc_and_purge_delete_nothing_where_files_do_not_tell_what_is_in_use(tmp_path: Path) -> None:
+    history = History(tmp_path, 8)
+    shop = history.shop
+    shop.doit("export:Q4_K_M")
+    files = sorted(path for path in shop.home.rglob("*") if path.is_file())
+    (base,) = (shop.home / "bases").iterdir()
+    for folder in (base, shop.store):
+        built = folder / "built.json"
+        for damage in (built.read_bytes()[:40], b"[" * 200_000, b"[1]"):
+            built.write_bytes(damage)
+            told = shop.dlm("gc", "--delete", code=1).err
+            assert f"{built}: it cannot be told what is in use here: the file is damaged" in told
+        assert shop.doit("export:Q4_K_M").steps == []
+        assert shop.dlm("gc", "--delete").err == ""
+    assert set(files) <= {path for path in shop.home.rglob("*") if path.is_file()}
+    document = shop.store / "document.json"
+    document.chmod(0o644)
+    document.write_text(json.dumps({"dlm_id": ID}))
+    told = shop.dlm("purge", "tower", code=1).err
+    assert f"{document}: the file is damaged: it lacks what the document says" in told
+    assert shop.follow(told).code == 0 and "nothing is here" in shop.dlm("purge", "tower").out
+
+
 def test_show_tells_what_was_built_and_what_it_takes(tmp_path: Path) -> None:
     history = History(tmp_path, 7)
     history.shop.doit("export:Q4_K_M")

@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from dlmbuild.doc.routing import ELSEWHERE, routed
-from dlmbuild.errors import StoreError
+from dlmbuild.errors import StoreError, Where
 from dlmbuild.io.digest import sha256_json
 from dlmbuild.io.json_file import read_json_object
 from dlmbuild.io.statcache import StatCache
 from dlmbuild.replay.history import History
 from dlmbuild.replay.texts import Said, Wanted, is_file, phrase, said_in
-from dlmbuild.store.built import read_built
+from dlmbuild.store.built import all_built
 from dlmbuild.store.gc import folders
 from dlmbuild.store.layout import Home, Store
 from dlmbuild.store.objects import Objects
@@ -220,7 +220,7 @@ class Purge:
     def _keys_of_others(self) -> set[str]:
         """The records of what is in place of other documents."""
         others = [folder for folder in folders(self._home) if folder != self._store.root]
-        return {key for folder in others for key in read_built(folder).values() if key in self._records}
+        return {key for folder in others for key in all_built(folder).values() if key in self._records}
 
     def _imported(self) -> Iterator[set[str]]:
         """What packs brought for other documents, which may not have been built from yet."""
@@ -234,6 +234,11 @@ class Purge:
         objects = Objects(self._home.objects, self._cache)
         for path in [*map(objects.path, sorted(checked)), self._store.document]:
             if path.exists() and (document := read_json_object(path, StoreError)).get("dlm_id") == dlm_id:
+                if not {"sections", "training"} <= document.keys():
+                    why = "it lacks what the document says"
+                    raise StoreError(
+                        "the file is damaged", where=Where(str(path)), why=why, do="write it anew with: doit check"
+                    )
                 yield document
 
     # -- by looking --------------------------------------------------------------------------------------------

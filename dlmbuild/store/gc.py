@@ -17,7 +17,7 @@ from pathlib import Path
 
 from dlmbuild.doc.source_memory import owner_of
 from dlmbuild.io.atomic import STAGING_SUFFIX
-from dlmbuild.store.built import read_built
+from dlmbuild.store.built import all_built
 from dlmbuild.store.layout import Home, Store
 from dlmbuild.store.objects import Objects
 from dlmbuild.store.outputs import AdapterVersions
@@ -60,7 +60,7 @@ def garbage(home: Home, objects: Objects, kept_versions: int) -> Iterator[Garbag
     for folder in folders(home):
         store = Store(folder) if folder.parent.name == "store" else None
         wanted = set(store.exported()) if store else exported
-        for slot, key in read_built(folder).items():
+        for slot, key in all_built(folder).items():
             variant, aside = _VARIANT.fullmatch(slot), _ASIDE.fullmatch(slot)
             if aside and not (folder / aside[1] / aside[2].replace(":", "/")).is_dir():
                 continue
