@@ -48,6 +48,11 @@ _END = re.compile(r"(\.min)?\.[^.]*\Z")
 _SET = re.compile(r"\\.|\[\^?\]?(\\.|[^\]\\])*\]", re.DOTALL)
 """An escaped character of a regular expression, or a set of characters."""
 
+_FIXED = r"\\.|\[\^/\](?!\*)|(?:\(\?!/\))?\[(?!\^/\])\^?\]?(?:\\.|[^\]\\])*+\]|[^\\()\[/*+?$^|]"
+_STAR_AND_MORE = re.compile(rf"\[\^/\]\*((?:{_FIXED})++)(?=\[\^/\]\*)", re.DOTALL)
+"""What `*` became in a regular expression, and what follows it in the same name up to the next `*`. Where that is found
+first is the best place for it, so none of the others is tried: else a name takes time in its length cubed."""
+
 _SPACES = re.compile(r"\A((?:[^\\]|\\.)*?) +\Z", re.DOTALL)
 _WHITE = re.compile(r"\A((?:\[[!^]?+\]?+(?:\\.|[^\]\\])*\]|\\.|[^\\\[])*?)\\?([\t\v\f\x1c-\x1f])\Z", re.DOTALL)
 """Patterns that end in spaces without a backslash, or in other white space that is in no set."""
@@ -186,7 +191,7 @@ def _spec(patterns: Sequence[str]) -> GitIgnoreSpec:
         @classmethod
         def pattern_to_regex(cls, pattern: Any) -> tuple[Any, bool | None]:
             regex, include = super().pattern_to_regex(pattern)
-            return regex and _SET.sub(_without_slash, regex), include
+            return regex and _STAR_AND_MORE.sub(r"(?>[^/]*?\1)", _SET.sub(_without_slash, regex)), include
 
     # One way to match, whatever else is installed.
     return GitIgnoreSpec.from_lines(map(_prepared, patterns), Pattern, backend="simple")

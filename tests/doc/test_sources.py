@@ -209,6 +209,16 @@ def test_the_defaults_can_be_switched_off_for_a_subtree(project: Project) -> Non
     assert project.files("src") == ["x/build/b.md"]
 
 
+def test_a_thousand_patterns_on_long_names_take_no_time_to_speak_of(project: Project) -> None:
+    folder = "/".join(["a" * 200] * 8)
+    project.write(f"docs/{folder}/a.txt")
+    project.write(f"docs/{folder}/axaxa-aab.txt")
+    project.write(
+        "docs/.dlm/ignore", "".join(f"**/a*a*a*b{number % 9}.txt\n" for number in range(999)) + "a*a*?a[b]*\n"
+    )
+    assert project.files("docs") == [f"{folder}/a.txt"]  # minutes, were each way to place the stars tried
+
+
 def test_no_link_goes_round_what_is_left_out(project: Project) -> None:
     project.write("docs/a.md")
     project.write("docs/x/.dlm/training.yaml", "exclude_defaults: false\n")
