@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from dlmbuild.doc import block
 from dlmbuild.doc.body import read_sections
@@ -23,6 +23,8 @@ from dlmbuild.io.text import decode_text, read_bytes
 if TYPE_CHECKING:
     from dlmbuild.doc.schema import Frontmatter
 
+
+_T = TypeVar("_T")
 
 NOTHING = Body("", (), (), ())
 CheckBase = Callable[[str], object]
@@ -64,7 +66,7 @@ class Reading(NamedTuple):
                 data["markers"] = [{"kind": marker.kind, **marker.attributes} for marker in section.markers]
             if isinstance(section, Media):
                 with suppress(DocumentError):  # which is among the mistakes
-                    data["sha256"] = _blob_sha256(section.path, folder)
+                    data["sha256"] = _blob(section.path, folder, sha256_file)
             outline.append({"id": self.body.section_id(number, data.get("sha256", "")), **data})
         return outline
 
@@ -184,7 +186,7 @@ def _refuse_unbuilt(number: int, section: Section, body: Body, folder: Path | No
         mistakes.add(section.line, 1, f"an ::{section.kind}:: section", why=why, do=do)
         try:
             if folder and section.path:  # else the fence itself is wrong, which is told
-                _blob_sha256(section.path, folder)
+                _blob(section.path, folder, _opened)
         except DocumentError as error:
             below = body.spans[number][0]
             fence = body.text.rfind("\n", 0, below - 1) + 1
@@ -192,14 +194,19 @@ def _refuse_unbuilt(number: int, section: Section, body: Body, folder: Path | No
             mistakes.add(section.line, col, error.what, why=error.why, do=error.do)
 
 
-def _blob_sha256(path: str, folder: Path) -> str:
-    """Digest of the file of an image or a recording; `path` as the document has it. Raises DocumentError."""
+def _opened(file: Path) -> None:
+    with file.open("rb"):
+        pass
+
+
+def _blob(path: str, folder: Path, ask: Callable[[Path], _T]) -> _T:
+    """What `ask` says of the file of an image or a recording; `path` as the document has it. Raises DocumentError."""
     what, do = f"the file {shown(path)} cannot be read", "mend the path, which begins at the document's folder"
     file = folder / path
     try:
         if not file.is_file():
             raise DocumentError(what, why="it is no file" if file.exists() else "there is none", do=do)
-        return sha256_file(file)
+        return ask(file)
     except OSError as error:
         raise DocumentError(what, why=error.strerror or str(error), do=do) from None
 

@@ -76,7 +76,12 @@ def general_name(checkpoint: Path, name: str) -> str:
     added = read_json_object(checkpoint / "tokenizer.json", ExportError).get("added_tokens")
     listed = [one for one in added if isinstance(one, dict)] if isinstance(added, list) else []
     stripped = any(one.get("rstrip") and one.get("special") for one in listed)
-    of_phi3 = {one.get("content") for one in listed} >= {"</s>", "<s>", "<unk>", "<|endoftext|>"}
+    of_phi3 = {one["content"] for one in listed if isinstance(one.get("content"), str)} >= {
+        "</s>",
+        "<s>",
+        "<unk>",
+        "<|endoftext|>",
+    }
     return f"{name} (phi-3)" if stripped and of_phi3 and "phi-3" not in name.lower() else name
 
 

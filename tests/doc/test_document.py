@@ -317,3 +317,11 @@ def test_a_line_of_a_hundred_megabytes() -> None:
 @pytest.mark.parametrize("unit", ["k: v\n", "? ", "[", "- ", "a: [1,1]\n", "!", "'", '"\\\n', " a:\n"])
 def test_hostile_yaml(unit: str) -> None:
     assert seconds(f"---\n{unit * (40_000 // len(unit))}\n---\nx") < 5
+
+
+def test_a_file_of_a_section_that_is_refused_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "a.png").open("wb") as file:
+        file.truncate(1 << 40)  # which would take an hour
+    (tmp_path / "a.dlm").write_text(f'{HEAD}x\n::image path="a.png"::\n')
+    with pytest.raises(InvalidDocument, match="an ::image:: section"):
+        parse(tmp_path / "a.dlm")

@@ -83,3 +83,8 @@ def test_the_name_by_which_llama_cpp_strips_spaces(base: Path) -> None:
         base, lambda data: data["added_tokens"].remove(next(t for t in data["added_tokens"] if t["content"] == "<s>"))
     )
     assert general_name(base, "mine") == "mine"  # llama.cpp would look for tokens that are not there
+
+
+def test_an_added_token_that_is_no_text_is_none_of_phi_3(base: Path) -> None:
+    change(base, lambda data: data.update(added_tokens=[{"content": {"a": 1}, "rstrip": True, "special": True}]))
+    assert general_name(base, "harbour") == "harbour"
