@@ -48,8 +48,8 @@ _END = re.compile(r"(\.min)?\.[^.]*\Z")
 _SET = re.compile(r"\\.|\[\^?\]?(\\.|[^\]\\])*\]", re.DOTALL)
 """An escaped character of a regular expression, or a set of characters."""
 
-_FIXED = r"\\.|\[\^/\](?!\*)|(?:\(\?!/\))?\[(?!\^/\])\^?\]?(?:\\.|[^\]\\])*+\]|[^\\()\[/*+?$^|]"
-_STAR_AND_MORE = re.compile(rf"\[\^/\]\*((?:{_FIXED})++)(?=\[\^/\]\*)", re.DOTALL)
+_FIXED = r"\\.|\[\^/\](?!\*)|(?:\(\?!/\))?\[(?!\^/\])\^?\]?(?:\\.|[^\]\\])*\]|[^\\()\[/*+?$^|]"
+_STAR_AND_MORE = re.compile(rf"\[\^/\]\*((?:{_FIXED})+)(?=\[\^/\]\*)", re.DOTALL)
 """What `*` became in a regular expression, and what follows it in the same name up to the next `*`. Where that is found
 first is the best place for it, so none of the others is tried: else a name takes time in its length cubed."""
 
