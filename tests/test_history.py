@@ -59,7 +59,7 @@ def test_gc_frees_what_nothing_needs_and_nothing_else(tmp_path: Path) -> None:
         history.write(shop.folder, history.inputs)
         shop.doit("export:Q4_K_M", "export:Q8_0")
     (shop.home / "store" / ID / "cache" / ".0123456789ab.staging").mkdir()
-    (at_work := shop.home / ".abcdef012345.staging").mkdir()  # an unpacking holds no lock yet
+    (at_work := shop.home / "converters" / ".abcdef012345.staging").mkdir(parents=True)  # no lock is held there
     (shop.home / "uptodate").mkdir(exist_ok=True)
     (shop.home / "states" / "ab").mkdir(parents=True, exist_ok=True)
     kept, gone = [], []

@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     require_readable(home)
 
     def locked() -> list[Path]:
-        return folders(home) if arguments.delete else []
+        return [home.root, *folders(home)] if arguments.delete else []
 
     with all_exclusive(locked, "dlm gc", lambda text: print(text, file=sys.stderr)):
         found = list(garbage(home, Objects(home.objects, StatCache(home.stat_cache)), arguments.versions))

@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     beside = [*sorted({*packs, path.with_suffix(".dlm.pack")}), project.folder / ".doit.db"]
 
     def locked() -> list[Path]:
-        return folders(home) if arguments.delete else []
+        return [home.root, *folders(home)] if arguments.delete else []
 
     with all_exclusive(locked, "dlm purge", lambda text: print(text, file=sys.stderr)):
         purge = Purge(home, document.store, present, arguments.text, beside)

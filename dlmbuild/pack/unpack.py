@@ -48,7 +48,7 @@ def unpack(path: Path, folder: Path, home: Home, *, force: bool = False) -> Unpa
     A document that differs from the pack's is only replaced with `force`, and kept beside it. Raises PackError.
     """
     home.root.mkdir(parents=True, exist_ok=True)
-    with staging_folder(home.root) as scratch:
+    with exclusive(home.root / ".lock", "dlm unpack", print), staging_folder(home.root) as scratch:
         header, small = read_pack(path, scratch, home)
         text = small[header.document]
         base = _base_of(header, text, path)

@@ -102,8 +102,8 @@ def garbage(home: Home, objects: Objects, kept_versions: int) -> Iterator[Garbag
                 yield from _file(path, f"only a shortcut, and not used for {days} days")
     locked = folders(home)
     for path in home.root.rglob(f".*{STAGING_SUFFIX}"):
-        # Where no lock is held somebody may be at work: an unpacking, or whoever fetches a converter.
-        at_work = path.is_dir() and started - path.stat().st_mtime < 86_400 * _DAYS_OF_WORK
+        # Where no lock is held somebody may be at work: whoever fetches a converter. An unpacking holds the home's.
+        at_work = path.is_dir() and path.parent != home.root and started - path.stat().st_mtime < 86_400 * _DAYS_OF_WORK
         if not at_work or any(map(path.is_relative_to, locked)):
             yield Garbage(path, "left by a build that was killed", _size(path))
 
