@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 
 from dlmbuild.cli.words import whole
@@ -22,16 +23,13 @@ def run(arguments: argparse.Namespace) -> int:
     from dlmbuild.io.statcache import StatCache
     from dlmbuild.store.disk import require_readable
     from dlmbuild.store.exclusive import all_exclusive
-    from dlmbuild.store.gc import folders, garbage
+    from dlmbuild.store.gc import garbage, lockable
     from dlmbuild.store.layout import Home
     from dlmbuild.store.objects import Objects
 
     home = Home.default()
     require_readable(home)
-
-    def locked() -> list[Path]:
-        return [home.root, *folders(home)] if arguments.delete else []
-
+    locked = partial(lockable, home) if arguments.delete else list[Path]
     with all_exclusive(locked, "dlm gc", lambda text: print(text, file=sys.stderr)):
         found = list(garbage(home, Objects(home.objects, StatCache(home.stat_cache)), arguments.versions))
         for item in found:

@@ -215,6 +215,7 @@ def _tell_choices(found: Document, choices: list[dict[str, str]]) -> None:
 def _asked(found: Document, arguments: argparse.Namespace) -> list[Trained]:
     """The adapter or built mix that is asked, or all that are mixed for this question; none where the base is asked."""
     from dlmbuild.build.trained import chosen
+    from dlmbuild.doc.routing import NO_MIX_OF_DORA
 
     if arguments.mix and arguments.export:
         why, do = "an export is a file, and this mix is in none", "write it under export.mixes, and build it"
@@ -225,8 +226,8 @@ def _asked(found: Document, arguments: argparse.Namespace) -> list[Trained]:
         mixed = [chosen(found, name, option="--mix") for name in arguments.mix]
         for one in mixed:
             if one.whole:
-                why = "DoRA sets the length of rows: a weighted sum of such adapters is none"
-                raise UsageError(f"{one.title} is in no mix", why=why, do="mix adapters of plain LoRA")
+                why, do = NO_MIX_OF_DORA
+                raise UsageError(f"{one.title} is in no mix", why=why, do=do)
         return mixed
     return [] if arguments.base else [chosen(found, arguments.adapter)]
 

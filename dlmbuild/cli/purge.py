@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
     from dlmbuild.replay.purge import Purge
     from dlmbuild.store.disk import require_readable
     from dlmbuild.store.exclusive import all_exclusive
-    from dlmbuild.store.gc import folders
+    from dlmbuild.store.gc import lockable
 
     project, document = find_document(arguments.document, Path.cwd())
     home, path = project.archive.home, project.folder / document.path
@@ -44,10 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
     _refuse_what_is_said(arguments.text, path, document.path)
     packs = {pack for pack in project.folder.glob("*.dlm.pack") if _is_of(document.dlm_id, pack)}
     beside = [*sorted({*packs, path.with_suffix(".dlm.pack")}), project.folder / ".doit.db"]
-
-    def locked() -> list[Path]:
-        return [home.root, *folders(home)] if arguments.delete else []
-
+    locked = partial(lockable, home) if arguments.delete else list[Path]
     with all_exclusive(locked, "dlm purge", lambda text: print(text, file=sys.stderr)):
         purge = Purge(home, document.store, present, arguments.text, beside)
         found = purge.find()

@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+NO_MIX_OF_DORA = "DoRA sets the length of rows: a weighted sum of such adapters is none", "mix adapters of plain LoRA"
+"""Why such an adapter is in no mix, and what to do."""
+
 ELSEWHERE = "elsewhere"
 """The type of what stands in the place of a section that trains other adapters."""
 

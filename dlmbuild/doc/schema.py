@@ -20,6 +20,7 @@ from dlmbuild.doc.block import Path
 from dlmbuild.doc.ignore import MAX_PATTERNS
 from dlmbuild.doc.mistakes import nearest
 from dlmbuild.doc.names import WEIGHED, Quantisation
+from dlmbuild.doc.routing import NO_MIX_OF_DORA
 from dlmbuild.doc.versions import NEWEST_VERSION, TO_HAVE_IT, VALUES_SINCE
 from dlmbuild.io.ulid import is_ulid
 
@@ -406,8 +407,7 @@ def contradictions(values: Frontmatter) -> Iterator[tuple[Path, str, str]]:
                 near = nearest(part, adapters)
                 yield ("export", "mixes", name, "weights", part), why, f"write {near}" if near else "name an adapter"
             elif adapters[part].adapter == "dora":
-                why = "DoRA sets the length of rows: a weighted sum of such adapters is none"
-                yield ("export", "mixes", name, "weights", part), why, "mix adapters of plain LoRA"
+                yield ("export", "mixes", name, "weights", part), *NO_MIX_OF_DORA
 
 
 _FLAT: dict[str, Any] = {

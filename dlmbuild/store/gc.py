@@ -108,6 +108,11 @@ def garbage(home: Home, objects: Objects, kept_versions: int) -> Iterator[Garbag
             yield Garbage(path, "left by a build that was killed", _size(path))
 
 
+def lockable(home: Home) -> list[Path]:
+    """Every folder of a home that has a lock: the home itself, which an unpacking holds, each store and each base."""
+    return [home.root, *folders(home)]
+
+
 def folders(home: Home) -> list[Path]:
     """Every store and base of a home."""
     return sorted(path for kind in ("store", "bases") for path in (home.root / kind).glob("*") if path.is_dir())

@@ -16,7 +16,7 @@ from dlmbuild.store.exclusive import all_exclusive, exclusive
 HOLD = """
 import sys, time
 from pathlib import Path
-from dlmbuild.store.exclusive import all_exclusive, exclusive
+from dlmbuild.store.exclusive import exclusive
 with exclusive(Path(sys.argv[1]), "train:handbook", print):
     print("held", flush=True)
     sys.stdin.read()
